@@ -1,0 +1,32 @@
+# `make test` and `make run` are the two that matter; each works on a fresh Debian 12 machine with Rust (root or sudo).
+
+CARGO ?= cargo
+
+.PHONY: help setup run test soak fmt lint
+
+help:
+	@echo "make run    set up what is missing, build"
+	@echo "make test   set up what is missing, check formatting and lints, run every test"
+	@echo "make soak   the tests again with many more generated cases"
+	@echo "make setup, make fmt, make lint"
+
+setup:
+	@.ci/setup
+
+run: setup
+	$(CARGO) build --release --workspace
+
+# Documentation tests first: the last lines are then those of a run that held tests.
+test: setup lint
+	$(CARGO) test --release --workspace --doc
+	$(CARGO) test --release --workspace --lib --bins --tests
+
+soak: setup
+	PROPTEST_CASES=20000 $(CARGO) test --release --workspace --lib --bins --tests
+
+fmt:
+	$(CARGO) fmt --all
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
