@@ -1,0 +1,3 @@
+//! The middle of the compiler: see [`ir`].
+
+pub mod ir;
