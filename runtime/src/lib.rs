@@ -1,1 +1,4 @@
+//! Loads compiled Tessera kernels and runs the DeepSeek-V4 forward pass.
 
+pub mod model;
+pub mod weights;
