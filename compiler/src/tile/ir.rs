@@ -329,6 +329,10 @@ pub enum OpKind {
         cond: ValueId,
         message: String,
     },
+    /// The author's promise: analyses take `cond` as a fact, the interpreter checks it, back ends emit nothing.
+    Assume {
+        cond: ValueId,
+    },
     Print {
         text: String,
         args: Vec<PrintArg>,
