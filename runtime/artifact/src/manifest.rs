@@ -12,8 +12,9 @@
 //! One kernel parameter: the same words by value as one array (`.param .align 8 .b8 args[8 * n]`); the launch is
 //! `grid[0] x grid[1] x grid[2]` CTAs of `threads` threads with `shared_bytes` of dynamic shared memory.
 
-use crate::{DType, HostExpr};
+use crate::{DType, HostExpr, HostType};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -136,4 +137,304 @@ pub struct PtxCode {
     pub shared_bytes: u32,
     /// Global scratch per CTA for tiles that exceed shared memory; the address is one more word after the grid extents.
     pub scratch_bytes: u64,
+}
+
+impl CpuVariant {
+    pub const ALL: [CpuVariant; 3] = [CpuVariant::Avx2, CpuVariant::Avx512, CpuVariant::Avx512Bf16];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            CpuVariant::Avx2 => "avx2",
+            CpuVariant::Avx512 => "avx512",
+            CpuVariant::Avx512Bf16 => "avx512bf16",
+        }
+    }
+
+    pub fn from_name(name: &str) -> Option<CpuVariant> {
+        CpuVariant::ALL.into_iter().find(|v| v.name() == name)
+    }
+}
+
+impl fmt::Display for CpuVariant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl ParamMode {
+    /// The host gives the memory; the others it allocates for the launch.
+    pub fn is_argument(self) -> bool {
+        matches!(self, ParamMode::In | ParamMode::Out | ParamMode::InOut)
+    }
+
+    pub fn is_written(self) -> bool {
+        matches!(self, ParamMode::Out | ParamMode::InOut)
+    }
+}
+
+impl KernelEntry {
+    /// `rmsnorm` of `dsv4::norm::rmsnorm`.
+    pub fn short_name(&self) -> &str {
+        self.name.rsplit("::").next().unwrap_or(&self.name)
+    }
+
+    /// `rmsnorm<T = bf16, H = 4096>`: how messages name the instance.
+    pub fn instance_name(&self) -> String {
+        match self.generics.is_empty() {
+            true => self.name.clone(),
+            false => {
+                let list: Vec<_> = self.generics.iter().map(|(name, value)| format!("{name} = {value}")).collect();
+                format!("{}<{}>", self.name, list.join(", "))
+            }
+        }
+    }
+}
+
+/// A manifest that no launch may use: what is wrong, in which kernel.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ManifestError {
+    /// The instance; empty where it has no name.
+    pub kernel: String,
+    pub what: String,
+}
+
+impl fmt::Display for ManifestError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "kernel `{}`: {}", self.kernel, self.what)
+    }
+}
+
+impl std::error::Error for ManifestError {}
+
+pub const MAX_RANK: usize = 8;
+pub const MAX_PARAMS: usize = 64;
+pub const MAX_DIMS: usize = 64;
+pub const MAX_EXPR_DEPTH: usize = 32;
+pub const MAX_ALIGN: u32 = 4096;
+pub const MAX_THREADS: u32 = 1024;
+/// Scratch memory of one thread, or of one CTA.
+pub const MAX_SCRATCH_BYTES: u64 = 1 << 32;
+
+impl Manifest {
+    /// Checks that every entry can be launched: names resolve, types fit, blobs exist, sizes are sane. `blobs` is how many the archive has.
+    ///
+    /// # Errors
+    /// The first contradiction.
+    pub fn check(&self, blobs: usize) -> Result<(), ManifestError> {
+        for kernel in &self.kernels {
+            kernel
+                .check(blobs)
+                .map_err(|what| ManifestError { kernel: kernel.instance_name(), what })?;
+        }
+        self.check_instances()
+    }
+
+    /// Instances of one kernel are launched with the same arguments, so they differ only in what generics may change.
+    fn check_instances(&self) -> Result<(), ManifestError> {
+        let mut first_of = std::collections::BTreeMap::<&str, &KernelEntry>::new();
+        for kernel in &self.kernels {
+            let first = *first_of.entry(&kernel.name).or_insert(kernel);
+            let same = first.params.len() == kernel.params.len()
+                && first.params.iter().zip(&kernel.params).all(|(a, b)| {
+                    a.name == b.name
+                        && match (&a.kind, &b.kind) {
+                            (ParamKind::Tensor { mode: m, .. }, ParamKind::Tensor { mode: n, .. }) => m == n,
+                            (ParamKind::Scalar { .. }, ParamKind::Scalar { .. }) => true,
+                            (ParamKind::Index, ParamKind::Index) => true,
+                            _ => false,
+                        }
+                });
+            if !same {
+                let what = format!("its parameters differ from those of `{}`", first.instance_name());
+                return Err(ManifestError { kernel: kernel.instance_name(), what });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl KernelEntry {
+    fn check(&self, blobs: usize) -> Result<(), String> {
+        if self.name.is_empty() {
+            return Err("it has no name".into());
+        }
+        if self.params.len() > MAX_PARAMS || self.dims.len() > MAX_DIMS {
+            return Err(format!("more than {MAX_PARAMS} parameters or {MAX_DIMS} dims"));
+        }
+        check_unique("parameter", self.params.iter().map(|p| &p.name))?;
+        check_unique("dim", self.dims.iter().map(|d| &d.name))?;
+        for dim in &self.dims {
+            if dim.step < 1 || dim.lo > dim.hi {
+                return Err(format!("dim `{}` has range {}..={} step {}", dim.name, dim.lo, dim.hi, dim.step));
+            }
+            self.check_dim_source(dim)?;
+        }
+        for param in &self.params {
+            self.check_param(param)?;
+        }
+        if !(1..=3).contains(&self.grid.len()) {
+            return Err(format!("its grid has {} extents", self.grid.len()));
+        }
+        for extent in &self.grid {
+            self.check_expr("a grid extent", extent, HostType::Int)?;
+        }
+        for requirement in &self.requires {
+            self.check_expr("a requirement", &requirement.cond, HostType::Bool)?;
+        }
+        self.check_code(blobs)
+    }
+
+    /// A dim takes its value from an extent that is just its name, or from the `index` parameter of that name.
+    fn check_dim_source(&self, dim: &DimEntry) -> Result<(), String> {
+        let found = self.params.iter().any(|p| match &p.kind {
+            ParamKind::Tensor { mode, shape, .. } => {
+                !dim.scalar && mode.is_argument() && shape.iter().any(|e| matches!(e, HostExpr::Dim(n) if *n == dim.name))
+            }
+            ParamKind::Index => dim.scalar && p.name == dim.name,
+            ParamKind::Scalar { .. } => false,
+        });
+        match found {
+            true => Ok(()),
+            false => Err(format!("no parameter gives the value of dim `{}`", dim.name)),
+        }
+    }
+
+    fn check_param(&self, param: &ParamEntry) -> Result<(), String> {
+        match &param.kind {
+            ParamKind::Tensor { dtype, shape, align, .. } => {
+                let name = &param.name;
+                if shape.len() > MAX_RANK {
+                    return Err(format!("`{name}` has rank {}, more than {MAX_RANK}", shape.len()));
+                }
+                let element = dtype.bits().div_ceil(8);
+                if !align.is_power_of_two() || *align < element || *align > MAX_ALIGN {
+                    return Err(format!("`{name}` ({dtype}) is aligned to {align} bytes"));
+                }
+                shape.iter().try_for_each(|e| self.check_expr(&format!("the shape of `{name}`"), e, HostType::Int))
+            }
+            ParamKind::Index if !self.dims.iter().any(|d| d.scalar && d.name == param.name) => {
+                Err(format!("`{}` has no range among the dims", param.name))
+            }
+            ParamKind::Index | ParamKind::Scalar { .. } => Ok(()),
+        }
+    }
+
+    fn check_expr(&self, what: &str, expr: &HostExpr, ty: HostType) -> Result<(), String> {
+        if expr.depth() > MAX_EXPR_DEPTH {
+            return Err(format!("{what} nests more than {MAX_EXPR_DEPTH} operations"));
+        }
+        if expr.ty() != Some(ty) {
+            return Err(format!("{what}, `{expr}`, has the wrong type"));
+        }
+        let mut problem = None;
+        expr.walk(&mut |e| match e {
+            HostExpr::Dim(n) if !self.dims.iter().any(|d| d.name == *n) => {
+                problem = Some(format!("{what} mentions `{n}`, which is no dim"));
+            }
+            HostExpr::Scalar(n)
+                if !self.params.iter().any(|p| p.name == *n && matches!(p.kind, ParamKind::Scalar { .. })) =>
+            {
+                problem = Some(format!("{what} mentions `{n}`, which is no scalar parameter"));
+            }
+            HostExpr::Float(x) if !x.is_finite() => problem = Some(format!("{what} holds {x}")),
+            _ => {}
+        });
+        problem.map_or(Ok(()), Err)
+    }
+
+    fn check_code(&self, blobs: usize) -> Result<(), String> {
+        let blob = |index: u32| match (index as usize) < blobs {
+            true => Ok(()),
+            false => Err(format!("its code is blob {index}, and the archive has {blobs}")),
+        };
+        for (i, code) in self.cpu.iter().enumerate() {
+            blob(code.blob)?;
+            if code.symbol.is_empty() || code.scratch_bytes > MAX_SCRATCH_BYTES {
+                return Err(format!("its {} code has no symbol, or {} bytes of scratch memory", code.variant, code.scratch_bytes));
+            }
+            if self.cpu[..i].iter().any(|other| other.variant == code.variant) {
+                return Err(format!("it has {} code twice", code.variant));
+            }
+        }
+        if let Some(code) = &self.ptx {
+            blob(code.blob)?;
+            if code.symbol.is_empty() || !(1..=MAX_THREADS).contains(&code.threads) || code.scratch_bytes > MAX_SCRATCH_BYTES {
+                return Err(format!(
+                    "its PTX has no symbol, {} threads, or {} bytes of scratch memory",
+                    code.threads, code.scratch_bytes
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check_unique<'n>(what: &str, names: impl Iterator<Item = &'n String>) -> Result<(), String> {
+    let mut seen = std::collections::BTreeSet::new();
+    for name in names {
+        if name.is_empty() || !seen.insert(name) {
+            return Err(format!("two {what}s are named `{name}`, or one has no name"));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// `y[n] += a * x[n]`, blocks of 64.
+    pub(crate) fn axpy() -> KernelEntry {
+        let tensor = |name: &str, mode| ParamEntry {
+            name: name.into(),
+            kind: ParamKind::Tensor { mode, dtype: DType::F32, shape: vec![HostExpr::dim("N")], align: 4, contiguous: true },
+        };
+        KernelEntry {
+            name: "blas::axpy".into(),
+            generics: vec![("B".into(), "64".into())],
+            docs: "y += a x".into(),
+            params: vec![
+                tensor("x", ParamMode::In),
+                tensor("y", ParamMode::InOut),
+                ParamEntry { name: "a".into(), kind: ParamKind::Scalar { dtype: DType::F32 } },
+            ],
+            dims: vec![DimEntry { name: "N".into(), lo: 0, hi: 1 << 40, step: 1, scalar: false }],
+            requires: vec![Requirement {
+                cond: HostExpr::op(crate::HostOp::Gt, [HostExpr::Scalar("a".into()), HostExpr::Float(0.0)]),
+                text: "a > 0.0".into(),
+                message: None,
+            }],
+            grid: vec![HostExpr::op(crate::HostOp::CeilDiv, [HostExpr::dim("N"), HostExpr::Int(64)])],
+            contracts: vec![ContractEntry { text: "det(bitwise)".into() }],
+            cpu: vec![CpuCode { variant: CpuVariant::Avx2, blob: 0, symbol: "axpy".into(), scratch_bytes: 0 }],
+            ptx: Some(PtxCode { blob: 1, symbol: "axpy".into(), threads: 128, shared_bytes: 0, scratch_bytes: 0 }),
+            key: "k".into(),
+        }
+    }
+
+    fn refused(change: impl FnOnce(&mut KernelEntry)) -> String {
+        let mut kernel = axpy();
+        change(&mut kernel);
+        Manifest { compiler: String::new(), kernels: vec![kernel] }.check(2).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn contradictions_are_named() {
+        assert_eq!(refused(|k| k.cpu[0].blob = 2), "kernel `blas::axpy<B = 64>`: its code is blob 2, and the archive has 2");
+        assert!(refused(|k| k.dims[0].step = 0).contains("dim `N` has range 0..=1099511627776 step 0"));
+        assert!(refused(|k| k.dims[0].name = "M".into()).contains("no parameter gives the value of dim `M`"));
+        assert!(refused(|k| k.grid.clear()).contains("its grid has 0 extents"));
+        assert!(refused(|k| k.grid[0] = HostExpr::dim("K")).contains("mentions `K`, which is no dim"));
+        assert!(refused(|k| k.grid[0] = HostExpr::Bool(true)).contains("has the wrong type"));
+        assert!(refused(|k| k.params[1].name = "x".into()).contains("two parameters are named `x`"));
+        assert!(refused(|k| k.ptx.as_mut().unwrap().threads = 0).contains("0 threads"));
+    }
+
+    #[test]
+    fn instances_of_one_kernel_take_the_same_arguments() {
+        let mut other = axpy();
+        other.params.swap(0, 1);
+        let manifest = Manifest { compiler: String::new(), kernels: vec![axpy(), other] };
+        assert!(manifest.check(2).unwrap_err().what.contains("its parameters differ"));
+    }
 }
