@@ -50,18 +50,37 @@ pub enum ArchiveError {
 impl fmt::Display for ArchiveError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotAnArchive => write!(f, "not a `.tlk` archive: the first 8 bytes are others; build one with `tlc build FILES -o library.tlk`"),
+            Self::NotAnArchive => write!(
+                f,
+                "not a `.tlk` archive: the first 8 bytes are others; build one with `tlc build FILES -o library.tlk`"
+            ),
             Self::Version { found, expected } => {
-                let older = if found < expected { "the compiler that wrote it is older" } else { "this program is older" };
-                write!(f, "the archive has format version {found}, and this program reads version {expected}: {older}; build both with the same version of Tessera")
+                let older = if found < expected {
+                    "the compiler that wrote it is older"
+                } else {
+                    "this program is older"
+                };
+                write!(
+                    f,
+                    "the archive has format version {found}, and this program reads version {expected}: {older}; build both with the same version of Tessera"
+                )
             }
             Self::Length { found, expected } => write!(
                 f,
                 "the archive has {found} bytes where its header says {expected}: it was cut short or something was appended; build or copy it again"
             ),
-            Self::Header(what) => write!(f, "the archive's header is damaged: {what}; build or copy it again"),
-            Self::Hash { part } => write!(f, "the archive is damaged: the bytes of {part} do not match their hash; build or copy it again"),
-            Self::Json(why) => write!(f, "the archive's manifest cannot be read: {why}; build it again with this version of Tessera"),
+            Self::Header(what) => write!(
+                f,
+                "the archive's header is damaged: {what}; build or copy it again"
+            ),
+            Self::Hash { part } => write!(
+                f,
+                "the archive is damaged: the bytes of {part} do not match their hash; build or copy it again"
+            ),
+            Self::Json(why) => write!(
+                f,
+                "the archive's manifest cannot be read: {why}; build it again with this version of Tessera"
+            ),
             Self::Manifest(why) => write!(f, "the archive's manifest is wrong: {why}"),
         }
     }
@@ -96,42 +115,70 @@ impl<'a> Archive<'a> {
         // The version comes before every other field, so that a later format may change them all.
         let version = match bytes.get(8..12) {
             Some(b) => u32::from_le_bytes(b.try_into().expect("four bytes")),
-            None => return Err(ArchiveError::Length { found: bytes.len() as u64, expected: HEADER_BYTES as u64 }),
+            None => {
+                return Err(ArchiveError::Length {
+                    found: bytes.len() as u64,
+                    expected: HEADER_BYTES as u64,
+                });
+            }
         };
         if version != FORMAT_VERSION {
-            return Err(ArchiveError::Version { found: version, expected: FORMAT_VERSION });
+            return Err(ArchiveError::Version {
+                found: version,
+                expected: FORMAT_VERSION,
+            });
         }
         if bytes.len() < HEADER_BYTES {
-            return Err(ArchiveError::Length { found: bytes.len() as u64, expected: HEADER_BYTES as u64 });
+            return Err(ArchiveError::Length {
+                found: bytes.len() as u64,
+                expected: HEADER_BYTES as u64,
+            });
         }
         let blob_count = u32::from_le_bytes(bytes[12..16].try_into().expect("four bytes")) as usize;
         let file_bytes = word(bytes, 16);
         if file_bytes != bytes.len() as u64 {
-            return Err(ArchiveError::Length { found: bytes.len() as u64, expected: file_bytes });
+            return Err(ArchiveError::Length {
+                found: bytes.len() as u64,
+                expected: file_bytes,
+            });
         }
         let table = blob_count
             .checked_mul(ENTRY_BYTES)
             .and_then(|n| n.checked_add(HEADER_BYTES))
             .filter(|&end| end <= bytes.len())
-            .ok_or(ArchiveError::Header("it lists more blobs than the file can hold"))?;
+            .ok_or(ArchiveError::Header(
+                "it lists more blobs than the file can hold",
+            ))?;
 
         let mut places = Places { bytes, at: table };
         let manifest = places.next(word(bytes, 24), 1)?;
-        check_hash(bytes, manifest.clone(), &bytes[32..64], || "the manifest".to_owned())?;
+        check_hash(bytes, manifest.clone(), &bytes[32..64], || {
+            "the manifest".to_owned()
+        })?;
         let mut blobs = Vec::with_capacity(blob_count);
         for i in 0..blob_count {
             let entry = HEADER_BYTES + i * ENTRY_BYTES;
             let blob = places.next(word(bytes, entry), ALIGN)?;
-            check_hash(bytes, blob.clone(), &bytes[entry + 8..entry + ENTRY_BYTES], || format!("blob {i}"))?;
+            check_hash(
+                bytes,
+                blob.clone(),
+                &bytes[entry + 8..entry + ENTRY_BYTES],
+                || format!("blob {i}"),
+            )?;
             blobs.push(blob);
         }
         if places.at != bytes.len() {
             return Err(ArchiveError::Header("the parts do not fill the file"));
         }
 
-        let manifest: Manifest = serde_json::from_slice(&bytes[manifest]).map_err(|e| ArchiveError::Json(e.to_string()))?;
+        let manifest: Manifest = serde_json::from_slice(&bytes[manifest])
+            .map_err(|e| ArchiveError::Json(e.to_string()))?;
         manifest.check(blob_count).map_err(ArchiveError::Manifest)?;
-        Ok(Archive { bytes, manifest, blobs })
+        Ok(Archive {
+            bytes,
+            manifest,
+            blobs,
+        })
     }
 
     pub fn manifest(&self) -> &Manifest {
@@ -144,7 +191,9 @@ impl<'a> Archive<'a> {
 
     /// The bytes of blob `index`; every index in the manifest has one.
     pub fn blob(&self, index: u32) -> Option<&'a [u8]> {
-        self.blobs.get(index as usize).map(|place| &self.bytes[place.clone()])
+        self.blobs
+            .get(index as usize)
+            .map(|place| &self.bytes[place.clone()])
     }
 
     pub fn blobs(&self) -> impl Iterator<Item = &'a [u8]> {
@@ -156,8 +205,13 @@ impl<'a> Archive<'a> {
 ///
 /// # Errors
 /// [`ArchiveError::Manifest`] for a manifest that no reader would take.
-pub fn write_archive(manifest: &Manifest, blobs: &[impl AsRef<[u8]>]) -> Result<Vec<u8>, ArchiveError> {
-    manifest.check(blobs.len()).map_err(ArchiveError::Manifest)?;
+pub fn write_archive(
+    manifest: &Manifest,
+    blobs: &[impl AsRef<[u8]>],
+) -> Result<Vec<u8>, ArchiveError> {
+    manifest
+        .check(blobs.len())
+        .map_err(ArchiveError::Manifest)?;
     let json = serde_json::to_vec(manifest).map_err(|e| ArchiveError::Json(e.to_string()))?;
 
     let mut out = Vec::new();
@@ -191,7 +245,11 @@ impl Places<'_> {
     fn next(&mut self, len: u64, align: usize) -> Result<Range<usize>, ArchiveError> {
         const PAST: ArchiveError = ArchiveError::Header("a part reaches past the end of the file");
         let start = self.at.checked_next_multiple_of(align).ok_or(PAST)?;
-        let end = usize::try_from(len).ok().and_then(|len| start.checked_add(len)).filter(|&end| end <= self.bytes.len()).ok_or(PAST)?;
+        let end = usize::try_from(len)
+            .ok()
+            .and_then(|len| start.checked_add(len))
+            .filter(|&end| end <= self.bytes.len())
+            .ok_or(PAST)?;
         if self.bytes[self.at..start].iter().any(|&b| b != 0) {
             return Err(ArchiveError::Header("there are bytes between its parts"));
         }
@@ -205,7 +263,12 @@ fn word(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
 
-fn check_hash(bytes: &[u8], place: Range<usize>, hash: &[u8], part: impl Fn() -> String) -> Result<(), ArchiveError> {
+fn check_hash(
+    bytes: &[u8],
+    place: Range<usize>,
+    hash: &[u8],
+    part: impl Fn() -> String,
+) -> Result<(), ArchiveError> {
     match blake3::hash(&bytes[place]).as_bytes() == hash {
         true => Ok(()),
         false => Err(ArchiveError::Hash { part: part() }),
@@ -219,7 +282,13 @@ mod tests {
     use crate::{HostExpr, HostOp};
 
     fn sample() -> (Manifest, Vec<Vec<u8>>) {
-        (Manifest { compiler: "c0".into(), kernels: vec![axpy()] }, vec![b"object".to_vec(), b".version 8.6".to_vec()])
+        (
+            Manifest {
+                compiler: "c0".into(),
+                kernels: vec![axpy()],
+            },
+            vec![b"object".to_vec(), b".version 8.6".to_vec()],
+        )
     }
 
     #[test]
@@ -246,7 +315,13 @@ mod tests {
         let mut bytes = write_archive(&manifest, &blobs).unwrap();
         bytes[8] = 7;
         let error = Archive::read(&bytes).unwrap_err();
-        assert_eq!(error, ArchiveError::Version { found: 7, expected: 1 });
+        assert_eq!(
+            error,
+            ArchiveError::Version {
+                found: 7,
+                expected: 1
+            }
+        );
         assert_eq!(
             error.to_string(),
             "the archive has format version 7, and this program reads version 1: this program is older; build both with the same version of Tessera"
@@ -261,12 +336,18 @@ mod tests {
             for length in [u64::MAX, u64::MAX - 63, i64::MAX as u64, good.len() as u64] {
                 let mut bytes = good.clone();
                 bytes[at..at + 8].copy_from_slice(&length.to_le_bytes());
-                assert!(matches!(Archive::read(&bytes), Err(ArchiveError::Header(_))), "{at} {length}");
+                assert!(
+                    matches!(Archive::read(&bytes), Err(ArchiveError::Header(_))),
+                    "{at} {length}"
+                );
             }
         }
         let mut bytes = good.clone();
         bytes[12..16].copy_from_slice(&u32::MAX.to_le_bytes());
-        assert!(matches!(Archive::read(&bytes), Err(ArchiveError::Header(_))));
+        assert!(matches!(
+            Archive::read(&bytes),
+            Err(ArchiveError::Header(_))
+        ));
     }
 
     /// No changed byte, cut or appended tail goes unseen, and none of them panics.
@@ -276,7 +357,9 @@ mod tests {
         let good = write_archive(&manifest, &blobs).unwrap();
         let mut state = 0x9E37_79B9_7F4A_7C15u64;
         let mut random = move |n: usize| {
-            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            state = state
+                .wrapping_mul(6364136223846793005)
+                .wrapping_add(1442695040888963407);
             (state >> 33) as usize % n
         };
         for case in 0..mutations() {
@@ -295,7 +378,11 @@ mod tests {
                     }
                 }
             }
-            assert_eq!(Archive::read(&bytes).is_ok(), bytes == good, "mutation {case}");
+            assert_eq!(
+                Archive::read(&bytes).is_ok(),
+                bytes == good,
+                "mutation {case}"
+            );
         }
     }
 
@@ -306,7 +393,9 @@ mod tests {
         let json = serde_json::to_vec(&manifest).unwrap();
         let mut state = 42u64;
         let mut random = move |n: usize| {
-            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            state = state
+                .wrapping_mul(6364136223846793005)
+                .wrapping_add(1442695040888963407);
             (state >> 33) as usize % n
         };
         let mut refused = 0;
@@ -327,7 +416,11 @@ mod tests {
 
     fn mutations() -> usize {
         // `make soak` raises it with everything else.
-        std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(0).max(1000)
+        std::env::var("PROPTEST_CASES")
+            .ok()
+            .and_then(|n| n.parse().ok())
+            .unwrap_or(0)
+            .max(1000)
     }
 
     #[test]
@@ -338,7 +431,10 @@ mod tests {
             deep = HostExpr::op(HostOp::Add, [deep, HostExpr::Int(1)]);
         }
         manifest.kernels[0].grid = vec![deep];
-        assert!(matches!(write_archive(&manifest, &blobs), Err(ArchiveError::Manifest(_))));
+        assert!(matches!(
+            write_archive(&manifest, &blobs),
+            Err(ArchiveError::Manifest(_))
+        ));
         let json = serde_json::to_vec(&manifest).unwrap();
         assert!(serde_json::from_slice::<Manifest>(&json).is_err());
     }

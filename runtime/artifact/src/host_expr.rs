@@ -114,8 +114,12 @@ impl HostExpr {
             HostExpr::Int(i) => Ok(Val::Int(*i)),
             HostExpr::Float(x) => Ok(Val::Float(*x)),
             HostExpr::Bool(b) => Ok(Val::Bool(*b)),
-            HostExpr::Dim(name) => dims(name).map(Val::Int).ok_or_else(|| EvalError::Unbound(name.clone())),
-            HostExpr::Scalar(name) => scalars(name).map(Val::Float).ok_or_else(|| EvalError::Unbound(name.clone())),
+            HostExpr::Dim(name) => dims(name)
+                .map(Val::Int)
+                .ok_or_else(|| EvalError::Unbound(name.clone())),
+            HostExpr::Scalar(name) => scalars(name)
+                .map(Val::Float)
+                .ok_or_else(|| EvalError::Unbound(name.clone())),
             HostExpr::Op(op, args) => operate(*op, args, &|arg| arg.eval(dims, scalars)),
         }
     }
@@ -133,11 +137,18 @@ impl HostExpr {
             HostExpr::Int(i) => Bound::Const(Val::Int(*i)),
             HostExpr::Float(x) => Bound::Const(Val::Float(*x)),
             HostExpr::Bool(b) => Bound::Const(Val::Bool(*b)),
-            HostExpr::Dim(name) => Bound::Dim(dim(name).ok_or_else(|| EvalError::Unbound(name.clone()))?),
-            HostExpr::Scalar(name) => Bound::Scalar(scalar(name).ok_or_else(|| EvalError::Unbound(name.clone()))?),
-            HostExpr::Op(op, args) => {
-                Bound::Op(*op, args.iter().map(|arg| arg.bind(dim, scalar)).collect::<Result<_, _>>()?)
+            HostExpr::Dim(name) => {
+                Bound::Dim(dim(name).ok_or_else(|| EvalError::Unbound(name.clone()))?)
             }
+            HostExpr::Scalar(name) => {
+                Bound::Scalar(scalar(name).ok_or_else(|| EvalError::Unbound(name.clone()))?)
+            }
+            HostExpr::Op(op, args) => Bound::Op(
+                *op,
+                args.iter()
+                    .map(|arg| arg.bind(dim, scalar))
+                    .collect::<Result<_, _>>()?,
+            ),
         }))
     }
 
@@ -169,7 +180,8 @@ impl HostExpr {
         };
         let args = args.iter().map(HostExpr::ty).collect::<Option<Vec<_>>>()?;
         match (op, &args[..]) {
-            (Add | Sub | Mul | FloorDiv | CeilDiv | FloorMod | Min | Max, [Int, Int]) | (Neg, [Int]) => Some(Int),
+            (Add | Sub | Mul | FloorDiv | CeilDiv | FloorMod | Min | Max, [Int, Int])
+            | (Neg, [Int]) => Some(Int),
             (Add | Sub | Mul | Min | Max, [Float, Float]) | (Neg, [Float]) => Some(Float),
             (And | Or | Eq | Ne, [Bool, Bool]) | (Not, [Bool]) => Some(Bool),
             (Eq | Ne | Lt | Le | Gt | Ge, [Int | Float, Int | Float]) => Some(Bool),
@@ -225,15 +237,27 @@ impl BoundExpr {
     fn eval(&self, dims: &[i64], scalars: &[f64]) -> Result<Val, EvalError> {
         match &self.0 {
             Bound::Const(value) => Ok(*value),
-            Bound::Dim(slot) => dims.get(*slot).copied().map(Val::Int).ok_or(EvalError::Type),
-            Bound::Scalar(slot) => scalars.get(*slot).copied().map(Val::Float).ok_or(EvalError::Type),
+            Bound::Dim(slot) => dims
+                .get(*slot)
+                .copied()
+                .map(Val::Int)
+                .ok_or(EvalError::Type),
+            Bound::Scalar(slot) => scalars
+                .get(*slot)
+                .copied()
+                .map(Val::Float)
+                .ok_or(EvalError::Type),
             Bound::Op(op, args) => operate(*op, args, &|arg| arg.eval(dims, scalars)),
         }
     }
 }
 
 /// `&&`, `||` and `?:` evaluate only what they need, so that they can guard a division.
-fn operate<E>(op: HostOp, args: &[E], eval: &dyn Fn(&E) -> Result<Val, EvalError>) -> Result<Val, EvalError> {
+fn operate<E>(
+    op: HostOp,
+    args: &[E],
+    eval: &dyn Fn(&E) -> Result<Val, EvalError>,
+) -> Result<Val, EvalError> {
     match (op, args) {
         (HostOp::And | HostOp::Or, [a, b]) => match eval(a)? {
             Val::Bool(decided) if decided == (op == HostOp::Or) => Ok(Val::Bool(decided)),
@@ -301,7 +325,11 @@ fn compare(a: &Val, b: &Val) -> Result<Option<std::cmp::Ordering>, EvalError> {
 
 fn ceil_div(a: i64, b: i64) -> Option<i64> {
     let q = a.checked_div(b)?;
-    Some(if (a % b != 0) && ((a < 0) == (b < 0)) { q + 1 } else { q })
+    Some(if (a % b != 0) && ((a < 0) == (b < 0)) {
+        q + 1
+    } else {
+        q
+    })
 }
 
 fn floor_div(a: i64, b: i64) -> Option<i64> {
@@ -341,7 +369,13 @@ impl fmt::Display for HostExpr {
                     HostOp::Neg => return write!(f, "-{}", Arg(args, 0)),
                     HostOp::Not => return write!(f, "!{}", Arg(args, 0)),
                     HostOp::Select => {
-                        return write!(f, "({} ? {} : {})", Arg(args, 0), Arg(args, 1), Arg(args, 2));
+                        return write!(
+                            f,
+                            "({} ? {} : {})",
+                            Arg(args, 0),
+                            Arg(args, 1),
+                            Arg(args, 2)
+                        );
                     }
                 };
                 write!(f, "({} {infix} {})", Arg(args, 0), Arg(args, 1))
@@ -375,42 +409,80 @@ mod tests {
     }
 
     fn both(e: &HostExpr, n: i64, eps: f64) -> Result<i64, EvalError> {
-        let by_name = e.eval_int(&|name| (name == "N").then_some(n), &|name| (name == "eps").then_some(eps));
-        let bound = e.bind(&|name| (name == "N").then_some(0), &|name| (name == "eps").then_some(0)).unwrap();
+        let by_name = e.eval_int(&|name| (name == "N").then_some(n), &|name| {
+            (name == "eps").then_some(eps)
+        });
+        let bound = e
+            .bind(&|name| (name == "N").then_some(0), &|name| {
+                (name == "eps").then_some(0)
+            })
+            .unwrap();
         assert_eq!(by_name, bound.eval_int(&[n], &[eps]));
         by_name
     }
 
     #[test]
     fn division_floors_and_ceils() {
-        for (n, floor, ceil, modulo) in [(7, 3, 4, 1), (-7, -4, -3, 1), (8, 4, 4, 0), (0, 0, 0, 0)] {
+        for (n, floor, ceil, modulo) in [(7, 3, 4, 1), (-7, -4, -3, 1), (8, 4, 4, 0), (0, 0, 0, 0)]
+        {
             let two = || [dim("N"), HostExpr::Int(2)];
-            assert_eq!(both(&HostExpr::op(HostOp::FloorDiv, two()), n, 0.0), Ok(floor));
-            assert_eq!(both(&HostExpr::op(HostOp::CeilDiv, two()), n, 0.0), Ok(ceil));
-            assert_eq!(both(&HostExpr::op(HostOp::FloorMod, two()), n, 0.0), Ok(modulo));
+            assert_eq!(
+                both(&HostExpr::op(HostOp::FloorDiv, two()), n, 0.0),
+                Ok(floor)
+            );
+            assert_eq!(
+                both(&HostExpr::op(HostOp::CeilDiv, two()), n, 0.0),
+                Ok(ceil)
+            );
+            assert_eq!(
+                both(&HostExpr::op(HostOp::FloorMod, two()), n, 0.0),
+                Ok(modulo)
+            );
         }
     }
 
     #[test]
     fn overflow_and_division_by_zero_are_errors() {
         let by = |op, a: HostExpr, b: i64| HostExpr::op(op, [a, HostExpr::Int(b)]);
-        assert_eq!(both(&by(HostOp::Mul, dim("N"), i64::MAX), 2, 0.0), Err(EvalError::Overflow));
-        assert_eq!(both(&by(HostOp::FloorDiv, dim("N"), 0), 2, 0.0), Err(EvalError::DivisionByZero));
-        assert_eq!(both(&by(HostOp::FloorDiv, dim("N"), -1), i64::MIN, 0.0), Err(EvalError::Overflow));
-        assert_eq!(both(&by(HostOp::CeilDiv, dim("N"), 3), i64::MIN, 0.0), Ok(i64::MIN / 3));
+        assert_eq!(
+            both(&by(HostOp::Mul, dim("N"), i64::MAX), 2, 0.0),
+            Err(EvalError::Overflow)
+        );
+        assert_eq!(
+            both(&by(HostOp::FloorDiv, dim("N"), 0), 2, 0.0),
+            Err(EvalError::DivisionByZero)
+        );
+        assert_eq!(
+            both(&by(HostOp::FloorDiv, dim("N"), -1), i64::MIN, 0.0),
+            Err(EvalError::Overflow)
+        );
+        assert_eq!(
+            both(&by(HostOp::CeilDiv, dim("N"), 3), i64::MIN, 0.0),
+            Ok(i64::MIN / 3)
+        );
     }
 
     #[test]
     fn a_select_guards_a_division() {
         let cond = HostExpr::op(HostOp::Gt, [dim("N"), HostExpr::Int(0)]);
-        let safe = HostExpr::op(HostOp::Select, [cond, HostExpr::op(HostOp::FloorDiv, [HostExpr::Int(8), dim("N")]), HostExpr::Int(0)]);
+        let safe = HostExpr::op(
+            HostOp::Select,
+            [
+                cond,
+                HostExpr::op(HostOp::FloorDiv, [HostExpr::Int(8), dim("N")]),
+                HostExpr::Int(0),
+            ],
+        );
         assert_eq!(both(&safe, 0, 0.0), Ok(0));
         assert_eq!(both(&safe, 3, 0.0), Ok(2));
     }
 
     #[test]
     fn a_scalar_compares_with_an_integer() {
-        let e = HostExpr::op(HostOp::Gt, [HostExpr::Scalar("eps".into()), HostExpr::Int(0)]);
+        let e = HostExpr::op(
+            HostOp::Gt,
+            [HostExpr::Scalar("eps".into()), HostExpr::Int(0)],
+        );
         assert_eq!(e.ty(), Some(HostType::Bool));
         assert_eq!(e.eval_bool(&|_| None, &|_| Some(0.5)), Ok(true));
         assert_eq!(e.eval_bool(&|_| None, &|_| Some(f64::NAN)), Ok(false));

@@ -9,4 +9,7 @@ mod manifest;
 pub use archive::{Archive, ArchiveError, FORMAT_VERSION, write_archive};
 pub use dtype::DType;
 pub use host_expr::{BoundExpr, EvalError, HostExpr, HostOp, HostType};
-pub use manifest::{ContractEntry, CpuCode, CpuVariant, DimEntry, KernelEntry, MAX_DIMS, MAX_PARAMS, MAX_RANK, Manifest, ManifestError, ParamEntry, ParamKind, ParamMode, PtxCode, Requirement};
+pub use manifest::{
+    ContractEntry, CpuCode, CpuVariant, DimEntry, KernelEntry, MAX_DIMS, MAX_PARAMS, MAX_RANK,
+    Manifest, ManifestError, ParamEntry, ParamKind, ParamMode, PtxCode, Requirement,
+};

@@ -183,7 +183,11 @@ impl KernelEntry {
         match self.generics.is_empty() {
             true => self.name.clone(),
             false => {
-                let list: Vec<_> = self.generics.iter().map(|(name, value)| format!("{name} = {value}")).collect();
+                let list: Vec<_> = self
+                    .generics
+                    .iter()
+                    .map(|(name, value)| format!("{name} = {value}"))
+                    .collect();
                 format!("{}<{}>", self.name, list.join(", "))
             }
         }
@@ -222,9 +226,10 @@ impl Manifest {
     /// The first contradiction.
     pub fn check(&self, blobs: usize) -> Result<(), ManifestError> {
         for kernel in &self.kernels {
-            kernel
-                .check(blobs)
-                .map_err(|what| ManifestError { kernel: kernel.instance_name(), what })?;
+            kernel.check(blobs).map_err(|what| ManifestError {
+                kernel: kernel.instance_name(),
+                what,
+            })?;
         }
         self.check_instances()
     }
@@ -238,15 +243,24 @@ impl Manifest {
                 && first.params.iter().zip(&kernel.params).all(|(a, b)| {
                     a.name == b.name
                         && match (&a.kind, &b.kind) {
-                            (ParamKind::Tensor { mode: m, .. }, ParamKind::Tensor { mode: n, .. }) => m == n,
+                            (
+                                ParamKind::Tensor { mode: m, .. },
+                                ParamKind::Tensor { mode: n, .. },
+                            ) => m == n,
                             (ParamKind::Scalar { .. }, ParamKind::Scalar { .. }) => true,
                             (ParamKind::Index, ParamKind::Index) => true,
                             _ => false,
                         }
                 });
             if !same {
-                let what = format!("its parameters differ from those of `{}`", first.instance_name());
-                return Err(ManifestError { kernel: kernel.instance_name(), what });
+                let what = format!(
+                    "its parameters differ from those of `{}`",
+                    first.instance_name()
+                );
+                return Err(ManifestError {
+                    kernel: kernel.instance_name(),
+                    what,
+                });
             }
         }
         Ok(())
@@ -259,13 +273,18 @@ impl KernelEntry {
             return Err("it has no name".into());
         }
         if self.params.len() > MAX_PARAMS || self.dims.len() > MAX_DIMS {
-            return Err(format!("more than {MAX_PARAMS} parameters or {MAX_DIMS} dims"));
+            return Err(format!(
+                "more than {MAX_PARAMS} parameters or {MAX_DIMS} dims"
+            ));
         }
         check_unique("parameter", self.params.iter().map(|p| &p.name))?;
         check_unique("dim", self.dims.iter().map(|d| &d.name))?;
         for dim in &self.dims {
             if dim.step < 1 || dim.lo > dim.hi {
-                return Err(format!("dim `{}` has range {}..={} step {}", dim.name, dim.lo, dim.hi, dim.step));
+                return Err(format!(
+                    "dim `{}` has range {}..={} step {}",
+                    dim.name, dim.lo, dim.hi, dim.step
+                ));
             }
             self.check_dim_source(dim)?;
         }
@@ -288,29 +307,46 @@ impl KernelEntry {
     fn check_dim_source(&self, dim: &DimEntry) -> Result<(), String> {
         let found = self.params.iter().any(|p| match &p.kind {
             ParamKind::Tensor { mode, shape, .. } => {
-                !dim.scalar && mode.is_argument() && shape.iter().any(|e| matches!(e, HostExpr::Dim(n) if *n == dim.name))
+                !dim.scalar
+                    && mode.is_argument()
+                    && shape
+                        .iter()
+                        .any(|e| matches!(e, HostExpr::Dim(n) if *n == dim.name))
             }
             ParamKind::Index => dim.scalar && p.name == dim.name,
             ParamKind::Scalar { .. } => false,
         });
         match found {
             true => Ok(()),
-            false => Err(format!("no parameter gives the value of dim `{}`", dim.name)),
+            false => Err(format!(
+                "no parameter gives the value of dim `{}`",
+                dim.name
+            )),
         }
     }
 
     fn check_param(&self, param: &ParamEntry) -> Result<(), String> {
         match &param.kind {
-            ParamKind::Tensor { dtype, shape, align, .. } => {
+            ParamKind::Tensor {
+                dtype,
+                shape,
+                align,
+                ..
+            } => {
                 let name = &param.name;
                 if shape.len() > MAX_RANK {
-                    return Err(format!("`{name}` has rank {}, more than {MAX_RANK}", shape.len()));
+                    return Err(format!(
+                        "`{name}` has rank {}, more than {MAX_RANK}",
+                        shape.len()
+                    ));
                 }
                 let element = dtype.bits().div_ceil(8);
                 if !align.is_power_of_two() || *align < element || *align > MAX_ALIGN {
                     return Err(format!("`{name}` ({dtype}) is aligned to {align} bytes"));
                 }
-                shape.iter().try_for_each(|e| self.check_expr(&format!("the shape of `{name}`"), e, HostType::Int))
+                shape.iter().try_for_each(|e| {
+                    self.check_expr(&format!("the shape of `{name}`"), e, HostType::Int)
+                })
             }
             ParamKind::Index if !self.dims.iter().any(|d| d.scalar && d.name == param.name) => {
                 Err(format!("`{}` has no range among the dims", param.name))
@@ -321,7 +357,9 @@ impl KernelEntry {
 
     fn check_expr(&self, what: &str, expr: &HostExpr, ty: HostType) -> Result<(), String> {
         if expr.depth() > MAX_EXPR_DEPTH {
-            return Err(format!("{what} nests more than {MAX_EXPR_DEPTH} operations"));
+            return Err(format!(
+                "{what} nests more than {MAX_EXPR_DEPTH} operations"
+            ));
         }
         if expr.ty() != Some(ty) {
             return Err(format!("{what}, `{expr}`, has the wrong type"));
@@ -332,9 +370,14 @@ impl KernelEntry {
                 problem = Some(format!("{what} mentions `{n}`, which is no dim"));
             }
             HostExpr::Scalar(n)
-                if !self.params.iter().any(|p| p.name == *n && matches!(p.kind, ParamKind::Scalar { .. })) =>
+                if !self
+                    .params
+                    .iter()
+                    .any(|p| p.name == *n && matches!(p.kind, ParamKind::Scalar { .. })) =>
             {
-                problem = Some(format!("{what} mentions `{n}`, which is no scalar parameter"));
+                problem = Some(format!(
+                    "{what} mentions `{n}`, which is no scalar parameter"
+                ));
             }
             HostExpr::Float(x) if !x.is_finite() => problem = Some(format!("{what} holds {x}")),
             _ => {}
@@ -345,20 +388,31 @@ impl KernelEntry {
     fn check_code(&self, blobs: usize) -> Result<(), String> {
         let blob = |index: u32| match (index as usize) < blobs {
             true => Ok(()),
-            false => Err(format!("its code is blob {index}, and the archive has {blobs}")),
+            false => Err(format!(
+                "its code is blob {index}, and the archive has {blobs}"
+            )),
         };
         for (i, code) in self.cpu.iter().enumerate() {
             blob(code.blob)?;
             if code.symbol.is_empty() || code.scratch_bytes > MAX_SCRATCH_BYTES {
-                return Err(format!("its {} code has no symbol, or {} bytes of scratch memory", code.variant, code.scratch_bytes));
+                return Err(format!(
+                    "its {} code has no symbol, or {} bytes of scratch memory",
+                    code.variant, code.scratch_bytes
+                ));
             }
-            if self.cpu[..i].iter().any(|other| other.variant == code.variant) {
+            if self.cpu[..i]
+                .iter()
+                .any(|other| other.variant == code.variant)
+            {
                 return Err(format!("it has {} code twice", code.variant));
             }
         }
         if let Some(code) = &self.ptx {
             blob(code.blob)?;
-            if code.symbol.is_empty() || !(1..=MAX_THREADS).contains(&code.threads) || code.scratch_bytes > MAX_SCRATCH_BYTES {
+            if code.symbol.is_empty()
+                || !(1..=MAX_THREADS).contains(&code.threads)
+                || code.scratch_bytes > MAX_SCRATCH_BYTES
+            {
                 return Err(format!(
                     "its PTX has no symbol, {} threads, or {} bytes of scratch memory",
                     code.threads, code.scratch_bytes
@@ -373,7 +427,9 @@ fn check_unique<'n>(what: &str, names: impl Iterator<Item = &'n String>) -> Resu
     let mut seen = std::collections::BTreeSet::new();
     for name in names {
         if name.is_empty() || !seen.insert(name) {
-            return Err(format!("two {what}s are named `{name}`, or one has no name"));
+            return Err(format!(
+                "two {what}s are named `{name}`, or one has no name"
+            ));
         }
     }
     Ok(())
@@ -387,7 +443,13 @@ pub(crate) mod tests {
     pub(crate) fn axpy() -> KernelEntry {
         let tensor = |name: &str, mode| ParamEntry {
             name: name.into(),
-            kind: ParamKind::Tensor { mode, dtype: DType::F32, shape: vec![HostExpr::dim("N")], align: 4, contiguous: true },
+            kind: ParamKind::Tensor {
+                mode,
+                dtype: DType::F32,
+                shape: vec![HostExpr::dim("N")],
+                align: 4,
+                contiguous: true,
+            },
         };
         KernelEntry {
             name: "blas::axpy".into(),
@@ -396,18 +458,46 @@ pub(crate) mod tests {
             params: vec![
                 tensor("x", ParamMode::In),
                 tensor("y", ParamMode::InOut),
-                ParamEntry { name: "a".into(), kind: ParamKind::Scalar { dtype: DType::F32 } },
+                ParamEntry {
+                    name: "a".into(),
+                    kind: ParamKind::Scalar { dtype: DType::F32 },
+                },
             ],
-            dims: vec![DimEntry { name: "N".into(), lo: 0, hi: 1 << 40, step: 1, scalar: false }],
+            dims: vec![DimEntry {
+                name: "N".into(),
+                lo: 0,
+                hi: 1 << 40,
+                step: 1,
+                scalar: false,
+            }],
             requires: vec![Requirement {
-                cond: HostExpr::op(crate::HostOp::Gt, [HostExpr::Scalar("a".into()), HostExpr::Float(0.0)]),
+                cond: HostExpr::op(
+                    crate::HostOp::Gt,
+                    [HostExpr::Scalar("a".into()), HostExpr::Float(0.0)],
+                ),
                 text: "a > 0.0".into(),
                 message: None,
             }],
-            grid: vec![HostExpr::op(crate::HostOp::CeilDiv, [HostExpr::dim("N"), HostExpr::Int(64)])],
-            contracts: vec![ContractEntry { text: "det(bitwise)".into() }],
-            cpu: vec![CpuCode { variant: CpuVariant::Avx2, blob: 0, symbol: "axpy".into(), scratch_bytes: 0 }],
-            ptx: Some(PtxCode { blob: 1, symbol: "axpy".into(), threads: 128, shared_bytes: 0, scratch_bytes: 0 }),
+            grid: vec![HostExpr::op(
+                crate::HostOp::CeilDiv,
+                [HostExpr::dim("N"), HostExpr::Int(64)],
+            )],
+            contracts: vec![ContractEntry {
+                text: "det(bitwise)".into(),
+            }],
+            cpu: vec![CpuCode {
+                variant: CpuVariant::Avx2,
+                blob: 0,
+                symbol: "axpy".into(),
+                scratch_bytes: 0,
+            }],
+            ptx: Some(PtxCode {
+                blob: 1,
+                symbol: "axpy".into(),
+                threads: 128,
+                shared_bytes: 0,
+                scratch_bytes: 0,
+            }),
             key: "k".into(),
         }
     }
@@ -415,18 +505,36 @@ pub(crate) mod tests {
     fn refused(change: impl FnOnce(&mut KernelEntry)) -> String {
         let mut kernel = axpy();
         change(&mut kernel);
-        Manifest { compiler: String::new(), kernels: vec![kernel] }.check(2).unwrap_err().to_string()
+        Manifest {
+            compiler: String::new(),
+            kernels: vec![kernel],
+        }
+        .check(2)
+        .unwrap_err()
+        .to_string()
     }
 
     #[test]
     fn contradictions_are_named() {
-        assert_eq!(refused(|k| k.cpu[0].blob = 2), "kernel `blas::axpy<B = 64>`: its code is blob 2, and the archive has 2");
-        assert!(refused(|k| k.dims[0].step = 0).contains("dim `N` has range 0..=1099511627776 step 0"));
-        assert!(refused(|k| k.dims[0].name = "M".into()).contains("no parameter gives the value of dim `M`"));
+        assert_eq!(
+            refused(|k| k.cpu[0].blob = 2),
+            "kernel `blas::axpy<B = 64>`: its code is blob 2, and the archive has 2"
+        );
+        assert!(
+            refused(|k| k.dims[0].step = 0).contains("dim `N` has range 0..=1099511627776 step 0")
+        );
+        assert!(
+            refused(|k| k.dims[0].name = "M".into())
+                .contains("no parameter gives the value of dim `M`")
+        );
         assert!(refused(|k| k.grid.clear()).contains("its grid has 0 extents"));
-        assert!(refused(|k| k.grid[0] = HostExpr::dim("K")).contains("mentions `K`, which is no dim"));
+        assert!(
+            refused(|k| k.grid[0] = HostExpr::dim("K")).contains("mentions `K`, which is no dim")
+        );
         assert!(refused(|k| k.grid[0] = HostExpr::Bool(true)).contains("has the wrong type"));
-        assert!(refused(|k| k.params[1].name = "x".into()).contains("two parameters are named `x`"));
+        assert!(
+            refused(|k| k.params[1].name = "x".into()).contains("two parameters are named `x`")
+        );
         assert!(refused(|k| k.ptx.as_mut().unwrap().threads = 0).contains("0 threads"));
     }
 
@@ -434,7 +542,16 @@ pub(crate) mod tests {
     fn instances_of_one_kernel_take_the_same_arguments() {
         let mut other = axpy();
         other.params.swap(0, 1);
-        let manifest = Manifest { compiler: String::new(), kernels: vec![axpy(), other] };
-        assert!(manifest.check(2).unwrap_err().what.contains("its parameters differ"));
+        let manifest = Manifest {
+            compiler: String::new(),
+            kernels: vec![axpy(), other],
+        };
+        assert!(
+            manifest
+                .check(2)
+                .unwrap_err()
+                .what
+                .contains("its parameters differ")
+        );
     }
 }
