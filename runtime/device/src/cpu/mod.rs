@@ -1,0 +1,3 @@
+//! The CPU as a device: loads compiled kernels and runs their CTAs on a pool of threads.
+
+pub mod loader;
