@@ -1,3 +1,9 @@
 //! The middle of the compiler: see [`ir`].
+//!
+//! [`build`] makes kernels, [`visit`] walks them, [`print`] and [`parse`] are their text, [`verify`] their rules, [`scalar`] the
+//! value of a scalar op on constants.
 
+pub mod build;
 pub mod ir;
+pub mod scalar;
+pub mod visit;

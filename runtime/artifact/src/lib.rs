@@ -5,6 +5,7 @@ mod archive;
 mod dtype;
 mod host_expr;
 mod manifest;
+pub mod numeric;
 
 pub use archive::{Archive, ArchiveError, FORMAT_VERSION, write_archive};
 pub use dtype::DType;
