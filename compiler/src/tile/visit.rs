@@ -83,7 +83,7 @@ impl OpKind {
                 f(lo);
                 f(hi);
             }
-            If { cond, .. } | Assert { cond, .. } => f(cond),
+            If { cond, .. } | Assert { cond, .. } | Assume { cond } => f(cond),
             Print { text: _, args } => {
                 for arg in args {
                     if let PrintArg::Value(v) = arg {
@@ -230,6 +230,7 @@ impl OpKind {
             | If { .. }
             | ForItems { .. }
             | Assert { .. }
+            | Assume { .. }
             | Role { .. }
             | Signal { .. }
             | Wait { .. } => {}
@@ -304,6 +305,7 @@ impl OpKind {
             | If { .. }
             | ForItems { .. }
             | Assert { .. }
+            | Assume { .. }
             | Role { .. }
             | Signal { .. }
             | Wait { .. } => {}
