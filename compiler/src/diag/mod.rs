@@ -6,6 +6,8 @@
 //! and races, `TL05xx` contracts, `TL06xx` instances and dims, `TL07xx` roles and channels, `TL08xx` references, tests, benches,
 //! `TL09xx` what a back end cannot lower, `TL10xx` found while running (interpreter).
 
+pub mod catalogue;
+
 use crate::source::Span;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

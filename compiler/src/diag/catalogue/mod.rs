@@ -1,0 +1,3 @@
+//! The problem catalogue: one function per problem, which takes facts and owns all wording.
+
+pub mod syntax;
