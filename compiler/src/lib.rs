@@ -1,6 +1,9 @@
 //! The Tessera compiler. The modules in the order of the way through it.
 
 pub mod diag;
+#[cfg(feature = "llvm")]
+pub mod mlir;
 pub mod source;
 pub mod syntax;
+pub mod target;
 pub mod tile;
