@@ -5,5 +5,8 @@
 
 pub mod build;
 pub mod ir;
+pub mod parse;
+pub mod print;
 pub mod scalar;
+pub mod verify;
 pub mod visit;
