@@ -101,6 +101,10 @@ impl Lexer<'_> {
                 self.line_comment(i)
             } else if rest.starts_with(b"/*") {
                 self.block_comment(i)
+            } else if bytes[i] == b'#' {
+                self.hash_comment(i)
+            } else if !bytes[i].is_ascii() {
+                self.foreign_character(i)
             } else if bytes[i] == b'"' {
                 self.string(i)
             } else if bytes[i].is_ascii_alphabetic() || bytes[i] == b'_' {
@@ -109,7 +113,7 @@ impl Lexer<'_> {
                 self.symbol(i);
                 i + 1
             };
-            let comment = rest.starts_with(b"//") || rest.starts_with(b"/*");
+            let comment = rest.starts_with(b"//") || rest.starts_with(b"/*") || bytes[i] == b'#';
             if comment {
                 blanked.extend(
                     bytes[i..end]
@@ -141,6 +145,34 @@ impl Lexer<'_> {
         } else {
             self.out.comments.push(comment);
         }
+        end
+    }
+
+    /// A comment of other languages: reported, then left out like a comment of ours.
+    fn hash_comment(&mut self, start: usize) -> usize {
+        let end = self.text[start..]
+            .find('\n')
+            .map_or(self.text.len(), |n| start + n);
+        let text = self.text[start..end].trim_end();
+        let span = self.span(start, start + text.len());
+        let mark = self.span(start, start + 1);
+        self.sink.report(problem::hash_comment(span, mark));
+        self.out.comments.push(Comment {
+            text: text.to_string(),
+            span,
+        });
+        end
+    }
+
+    fn foreign_character(&mut self, start: usize) -> usize {
+        let c = self.text[start..]
+            .chars()
+            .next()
+            .expect("a character starts here");
+        let end = start + c.len_utf8();
+        self.sink
+            .report(problem::foreign_character(self.span(start, end), c));
+        self.out.unmatched.push(start);
         end
     }
 

@@ -1,6 +1,20 @@
-//! What stood in an error production: where it goes wrong, what could stand there, and the likelier slips.
+//! What stood in an error production: where it goes wrong and what could stand there.
+//!
+//! The damaged text is read again by the strict rule; the generated parser then tells the furthest place it reached and the rules
+//! that could have gone on. `slips` looks first for one of the usual slips; else those rules become words here.
 
+use super::slips::{Tokens, tokens};
 use super::*;
+
+/// A damaged stretch of the source, as offsets in the item's text.
+pub struct Fault<'a> {
+    /// Of the damaged text in the item.
+    pub start: usize,
+    /// Of the fault in the damaged text.
+    pub at: usize,
+    pub tokens: Tokens<'a>,
+    pub expected: String,
+}
 
 impl Builder<'_> {
     pub fn report_leftover(&mut self, pair: &Pair<Rule>, out: &mut File) {
@@ -9,96 +23,192 @@ impl Builder<'_> {
         let start = pair.as_span().start();
         if !self.reported(start, pair.as_span().end()) {
             let (at, found) = self.found(start);
-            self.sink.report(problem::unexpected(
-                at,
-                "between items",
-                EXPECTED_ITEM,
-                &found,
-            ));
+            self.sink.report(problem::between_items(at, &found));
         }
     }
 
     pub fn report_broken_item(&mut self, pair: &Pair<Rule>) {
-        self.report_fault(pair, Rule::only_item, "in this item");
+        let Some(fault) = self.fault(pair, Rule::only_item) else {
+            return;
+        };
+        let first = fault.tokens.text(0);
+        if let Some(d) = self.item_slip(&fault) {
+            self.sink.report(d);
+        } else if lex::ITEM_WORDS.contains(&first) {
+            self.report_generic(&fault, problem::form_of_item(first));
+        } else {
+            let (at, found) = self.found(fault.start);
+            self.sink.report(problem::between_items(at, &found));
+        }
     }
 
-    pub fn report_broken_param(&mut self, pair: &Pair<Rule>, _kernel: bool) {
-        self.report_fault(pair, Rule::only_param, "in this parameter");
+    pub fn report_broken_param(&mut self, pair: &Pair<Rule>, of_kernel: bool) {
+        let Some(fault) = self.fault(pair, Rule::only_param) else {
+            return;
+        };
+        match self.param_slip(&fault) {
+            Some(d) => self.sink.report(d),
+            None => self.report_generic(&fault, problem::form_of_param(of_kernel)),
+        }
     }
 
     pub fn report_broken_clause(&mut self, pair: &Pair<Rule>) {
-        self.report_fault(pair, Rule::only_clause, "in this clause");
+        let Some(fault) = self.fault(pair, Rule::only_clause) else {
+            return;
+        };
+        match self.expr_slip(&fault) {
+            Some(d) => self.sink.report(d),
+            None => self.report_generic(&fault, problem::form_of_clause(fault.tokens.text(0))),
+        }
     }
 
     pub fn report_broken_line(&mut self, pair: &Pair<Rule>) {
-        self.report_fault(pair, Rule::only_line, "in this line");
+        let Some(fault) = self.fault(pair, Rule::only_line) else {
+            return;
+        };
+        let first = fault.tokens.text(0);
+        match (self.expr_slip(&fault), problem::form_of_line(first)) {
+            (Some(d), _) => self.sink.report(d),
+            (None, Some(form)) => self.report_generic(&fault, form),
+            (None, None) => {
+                let (at, found) = self.found(fault.start);
+                self.sink.report(problem::not_a_test_line(at, &found));
+            }
+        }
     }
 
     pub fn report_broken_stmt(&mut self, pair: &Pair<Rule>) {
-        self.report_fault(pair, Rule::only_stmt, "in this statement");
+        let Some(fault) = self.fault(pair, Rule::only_stmt) else {
+            return;
+        };
+        match self.stmt_slip(&fault) {
+            Some(d) => self.sink.report(d),
+            None => self.report_generic(&fault, problem::form_of_stmt(fault.tokens.text(0))),
+        }
     }
 
-    /// Reads the text of the pair again by the strict rule and reports the first fault.
-    fn report_fault(&mut self, pair: &Pair<Rule>, strict: Rule, context: &str) {
+    /// Reads the text of the pair again by the strict rule. `None` if what is wrong has been reported.
+    fn fault<'p>(&self, pair: &Pair<'p, Rule>, strict: Rule) -> Option<Fault<'p>> {
         let s = pair.as_span();
         if self.reported(s.start(), s.end()) {
-            return;
+            return None;
         }
-        let (at, expected) = match Grammar::parse(strict, s.as_str()) {
+        let text = s.as_str();
+        // The strict rules contain the error productions of what is inside, so that only the head decides.
+        let (at, rules) = match Grammar::parse(strict, text) {
             Err(e) => {
-                let offset = match e.location {
+                let at = match e.location {
                     pest::error::InputLocation::Pos(p) => p,
                     pest::error::InputLocation::Span((p, _)) => p,
                 };
-                let expected = match &e.variant {
-                    pest::error::ErrorVariant::ParsingError { positives, .. } => {
-                        expected(positives)
-                    }
-                    _ => "something else".to_string(),
-                };
-                (s.start() + offset, expected)
+                match e.variant {
+                    pest::error::ErrorVariant::ParsingError { positives, .. } => (at, positives),
+                    pest::error::ErrorVariant::CustomError { .. } => (at, vec![]),
+                }
             }
-            Ok(_) => (s.start(), "something else".to_string()),
+            // Right by itself: what follows it is wrong.
+            Ok(_) => (text.trim_end().len(), vec![]),
         };
-        let (span, found) = self.found(at);
-        self.sink
-            .report(problem::unexpected(span, context, &expected, &found));
+        let at = at + (text[at..].len() - text[at..].trim_start().len());
+        let tokens = tokens(text);
+        let expected = expected(&rules, &tokens, at);
+        Some(Fault {
+            start: s.start(),
+            at,
+            tokens,
+            expected,
+        })
+    }
+
+    fn report_generic(&mut self, fault: &Fault, form: String) {
+        let (span, found) = self.found(fault.start + fault.at);
+        let word = found.trim_matches('`');
+        let d = if fault.expected == NAME && exprs::is_reserved(word) {
+            problem::reserved_word(span, word)
+        } else {
+            problem::unexpected(span, &fault.expected, &found, &form)
+        };
+        self.sink.report(d);
     }
 
     /// The token at or after this offset.
-    fn found(&self, at: usize) -> (Span, String) {
+    pub fn found(&self, at: usize) -> (Span, String) {
         let rest = &self.source[at..];
         let start = at + (rest.len() - rest.trim_start().len());
         let rest = &self.source[start..];
-        let Some(first) = rest.chars().next() else {
-            let end = self.source.trim_end().len();
-            return (self.at(end, end), "the end".to_string());
-        };
-        let len = if first.is_ascii_alphanumeric() || first == '_' {
-            rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
-                .unwrap_or(rest.len())
-        } else {
-            first.len_utf8()
-        };
-        (self.at(start, start + len), format!("`{}`", &rest[..len]))
+        match tokens(rest).first() {
+            None => {
+                let end = self.source.trim_end().len();
+                (self.at(end, end), problem::END.to_string())
+            }
+            Some((s, e)) => (self.at(start + s, start + e), problem::quoted(&rest[s..e])),
+        }
     }
 }
 
-const EXPECTED_ITEM: &str = "`kernel`, `fn`, `const`, `instances`, `reference`, `test`, `bench`, `use`, `module` or `edition`";
+const NAME: &str = "a name";
 
-/// The rules that could have gone on, in the user's words.
-fn expected(rules: &[Rule]) -> String {
+/// The rules that could have gone on, in the user's words. Operators and attributes, which can always go on, are named only where
+/// nothing else can.
+fn expected(rules: &[Rule], tokens: &Tokens, at: usize) -> String {
+    let has = |list: &[Rule]| list.iter().any(|r| rules.contains(r));
     let mut words: Vec<&str> = vec![];
-    for rule in rules {
-        let word = match rule {
-            Rule::semicolon | Rule::no_semicolon => "`;`",
-            Rule::word => "a name",
-            Rule::arrow => "`<-`",
-            _ => "something else",
-        };
-        if !words.contains(&word) {
+    let operand = has(&[Rule::number, Rule::path, Rule::expr, Rule::flat, Rule::neg]);
+    let operator = has(&[Rule::op_add, Rule::op_mul]);
+    let closers = tokens.closers_at(at);
+    if operand {
+        words.push("an expression");
+    }
+    let mut add = |rules: &[Rule], word| {
+        if has(rules) {
             words.push(word);
         }
+    };
+    if operator && !closers.is_empty() {
+        return closers.to_string();
     }
-    words.join(" or ")
+    if !operand {
+        add(&[Rule::word, Rule::names, Rule::place], NAME);
+    }
+    add(&[Rule::kw_in], "`in`");
+    add(&[Rule::kw_as], "`as`");
+    add(&[Rule::kw_for], "`for`");
+    add(&[Rule::kw_against], "`against`");
+    add(&[Rule::arrow], "`<-`");
+    add(&[Rule::at_least], "`>=`");
+    add(&[Rule::tilde], "`~`");
+    add(&[Rule::assign_op], "`=`");
+    add(&[Rule::equals], "`=`");
+    add(&[Rule::range_op], "`..`");
+    if !operand {
+        add(&[Rule::colon], "`:`");
+        add(&[Rule::open_paren], "`(`");
+        if !operator {
+            add(&[Rule::args], "`(`");
+            add(&[Rule::shape], "`[`");
+            add(&[Rule::string], "a text in `\"`");
+        }
+    }
+    add(&[Rule::block, Rule::set], "`{`");
+    add(
+        &[Rule::semicolon, Rule::no_semicolon, Rule::no_line_end],
+        "`;`",
+    );
+    if has(&[Rule::clause_word]) {
+        words.push("`,` or the next clause");
+    }
+    if words.is_empty() {
+        words = match (operator, closers) {
+            (_, closers) if !closers.is_empty() => vec![closers],
+            _ if has(&[Rule::attr]) => vec!["an attribute or the end"],
+            (true, _) => vec!["an operator"],
+            _ => vec!["something else"],
+        };
+    }
+    words.dedup();
+    match words.as_slice() {
+        [one] => one.to_string(),
+        [init @ .., last] => format!("{} or {last}", init.join(", ")),
+        [] => unreachable!("filled above"),
+    }
 }

@@ -7,6 +7,7 @@
 mod broken;
 mod exprs;
 mod items;
+mod slips;
 mod stmts;
 
 use super::ast::*;
@@ -193,6 +194,9 @@ fn is_mark(rule: Rule) -> bool {
             | at_least
             | tilde
             | open_paren
+            | question
+            | no_semicolon
+            | no_line_end
             | kw_kernel
             | kw_fn
             | kw_reference

@@ -6,17 +6,27 @@ impl Builder<'_> {
     pub fn block(&mut self, pair: Pair<Rule>) -> Block {
         let span = self.span(&pair);
         let mut stmts = vec![];
-        let mut after_broken_if = false;
+        let mut after_broken = false;
+        let mut after_if = false;
         for p in self.inner(pair).pairs {
             let broken_else =
                 p.as_rule() == Rule::broken_stmt && starts_with_word(p.as_str(), "else");
-            let stmt = if broken_else && after_broken_if {
+            let stmt = if broken_else && after_broken {
                 // The `if` in front of it is reported.
+                self.broken_stmt_body(p)
+            } else if broken_else
+                && after_if
+                && !self.reported(p.as_span().start(), p.as_span().end())
+            {
+                let start = p.as_span().start();
+                let span = self.at(start, start + "else".len());
+                self.sink.report(problem::else_without_block(span));
                 self.broken_stmt_body(p)
             } else {
                 self.stmt(p)
             };
-            after_broken_if = matches!(stmt.kind, StmtKind::Error);
+            after_broken = matches!(stmt.kind, StmtKind::Error);
+            after_if = matches!(stmt.kind, StmtKind::If { .. });
             stmts.push(stmt);
         }
         Block { stmts, span }
@@ -54,7 +64,7 @@ impl Builder<'_> {
         let Some(mark) = pair
             .clone()
             .into_inner()
-            .find(|p| p.as_rule() == Rule::no_semicolon)
+            .find(|p| matches!(p.as_rule(), Rule::no_semicolon | Rule::no_line_end))
         else {
             return;
         };
