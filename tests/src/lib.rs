@@ -1,4 +1,6 @@
 //! The test harness: tests are data, this crate runs them.
 
 pub mod golden;
+pub mod random;
+pub mod random_model;
 pub mod reference;
