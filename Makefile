@@ -22,7 +22,7 @@ test: setup lint
 	$(CARGO) test --release --workspace --lib --bins --tests
 
 soak: setup
-	PROPTEST_CASES=20000 $(CARGO) test --release --workspace --lib --bins --tests
+	TESSERA_SOAK_FACTOR=10 PROPTEST_CASES=20000 $(CARGO) test --release --workspace --lib --bins --tests
 
 fmt:
 	$(CARGO) fmt --all

@@ -1,5 +1,21 @@
 //! Seeded random numbers for tests: SplitMix64, the same on every machine.
 
+/// How many cases a test with random input runs: `usual`, times `TESSERA_SOAK_FACTOR` where that is set.
+///
+/// # Panics
+/// If the variable is no number.
+pub fn cases(usual: usize) -> usize {
+    match std::env::var("TESSERA_SOAK_FACTOR") {
+        Ok(factor) => {
+            usual
+                * factor
+                    .parse::<usize>()
+                    .expect("TESSERA_SOAK_FACTOR must be a whole number")
+        }
+        Err(_) => usual,
+    }
+}
+
 /// A stream of random numbers that its seed determines.
 #[derive(Debug, Clone)]
 pub struct Random {

@@ -82,6 +82,11 @@ pub fn random_case(number: u64, attempt: u64) -> RandomCase {
     let groups = random.between(1, 4);
     let heads = groups * random.between(1, 3);
     let rope = 2 * random.between(1, 16);
+    let head_dim = match flavour {
+        4 => rope.max(16),
+        8 => 512,
+        _ => (rope + 2 * random.between(0, 40)).max(16),
+    };
     let mut compress_ratios = ratios.clone();
     compress_ratios.extend(vec![0; draft]);
     let vocab = random.between(2, 150);
@@ -105,7 +110,7 @@ pub fn random_case(number: u64, attempt: u64) -> RandomCase {
         "num_nextn_predict_layers": draft,
         "num_attention_heads": heads,
         "num_key_value_heads": 1,
-        "head_dim": if flavour == 4 { rope.max(16) } else { (rope + 2 * random.between(0, 40)).max(16) },
+        "head_dim": head_dim,
         "qk_rope_head_dim": rope,
         "q_lora_rank": random.between(8, 60),
         "o_groups": groups,

@@ -66,6 +66,7 @@ fn the_cases_cover_the_ranges() {
     some("eight residual streams", &|c| c.hc_mult == 8);
     some("one Sinkhorn step", &|c| c.hc_sinkhorn_iters == 1);
     some("only rotated dims", &|c| c.head_dim == c.qk_rope_head_dim);
+    some("the widest head", &|c| c.head_dim == 512);
     some("an odd hidden size", &|c| c.hidden_size % 2 == 1);
     some("an odd index width", &|c| c.index_head_dim % 2 == 1);
     some("several output groups", &|c| {

@@ -1,6 +1,6 @@
 //! Which tensors a configured model has: one table, and the comparison of a checkpoint with it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::{Checkpoint, Dtype, Mismatch, Tensor, WeightsError};
 use crate::model::config::{Config, ExpertFormat, LayerKind, WeightFormat};
@@ -244,29 +244,32 @@ impl Table<'_> {
 /// [`WeightsError::Mismatch`] with every difference.
 pub fn check(config: &Config, checkpoint: &Checkpoint) -> Result<Draft, WeightsError> {
     let draft = draft_kind(config, checkpoint);
-    let expected: BTreeMap<String, ExpectedTensor> = expected_tensors(config)
-        .into_iter()
-        .filter(|tensor| draft == Draft::Mtp || !is_draft(&tensor.name))
-        .map(|tensor| (tensor.name.clone(), tensor))
-        .collect();
+    let mut expected = expected_tensors(config);
+    expected.retain(|tensor| draft == Draft::Mtp || !is_draft(&tensor.name));
+    expected.sort_unstable_by(|a, b| a.name.cmp(&b.name));
 
     let mut mismatches = Vec::new();
-    for tensor in expected.values() {
-        match checkpoint.get(&tensor.name) {
-            None => mismatches.push(Mismatch::Missing {
-                name: tensor.name.clone(),
-                shape: tensor.shape.clone(),
-            }),
-            Some(found) => mismatches.extend(compare(tensor, &found, config)),
-        }
-    }
     for tensor in checkpoint.tensors() {
         let ignored =
             IGNORED.contains(&tensor.name) || (draft == Draft::OtherKind && is_draft(tensor.name));
-        if !ignored && !expected.contains_key(tensor.name) {
+        let known = |name: &str| {
+            expected
+                .binary_search_by(|tensor| tensor.name.as_str().cmp(name))
+                .is_ok()
+        };
+        if !ignored && !known(tensor.name) {
             mismatches.push(Mismatch::Unexpected {
                 name: tensor.name.into(),
             });
+        }
+    }
+    for tensor in expected {
+        match checkpoint.get(&tensor.name) {
+            None => mismatches.push(Mismatch::Missing {
+                name: tensor.name,
+                shape: tensor.shape,
+            }),
+            Some(found) => mismatches.extend(compare(&tensor, &found, config)),
         }
     }
     if mismatches.is_empty() {

@@ -10,7 +10,7 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use super::{Dtype, HeaderProblem};
 
 /// All tensors of the largest released model in one file would take 22 MB.
-const MAX_HEADER_BYTES: u64 = 50_000_000;
+const MAX_HEADER_BYTES: u64 = 32 << 20;
 const MAX_RANK: usize = 8;
 
 /// One tensor of a file; `begin` and `end` count from the first byte of the file.
