@@ -62,6 +62,9 @@ fn the_cases_cover_the_ranges() {
         c.index_topk == 2048 && has(c, |k| matches!(k, LayerKind::CompressedSparse { .. }))
     });
     some("one entry picked", &|c| c.index_topk == 1);
+    some("few index heads", &|c| {
+        c.index_n_heads < 5 && has(c, |k| matches!(k, LayerKind::CompressedSparse { .. }))
+    });
     some("one residual stream", &|c| c.hc_mult == 1);
     some("eight residual streams", &|c| c.hc_mult == 8);
     some("one Sinkhorn step", &|c| c.hc_sinkhorn_iters == 1);

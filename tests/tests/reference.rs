@@ -87,3 +87,62 @@ fn greedy_tokens_of_the_golden_cases() {
         }
     }
 }
+
+/// The comparison itself: what is a little too far off, unequal or no number is reported, under its name.
+#[test]
+fn differences_from_a_golden_case_are_found() {
+    let case = Case::open("g4_csa_select").unwrap();
+    let reference = Reference::open(&case.folder).unwrap();
+    let length = *case.lengths.last().unwrap();
+    let ids = case.ids(&format!("len{length}.input_ids")).unwrap();
+    let right = reference.run_batch(&ids, None).tensors;
+    let wrong_names = |name: &str, change: fn(&mut Vec<f64>)| {
+        let mut tensors = right.clone();
+        change(&mut tensors.get_mut(name).unwrap().data);
+        let all = case
+            .compare_io(length, &tensors)
+            .into_iter()
+            .chain(case.compare_trace(&tensors));
+        all.filter(|comparison| !comparison.is_fine())
+            .map(|comparison| comparison.name)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(wrong_names("logits", |_| ()), [""; 0]);
+    assert_eq!(
+        wrong_names("logits", |data| data[777] += 1.5e-4),
+        ["logits"]
+    );
+    assert_eq!(
+        wrong_names("hidden.1", |data| data[5] = f64::NAN),
+        ["hidden.1"]
+    );
+    // Stored for some positions only; the last is one of them.
+    assert_eq!(
+        wrong_names("L1.attn.q", |data| *data.last_mut().unwrap() += 1e-3),
+        ["L1.attn.q"]
+    );
+    assert_eq!(
+        wrong_names("L0.attn.kv", |data| data[9] *= 1.01),
+        ["L0.attn.kv"]
+    );
+    assert_eq!(
+        wrong_names("L0.idx.topk", |data| *data.last_mut().unwrap() += 40.0),
+        ["L0.idx.topk"]
+    );
+    assert_eq!(
+        wrong_names("L1.comp.visible", |data| data[0] = 1.0),
+        ["L1.comp.visible"]
+    );
+    assert_eq!(
+        wrong_names("L1.gate.topk_idx", |data| data.swap(0, 1)),
+        [""; 0]
+    );
+    assert_eq!(
+        wrong_names("L1.gate.topk_idx", |data| data[1] = 8.0),
+        ["L1.gate.topk_idx"]
+    );
+    assert_eq!(
+        wrong_names("L1.gate.topk_w", |data| data[1] += 1e-3),
+        ["L1.gate.topk_w"]
+    );
+}
