@@ -57,7 +57,7 @@ pub enum ParamKind {
         dtype: DType,
         /// Over dims and `index` scalars. A dim takes its value from the first extent that is just its name.
         shape: Vec<HostExpr>,
-        /// Bytes; at least the element's own.
+        /// Bytes; the start of the tensor and of every row is a multiple. At least the element's own (1 for half bytes).
         align: u32,
         /// The last axis has stride 1 (always, unless the author wrote `@strided`).
         contiguous: bool,

@@ -1,0 +1,360 @@
+//! A library: the kernels of one archive, ready to launch on one device.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use tessera_artifact::{Archive, ArchiveError, KernelEntry};
+
+use crate::cpu::{CpuDevice, CpuKernel, CpuLoadError, CpuOptions, Objects};
+use crate::launch::{Arg, LaunchError, Request, Signature, argument_names, describe_all};
+use crate::tensor::Place;
+
+/// What kernels run on. Cheap to clone; clones share threads, memory and context.
+#[derive(Clone, Debug)]
+pub enum Device {
+    Cpu(Arc<CpuDevice>),
+}
+
+impl Device {
+    /// The CPU with all its threads and its best instructions.
+    ///
+    /// # Errors
+    /// The operating system's, if it refuses a thread.
+    pub fn cpu() -> std::io::Result<Self> {
+        Self::cpu_with(CpuOptions::default())
+    }
+
+    pub fn cpu_with(options: CpuOptions) -> std::io::Result<Self> {
+        Ok(Device::Cpu(Arc::new(CpuDevice::new(options)?)))
+    }
+
+    /// Where tensors must be for this device to use them.
+    pub fn place(&self) -> Place {
+        match self {
+            Device::Cpu(_) => Place::Host,
+        }
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Device::Cpu(cpu) => write!(f, "CPU, {} threads", cpu.threads()),
+        }
+    }
+}
+
+/// Why an archive did not become a library.
+#[derive(Clone, Debug, PartialEq)]
+pub enum LibraryError {
+    Archive(ArchiveError),
+    /// The code of a kernel cannot be loaded.
+    Code {
+        kernel: String,
+        what: String,
+    },
+    /// The library lacks a kernel that the program was built for.
+    MissingKernel {
+        name: String,
+    },
+    /// A kernel's parameters are not those that the program was built for.
+    OtherParameters {
+        name: String,
+        expected: Vec<String>,
+        found: Vec<String>,
+    },
+}
+
+impl fmt::Display for LibraryError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Archive(why) => why.fmt(f),
+            Self::Code { kernel, what } => write!(f, "kernel `{kernel}`: {what}"),
+            Self::MissingKernel { name } => write!(
+                f,
+                "the library has no kernel `{name}`, which this program needs; build it again"
+            ),
+            Self::OtherParameters {
+                name,
+                expected,
+                found,
+            } => write!(
+                f,
+                "kernel `{name}` takes ({}), and this program was built for ({}); build both again",
+                found.join(", "),
+                expected.join(", ")
+            ),
+        }
+    }
+}
+
+impl std::error::Error for LibraryError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Archive(why) => Some(why),
+            _ => None,
+        }
+    }
+}
+
+impl From<ArchiveError> for LibraryError {
+    fn from(why: ArchiveError) -> Self {
+        Self::Archive(why)
+    }
+}
+
+/// Every kernel of an archive.
+#[derive(Clone, Debug)]
+pub struct Library {
+    device: Device,
+    kernels: BTreeMap<String, Kernel>,
+}
+
+/// One kernel with its instances; a launch takes the first instance that takes its arguments.
+#[derive(Clone)]
+pub struct Kernel(Arc<Inner>);
+
+struct Inner {
+    name: String,
+    device: Device,
+    instances: Vec<Instance>,
+}
+
+struct Instance {
+    entry: KernelEntry,
+    signature: Signature,
+    code: Code,
+}
+
+enum Code {
+    Cpu(CpuKernel),
+    /// Kept until the launch, since a program may never launch it.
+    None(LaunchError),
+}
+
+impl Library {
+    /// Checks the archive and loads the code that suits the device. `bytes` are needed no more afterwards.
+    ///
+    /// # Errors
+    /// [`LibraryError`]. A kernel without code for this device is an error only when it is launched.
+    pub fn load(bytes: &[u8], device: &Device) -> Result<Self, LibraryError> {
+        let archive = Archive::read(bytes)?;
+        let mut objects = Objects::default();
+        let mut families: BTreeMap<String, Vec<Instance>> = BTreeMap::new();
+        for entry in &archive.manifest().kernels {
+            let code = load_code(&archive, entry, device, &mut objects)?;
+            let instance = Instance {
+                entry: entry.clone(),
+                signature: Signature::new(entry),
+                code,
+            };
+            families
+                .entry(entry.name.clone())
+                .or_default()
+                .push(instance);
+        }
+        let kernels = families
+            .into_iter()
+            .map(|(name, instances)| {
+                (
+                    name.clone(),
+                    Kernel(Arc::new(Inner {
+                        name,
+                        device: device.clone(),
+                        instances,
+                    })),
+                )
+            })
+            .collect();
+        Ok(Library {
+            device: device.clone(),
+            kernels,
+        })
+    }
+
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// By its whole name, or by its last part where only one kernel has it.
+    ///
+    /// # Errors
+    /// [`LaunchError::UnknownKernel`], [`LaunchError::AmbiguousKernel`].
+    pub fn kernel(&self, name: &str) -> Result<&Kernel, LaunchError> {
+        if let Some(kernel) = self.kernels.get(name) {
+            return Ok(kernel);
+        }
+        let candidates: Vec<&Kernel> = self
+            .kernels
+            .values()
+            .filter(|k| k.0.name.rsplit("::").next() == Some(name))
+            .collect();
+        match candidates[..] {
+            [kernel] => Ok(kernel),
+            [] => Err(LaunchError::UnknownKernel {
+                name: name.to_owned(),
+                known: self.kernels.keys().cloned().collect(),
+            }),
+            _ => Err(LaunchError::AmbiguousKernel {
+                name: name.to_owned(),
+                candidates: candidates.iter().map(|k| k.0.name.clone()).collect(),
+            }),
+        }
+    }
+
+    /// The kernel of this whole name, if it takes exactly these arguments: what generated launch functions ask for when they load.
+    ///
+    /// # Errors
+    /// [`LibraryError::MissingKernel`], [`LibraryError::OtherParameters`].
+    pub fn expect_kernel(&self, name: &str, params: &[&str]) -> Result<Kernel, LibraryError> {
+        let kernel = self
+            .kernels
+            .get(name)
+            .ok_or_else(|| LibraryError::MissingKernel {
+                name: name.to_owned(),
+            })?;
+        let found = kernel.argument_names();
+        match found == params {
+            true => Ok(kernel.clone()),
+            false => Err(LibraryError::OtherParameters {
+                name: name.to_owned(),
+                expected: params.iter().map(|p| (*p).to_owned()).collect(),
+                found,
+            }),
+        }
+    }
+
+    /// In order of their names.
+    pub fn kernels(&self) -> impl Iterator<Item = &Kernel> {
+        self.kernels.values()
+    }
+}
+
+fn load_code(
+    archive: &Archive<'_>,
+    entry: &KernelEntry,
+    device: &Device,
+    objects: &mut Objects,
+) -> Result<Code, LibraryError> {
+    match device {
+        Device::Cpu(cpu) => match cpu.load(archive, entry, objects) {
+            Ok(kernel) => Ok(Code::Cpu(kernel)),
+            Err(CpuLoadError::NoCode(why)) => Ok(Code::None(LaunchError::NoCode {
+                kernel: entry.name.clone(),
+                why,
+            })),
+            Err(CpuLoadError::Object(why)) => Err(LibraryError::Code {
+                kernel: entry.instance_name(),
+                what: why.to_string(),
+            }),
+        },
+    }
+}
+
+impl Kernel {
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// The manifest entries of its instances, in order of the archive.
+    pub fn instances(&self) -> impl Iterator<Item = &KernelEntry> {
+        self.0.instances.iter().map(|i| &i.entry)
+    }
+
+    /// The parameters that the caller gives, in order (all but `scratch` and `flags`).
+    pub fn argument_names(&self) -> Vec<String> {
+        argument_names(&self.0.instances[0].entry)
+    }
+
+    /// Runs the first instance that takes the arguments, which are in order of [`Kernel::argument_names`]; returns when the kernel
+    /// is done (CPU) or queued (CUDA).
+    ///
+    /// # Errors
+    /// [`LaunchError`]; a refused launch has run nothing and written nothing.
+    pub fn launch(&self, args: &[Arg<'_>]) -> Result<(), LaunchError> {
+        let inner = &*self.0;
+        // A family is never empty, and instances agree on everything that this looks at.
+        let first = &inner.instances[0];
+        first
+            .signature
+            .check_arguments(&first.entry, args, inner.device.place())?;
+        match &inner.device {
+            Device::Cpu(cpu) => cpu.launch(&inner.name, |request| {
+                match &inner.pick(args, request)?.code {
+                    Code::Cpu(kernel) => Ok(kernel),
+                    Code::None(why) => Err(why.clone()),
+                }
+            }),
+        }
+    }
+
+    /// As [`Kernel::launch`], with each argument named.
+    ///
+    /// # Errors
+    /// Besides those of `launch`: an unknown, missing or repeated name.
+    pub fn launch_named(&self, args: Vec<(&str, Arg<'_>)>) -> Result<(), LaunchError> {
+        let params = self.argument_names();
+        let kernel = || self.0.name.clone();
+        let mut placed: Vec<Option<Arg<'_>>> = params.iter().map(|_| None).collect();
+        for (name, arg) in args {
+            let Some(at) = params.iter().position(|p| p == name) else {
+                return Err(LaunchError::UnknownArgument {
+                    kernel: kernel(),
+                    name: name.to_owned(),
+                    params,
+                });
+            };
+            if placed[at].replace(arg).is_some() {
+                return Err(LaunchError::RepeatedArgument {
+                    kernel: kernel(),
+                    name: name.to_owned(),
+                });
+            }
+        }
+        let ordered = (placed.into_iter().zip(&params))
+            .map(|(arg, name)| {
+                arg.ok_or_else(|| LaunchError::MissingArgument {
+                    kernel: kernel(),
+                    name: name.clone(),
+                })
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        self.launch(&ordered)
+    }
+}
+
+impl Inner {
+    fn pick(&self, args: &[Arg<'_>], request: &mut Request) -> Result<&Instance, LaunchError> {
+        (self.instances.iter())
+            .find(|instance| instance.signature.resolve(args, request).is_ok())
+            .ok_or_else(|| self.explain(args))
+    }
+
+    /// Slow and wordy; only for a launch that nothing takes.
+    fn explain(&self, args: &[Arg<'_>]) -> LaunchError {
+        let reasons = (self.instances.iter())
+            .filter_map(|i| {
+                let refusal = i.signature.resolve(args, &mut Request::default()).err()?;
+                let dims = i.signature.dims_for_message(args);
+                Some((i.entry.instance_name(), refusal.describe(&i.entry, &dims)))
+            })
+            .collect();
+        LaunchError::NoInstance {
+            kernel: self.name.clone(),
+            given: describe_all(&self.instances[0].entry, args),
+            reasons,
+        }
+    }
+}
+
+impl fmt::Debug for Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "Kernel({}, {} instances)",
+            self.0.name,
+            self.0.instances.len()
+        )
+    }
+}
