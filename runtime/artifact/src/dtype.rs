@@ -102,7 +102,10 @@ impl DType {
     }
 
     /// Every value of `self` is a value of `to`, so that `copy` and assignment may convert in silence.
-    #[allow(clippy::match_like_matches_macro, reason = "a table, one row per source")]
+    #[allow(
+        clippy::match_like_matches_macro,
+        reason = "a table, one row per source"
+    )]
     pub fn widens_to(self, to: DType) -> bool {
         use DType::*;
         if self == to {
