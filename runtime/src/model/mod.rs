@@ -1,4 +1,18 @@
 //! The DeepSeek-V4 model: its configuration, what it costs, and its forward pass.
 
+pub mod batch;
 pub mod config;
+mod error;
+pub mod forward;
+pub mod kernels;
+pub mod kv_cache;
+pub mod parameters;
 pub mod plan;
+mod rope;
+pub mod trace;
+mod workspace;
+
+pub use batch::Run;
+pub use error::ModelError;
+pub use forward::{Logits, Model, Output, Session};
+pub use trace::Trace;

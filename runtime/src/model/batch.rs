@@ -1,0 +1,121 @@
+//! The tokens of one forward call: runs of consecutive tokens of any number of sequences, one after another.
+
+use super::ModelError;
+use super::kv_cache::KvCache;
+
+/// Consecutive tokens of one sequence, going on where its cache ends.
+#[derive(Clone, Copy, Debug)]
+pub struct Run<'a> {
+    /// Slot of the sequence in the cache.
+    pub sequence: usize,
+    pub ids: &'a [u32],
+    /// For multi-token prediction: the token after each of `ids`; as long as `ids`.
+    pub next_ids: Option<&'a [u32]>,
+}
+
+/// Token ids with their places, `[T]` each, as kernels read them.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    pub ids: Vec<i32>,
+    /// Token t + 1 of each token's sequence, for multi-token prediction; empty without it.
+    pub next_ids: Vec<i32>,
+    pub positions: Vec<i32>,
+    pub sequences: Vec<i32>,
+    /// The last token of each run.
+    pub last: Vec<i32>,
+}
+
+impl Batch {
+    /// Fills the batch with `runs`; keeps the memory of the last one.
+    ///
+    /// # Errors
+    /// [`ModelError::Input`]: an id outside the vocabulary, a sequence that is not there or comes twice, more tokens than the cache or
+    /// the workspace holds.
+    pub fn fill(
+        &mut self,
+        runs: &[Run],
+        cache: &KvCache,
+        vocab_size: usize,
+        most_tokens: usize,
+    ) -> Result<(), ModelError> {
+        self.clear();
+        let wants_next = runs.first().is_some_and(|run| run.next_ids.is_some());
+        for run in runs {
+            let length = cache.length(run.sequence).ok_or_else(|| {
+                ModelError::Input(format!(
+                    "sequence {} does not exist: the cache holds {}",
+                    run.sequence,
+                    cache.sequences()
+                ))
+            })?;
+            if run.ids.is_empty() {
+                return Err(ModelError::Input(format!(
+                    "sequence {} comes without tokens",
+                    run.sequence
+                )));
+            }
+            if self.sequences.contains(&(run.sequence as i32)) {
+                return Err(ModelError::Input(format!(
+                    "sequence {} comes twice in one call",
+                    run.sequence
+                )));
+            }
+            let end = length + run.ids.len();
+            if end > cache.context() {
+                return Err(ModelError::Input(format!(
+                    "sequence {} would have {end} tokens; the cache holds {} per sequence",
+                    run.sequence,
+                    cache.context()
+                )));
+            }
+            if self.ids.len() + run.ids.len() > most_tokens {
+                return Err(ModelError::Input(format!(
+                    "more than {most_tokens} tokens in one call; use smaller chunks or a larger workspace"
+                )));
+            }
+            push_ids(&mut self.ids, run.ids, vocab_size)?;
+            match run.next_ids {
+                Some(next) if wants_next && next.len() == run.ids.len() => {
+                    push_ids(&mut self.next_ids, next, vocab_size)?;
+                }
+                None if !wants_next => {}
+                _ => {
+                    return Err(ModelError::Input(
+                        "every run needs as many next tokens as tokens, or none does".into(),
+                    ));
+                }
+            }
+            self.positions.extend((length..end).map(|p| p as i32));
+            self.sequences
+                .extend(std::iter::repeat_n(run.sequence as i32, run.ids.len()));
+            self.last.push(self.ids.len() as i32 - 1);
+        }
+        Ok(())
+    }
+
+    pub fn tokens(&self) -> usize {
+        self.ids.len()
+    }
+
+    fn clear(&mut self) {
+        for list in [
+            &mut self.ids,
+            &mut self.next_ids,
+            &mut self.positions,
+            &mut self.sequences,
+            &mut self.last,
+        ] {
+            list.clear();
+        }
+    }
+}
+
+fn push_ids(to: &mut Vec<i32>, ids: &[u32], vocab_size: usize) -> Result<(), ModelError> {
+    if let Some(id) = ids.iter().find(|&&id| id as usize >= vocab_size) {
+        return Err(ModelError::Input(format!(
+            "token {id} is not in the vocabulary of {vocab_size}"
+        )));
+    }
+    to.extend(ids.iter().map(|&id| id as i32));
+    Ok(())
+}

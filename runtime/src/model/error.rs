@@ -1,0 +1,68 @@
+//! What can go wrong between a model's folder and its logits.
+
+use std::fmt;
+
+use super::config::ConfigError;
+use crate::weights::WeightsError;
+use tessera_device::{LaunchError, TensorError};
+
+/// Why a model cannot be loaded or run.
+#[derive(Debug)]
+pub enum ModelError {
+    Config(ConfigError),
+    Weights(WeightsError),
+    Tensor(TensorError),
+    Launch(LaunchError),
+    /// Tokens, sequences or sizes that the call cannot take.
+    Input(String),
+    /// A checkpoint or setting that this version does not run.
+    Unsupported(String),
+}
+
+impl fmt::Display for ModelError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ModelError::Config(error) => error.fmt(f),
+            ModelError::Weights(error) => error.fmt(f),
+            ModelError::Tensor(error) => error.fmt(f),
+            ModelError::Launch(error) => error.fmt(f),
+            ModelError::Input(text) | ModelError::Unsupported(text) => f.write_str(text),
+        }
+    }
+}
+
+impl std::error::Error for ModelError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            ModelError::Config(error) => Some(error),
+            ModelError::Weights(error) => Some(error),
+            ModelError::Tensor(error) => Some(error),
+            ModelError::Launch(error) => Some(error),
+            ModelError::Input(_) | ModelError::Unsupported(_) => None,
+        }
+    }
+}
+
+impl From<ConfigError> for ModelError {
+    fn from(error: ConfigError) -> Self {
+        ModelError::Config(error)
+    }
+}
+
+impl From<WeightsError> for ModelError {
+    fn from(error: WeightsError) -> Self {
+        ModelError::Weights(error)
+    }
+}
+
+impl From<TensorError> for ModelError {
+    fn from(error: TensorError) -> Self {
+        ModelError::Tensor(error)
+    }
+}
+
+impl From<LaunchError> for ModelError {
+    fn from(error: LaunchError) -> Self {
+        ModelError::Launch(error)
+    }
+}

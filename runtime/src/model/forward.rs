@@ -1,0 +1,844 @@
+//! The forward pass: plain calls one after another, each with its shapes.
+//!
+//! Tokens of all sequences stand in one list (T of them) with their positions and sequences beside them, so prefill, chunks and decode
+//! are one code path, and a token's bits don't depend on what else is in the call. Letters as in `workspace.rs`.
+//!
+//! Needs: parameters, a cache, a workspace. Keeps: after an error the cache's lengths are as before the call.
+
+use std::mem::swap;
+use std::path::Path;
+
+use super::ModelError;
+use super::batch::{Batch, Run};
+use super::config::{Config, LayerKind};
+use super::kernels::{Index, Kernels};
+use super::kv_cache::{CompressorCache, KvCache, LayerCache};
+use super::parameters::{self, Choice, DraftBlock, HcSite, Layer, Linear, Moe, Parameters};
+use super::rope::Frequencies;
+use super::trace::{Trace, Tracer};
+use super::workspace::{DraftWorkspace, Rows, Workspace, most_tiles, rows_per_tile};
+use crate::weights::Checkpoint;
+use tessera_device::{Tensor, View};
+
+/// A loaded model.
+pub struct Model {
+    config: Config,
+    kernels: Kernels,
+    parameters: Parameters,
+    frequencies: Frequencies,
+}
+
+/// Memory of the calls of one caller; made by [`Model::session`].
+pub struct Session {
+    cache: KvCache,
+    batch: Batch,
+    workspace: Workspace,
+}
+
+/// Which tokens of a call get logits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Logits {
+    All,
+    /// The last token of every run.
+    Last,
+}
+
+/// What a call computed; borrowed from the session until its next call.
+pub struct Output<'a> {
+    /// `[rows, V]`
+    pub logits: View<'a>,
+    /// `[T, V]`: of the multi-token-prediction block, if next tokens were given.
+    pub draft_logits: Option<View<'a>>,
+}
+
+impl Model {
+    /// Reads the model in `folder`: `config.json` and its safetensors.
+    ///
+    /// # Errors
+    /// [`ModelError`].
+    pub fn load(
+        folder: &Path,
+        kernels: Kernels,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Model, ModelError> {
+        let config = Config::read(folder)?;
+        let checkpoint = Checkpoint::open(folder)?;
+        let parameters = Parameters::load(&config, &checkpoint, &kernels, progress)?;
+        let frequencies = Frequencies::new(&config, &kernels)?;
+        Ok(Model {
+            config,
+            kernels,
+            parameters,
+            frequencies,
+        })
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub fn kernels(&self) -> &Kernels {
+        &self.kernels
+    }
+
+    /// Whether the checkpoint holds a multi-token-prediction block.
+    pub fn has_draft(&self) -> bool {
+        self.parameters.draft.is_some()
+    }
+
+    /// `[F]`: rotary frequencies of window-only layers and of those that compress.
+    pub fn rope_frequencies(&self) -> (View<'_>, View<'_>) {
+        (
+            self.frequencies.main.view(),
+            self.frequencies.compress.view(),
+        )
+    }
+
+    /// Memory for `sequences` of up to `context` tokens each, at most `most_tokens` in one call.
+    ///
+    /// # Errors
+    /// [`ModelError`]: a size out of range, or no memory.
+    pub fn session(
+        &self,
+        sequences: usize,
+        context: usize,
+        most_tokens: usize,
+    ) -> Result<Session, ModelError> {
+        if sequences == 0 || context == 0 || most_tokens == 0 {
+            return Err(ModelError::Input(
+                "a session needs at least one sequence, one token of context and one token per call".into(),
+            ));
+        }
+        Ok(Session {
+            cache: KvCache::new(&self.config, sequences, context, most_tokens)?,
+            batch: Batch::default(),
+            workspace: Workspace::new(&self.config, most_tokens, context, self.has_draft())?,
+        })
+    }
+
+    /// Runs the next tokens of some sequences.
+    ///
+    /// # Errors
+    /// [`ModelError::Input`] for tokens the session cannot take; a launch that was refused; what the trace reports.
+    pub fn forward<'s>(
+        &self,
+        session: &'s mut Session,
+        runs: &[Run],
+        logits: Logits,
+        trace: Option<&mut dyn Trace>,
+    ) -> Result<Output<'s>, ModelError> {
+        let Session {
+            cache,
+            batch,
+            workspace,
+        } = session;
+        batch.fill(runs, cache, self.config.vocab_size, workspace.most_tokens)?;
+        let draft = match (batch.next_ids.is_empty(), &self.parameters.draft) {
+            (true, _) => None,
+            (false, Some(draft)) => Some(draft),
+            (false, None) => {
+                return Err(ModelError::Input(
+                    "next tokens were given, and the model has no multi-token-prediction block"
+                        .into(),
+                ));
+            }
+        };
+        let rows = match logits {
+            Logits::All => batch.tokens(),
+            Logits::Last => batch.last.len(),
+        };
+        let mut pass = Pass {
+            c: &self.config,
+            k: &self.kernels,
+            frequencies: &self.frequencies,
+            w: &mut *workspace,
+            t: batch.tokens(),
+            longest: longest(batch),
+            tracer: Tracer::new(trace),
+        };
+        pass.run(&self.parameters, cache, batch, logits)?;
+        if let Some(draft) = draft {
+            pass.draft(&self.parameters, draft, cache)?;
+        }
+        for run in runs {
+            cache.advance(run.sequence, run.ids.len());
+        }
+        let draft_logits = match (&draft, &workspace.draft) {
+            (Some(_), Some(w)) => Some(w.logits.rows(batch.tokens())?),
+            _ => None,
+        };
+        Ok(Output {
+            logits: workspace.logits.rows(rows)?,
+            draft_logits,
+        })
+    }
+}
+
+impl Session {
+    pub fn cache(&self) -> &KvCache {
+        &self.cache
+    }
+
+    /// Empties a sequence's slot.
+    pub fn reset(&mut self, sequence: usize) {
+        self.cache.reset(sequence);
+    }
+}
+
+/// The largest number of tokens that a sequence of the batch has after the call.
+fn longest(batch: &Batch) -> usize {
+    batch.positions.iter().max().map_or(0, |&p| p as usize + 1)
+}
+
+/// One call under way.
+struct Pass<'a, 't> {
+    c: &'a Config,
+    k: &'a Kernels,
+    frequencies: &'a Frequencies,
+    w: &'a mut Workspace,
+    /// Tokens.
+    t: usize,
+    longest: usize,
+    tracer: Tracer<'t>,
+}
+
+type Done = Result<(), ModelError>;
+
+impl Pass<'_, '_> {
+    fn run(&mut self, p: &Parameters, cache: &mut KvCache, batch: &Batch, logits: Logits) -> Done {
+        let t = self.t;
+        self.start(batch)?;
+        // X [T, N, D]: the embedding in every stream.
+        self.k
+            .embed(self.w.ids.rows(t)?, p.embed.view(), self.w.x.rows_mut(t)?)?;
+        for (index, (layer, cache)) in p.layers.iter().zip(&mut cache.layers).enumerate() {
+            self.tracer.enter(|| format!("L{index}."));
+            self.block(layer, cache)?;
+            self.tracer.enter(String::new);
+            if self.tracer.is_on() {
+                self.tracer
+                    .record(&format!("hidden.{index}"), self.w.x.rows(t)?)?;
+            }
+        }
+        self.head(p, batch, logits)
+    }
+
+    /// Ids, positions, sequences and the rotary tables of the call.
+    fn start(&mut self, batch: &Batch) -> Done {
+        let (k, t) = (self.k, self.t);
+        write(&mut self.w.ids, &batch.ids)?;
+        write(&mut self.w.positions, &batch.positions)?;
+        write(&mut self.w.sequences, &batch.sequences)?;
+        write(&mut self.w.next_ids, &batch.next_ids)?;
+        let tables = [
+            (&self.frequencies.main, &mut self.w.rope_main),
+            (&self.frequencies.compress, &mut self.w.rope_compress),
+        ];
+        for (f, rope) in tables {
+            // cos, sin [T, F]
+            k.rope_table(
+                self.w.positions.rows(t)?,
+                f.view(),
+                rope.cosine.rows_mut(t)?,
+                rope.sine.rows_mut(t)?,
+            )?;
+        }
+        Ok(())
+    }
+
+    /// X <- hc(attention), X <- hc(experts).
+    fn block(&mut self, layer: &Layer, cache: &mut LayerCache) -> Done {
+        self.hc_pre(&layer.attn_hc, &layer.attn_norm, "attn")?;
+        self.attention(layer, cache)?;
+        self.hc_post()?;
+        self.hc_pre(&layer.ffn_hc, &layer.ffn_norm, "ffn")?;
+        self.moe(&layer.moe)?;
+        self.hc_post()
+    }
+
+    /// input [T, D] = rms(Σ_j pre_j X_j), with post [T, N] and comb [T, N, N] for `hc_post`.
+    fn hc_pre(&mut self, site: &HcSite, norm: &Tensor, name: &str) -> Done {
+        let (c, k, t) = (self.c, self.k, self.t);
+        let w = &mut *self.w;
+        let streams = [t, 1, c.hc_mult * c.hidden_size];
+        linear(k, w.x.shaped(&streams)?, &site.mix, &mut w.mix)?;
+        k.hc_pre(
+            w.x.rows(t)?,
+            w.mix.rows(t)?,
+            site.base.view(),
+            site.scale.view(),
+            w.pre.rows_mut(t)?,
+            w.post.rows_mut(t)?,
+            w.comb.rows_mut(t)?,
+            w.collapsed.rows_mut(t)?,
+            c.rms_norm_eps as f32,
+            c.hc_eps as f32,
+            Index(c.hc_sinkhorn_iters),
+        )?;
+        rms(k, w.collapsed.rows(t)?, norm, &mut w.input, c)?;
+        if self.tracer.is_on() {
+            let w = &*self.w;
+            for (value, tensor) in [
+                ("pre", &w.pre),
+                ("post", &w.post),
+                ("comb", &w.comb),
+                ("collapsed", &w.collapsed),
+            ] {
+                self.tracer
+                    .record(&format!("{name}_hc.{value}"), tensor.rows(t)?)?;
+            }
+            self.tracer
+                .record(&format!("{name}.in"), w.input.rows(t)?)?;
+        }
+        Ok(())
+    }
+
+    /// X_k = post_k · output + Σ_j comb[j, k] X_j.
+    fn hc_post(&mut self) -> Done {
+        let (k, t) = (self.k, self.t);
+        let w = &mut *self.w;
+        k.hc_post(
+            w.output.rows(t)?,
+            w.x.rows(t)?,
+            w.post.rows(t)?,
+            w.comb.rows(t)?,
+            w.x_next.rows_mut(t)?,
+        )?;
+        swap(&mut w.x, &mut w.x_next);
+        Ok(())
+    }
+
+    /// input [T, D] to output [T, D].
+    fn attention(&mut self, layer: &Layer, cache: &mut LayerCache) -> Done {
+        let (c, k, t) = (self.c, self.k, self.t);
+        let p = &layer.attn;
+        let kind = layer.kind;
+        let (heads, dim) = (c.num_attention_heads, c.head_dim);
+
+        // Queries [T, H, A]: low rank, norm, up, norm of each head, rotation.
+        let w = &mut *self.w;
+        linear(
+            k,
+            w.input.shaped(&[t, 1, c.hidden_size])?,
+            &p.wq_a,
+            &mut w.q_low,
+        )?;
+        rms(k, w.q_low.rows(t)?, &p.q_norm, &mut w.q_residual, c)?;
+        linear(
+            k,
+            w.q_residual.shaped(&[t, 1, c.q_lora_rank])?,
+            &p.wq_b,
+            &mut w.q_raw,
+        )?;
+        let rope = match kind {
+            LayerKind::Window => &w.rope_main,
+            _ => &w.rope_compress,
+        };
+        k.norm_rotate(
+            w.q_raw.rows(t)?,
+            rope.cosine.rows(t)?,
+            rope.sine.rows(t)?,
+            w.q.rows_mut(t)?,
+            c.rms_norm_eps as f32,
+        )?;
+
+        // One key, also the value, per token [T, A]: into the window's ring.
+        linear(
+            k,
+            w.input.shaped(&[t, 1, c.hidden_size])?,
+            &p.wkv,
+            &mut w.kv_raw,
+        )?;
+        rms(k, w.kv_raw.rows(t)?, &p.kv_norm, &mut w.kv_normed, c)?;
+        k.rotate(
+            w.kv_normed.shaped(&[t, 1, dim])?,
+            rope.cosine.rows(t)?,
+            rope.sine.rows(t)?,
+            w.kv.shaped_mut(&[t, 1, dim])?,
+            1.0,
+        )?;
+        k.store_ring(
+            w.kv.rows(t)?,
+            w.positions.rows(t)?,
+            w.sequences.rows(t)?,
+            cache.ring.view_mut()?,
+        )?;
+
+        // Compressed entries of the blocks that these tokens close, and which of them each token sees.
+        if let (Some(compressor), Some(main)) = (&p.compressor, &mut cache.main) {
+            self.compress(compressor, main, kind)?;
+        }
+        if let (Some(indexer), Some(index)) = (&p.indexer, &mut cache.index) {
+            self.compress(&indexer.compressor, index, kind)?;
+            self.pick(indexer, index, kind)?;
+        }
+
+        // core [T, H, A], turned back by each query's position.
+        let w = &mut *self.w;
+        let entries = cache
+            .main
+            .as_ref()
+            .map_or(&cache.no_entries, |main| &main.entries);
+        let picks = match kind {
+            LayerKind::CompressedSparse { .. } => &w.picks,
+            _ => &w.no_picks,
+        };
+        k.attention(
+            w.q.rows(t)?,
+            cache.ring.view(),
+            entries.view(),
+            picks.rows(t)?,
+            w.positions.rows(t)?,
+            w.sequences.rows(t)?,
+            p.sink.view(),
+            w.core.rows_mut(t)?,
+            Index(c.sliding_window),
+            Index(kind.ratio()),
+            (dim as f32).sqrt().recip(),
+        )?;
+        let rope = match kind {
+            LayerKind::Window => &w.rope_main,
+            _ => &w.rope_compress,
+        };
+        k.rotate(
+            w.core.rows(t)?,
+            rope.cosine.rows(t)?,
+            rope.sine.rows(t)?,
+            w.core_derot.rows_mut(t)?,
+            -1.0,
+        )?;
+
+        // Output: each group of heads to its own rank [T, G, R], all of them to [T, D].
+        linear(
+            k,
+            w.core_derot.shaped(&[t, c.o_groups, c.o_group_width()])?,
+            &p.wo_a,
+            &mut w.o_low,
+        )?;
+        linear(
+            k,
+            w.o_low.shaped(&[t, 1, c.o_groups * c.o_lora_rank])?,
+            &p.wo_b,
+            &mut w.output,
+        )?;
+        if self.tracer.is_on() {
+            self.trace_attention(kind, cache, heads * dim)?;
+        }
+        Ok(())
+    }
+
+    /// Projects the tokens into the open blocks and writes the entries of those that close.
+    fn compress(
+        &mut self,
+        p: &parameters::Compressor,
+        cache: &mut CompressorCache,
+        kind: LayerKind,
+    ) -> Done {
+        let (c, k, t) = (self.c, self.k, self.t);
+        let w = &mut *self.w;
+        let columns = cache.keys.shape()[2] as usize;
+        debug_assert_eq!(columns % kind.blocks_per_entry(), 0);
+        let rows = [
+            (&p.wkv, &mut w.comp_keys, &mut cache.keys),
+            (&p.wgate, &mut w.comp_gates, &mut cache.gates),
+        ];
+        for (weights, projected, ring) in rows {
+            linear(
+                k,
+                w.input.shaped(&[t, 1, c.hidden_size])?,
+                weights,
+                projected,
+            )?;
+            k.store_ring(
+                projected.shaped(&[t, columns])?,
+                w.positions.rows(t)?,
+                w.sequences.rows(t)?,
+                ring.view_mut()?,
+            )?;
+        }
+        k.compress(
+            cache.keys.view(),
+            cache.gates.view(),
+            p.ape.view(),
+            p.norm.view(),
+            self.frequencies.compress.view(),
+            w.positions.rows(t)?,
+            w.sequences.rows(t)?,
+            cache.entries.view_mut()?,
+            c.rms_norm_eps as f32,
+        )?;
+        Ok(())
+    }
+
+    /// picks [T, topk]: the entries each token attends to.
+    fn pick(&mut self, p: &parameters::Indexer, cache: &CompressorCache, kind: LayerKind) -> Done {
+        let (c, k, t) = (self.c, self.k, self.t);
+        let (heads, dim) = (c.index_n_heads, c.index_head_dim);
+        let entries = self.longest / kind.ratio();
+        let w = &mut *self.w;
+        let all = self.tracer.is_on();
+        if entries > c.index_topk || all {
+            linear(
+                k,
+                w.q_residual.shaped(&[t, 1, c.q_lora_rank])?,
+                &p.wq_b,
+                &mut w.index_q_raw,
+            )?;
+            k.rotate(
+                w.index_q_raw.rows(t)?,
+                w.rope_compress.cosine.rows(t)?,
+                w.rope_compress.sine.rows(t)?,
+                w.index_q.rows_mut(t)?,
+                1.0,
+            )?;
+            linear(
+                k,
+                w.input.shaped(&[t, 1, c.hidden_size])?,
+                &p.weights_proj,
+                &mut w.index_w,
+            )?;
+            k.index_scores(
+                w.index_q.rows(t)?,
+                w.index_w.rows(t)?,
+                cache.entries.view(),
+                w.positions.rows(t)?,
+                w.sequences.rows(t)?,
+                w.index_scores.shaped_mut(&[t, entries])?,
+                Index(kind.ratio()),
+                Index(all as usize),
+                (dim as f32).sqrt().recip(),
+                (heads as f32).sqrt().recip(),
+            )?;
+        }
+        // With few enough entries every one is picked, whatever its score.
+        k.index_topk(
+            w.index_scores.shaped(&[t, entries])?,
+            w.positions.rows(t)?,
+            w.picks.rows_mut(t)?,
+            Index(kind.ratio()),
+        )?;
+        Ok(())
+    }
+
+    /// input [T, D] to output [T, D].
+    fn moe(&mut self, p: &Moe) -> Done {
+        let (c, k, t) = (self.c, self.k, self.t);
+        let w = &mut *self.w;
+        let (hidden, inter, choices) = (
+            c.hidden_size,
+            c.moe_intermediate_size,
+            c.num_experts_per_tok,
+        );
+        let input = [t, 1, hidden];
+
+        // Chosen experts [T, K] in ascending order, their weights [T, K].
+        linear(k, w.input.shaped(&input)?, &p.gate, &mut w.gate_logits)?;
+        let scale = c.routed_scaling_factor as f32;
+        match &p.choice {
+            Choice::Scored { bias } => k.route(
+                w.gate_logits.rows(t)?,
+                bias.view(),
+                w.gate_scores.rows_mut(t)?,
+                w.experts.rows_mut(t)?,
+                w.expert_weights.rows_mut(t)?,
+                scale,
+            )?,
+            Choice::Table { experts } => k.route_by_table(
+                w.gate_logits.rows(t)?,
+                w.ids.rows(t)?,
+                experts.view(),
+                w.gate_scores.rows_mut(t)?,
+                w.experts.rows_mut(t)?,
+                w.expert_weights.rows_mut(t)?,
+                scale,
+            )?,
+        }
+
+        // Pairs sorted by expert, cut into tiles of rows.
+        let pairs = t * choices;
+        let rows = rows_per_tile(t);
+        let tiles = most_tiles(pairs, c.n_routed_experts, rows);
+        k.count_pairs(w.experts.shaped(&[pairs])?, w.expert_count.view_mut()?)?;
+        k.group_pairs(
+            w.experts.shaped(&[pairs])?,
+            w.expert_count.view(),
+            w.pair.rows_mut(pairs)?,
+            w.tile_expert.rows_mut(tiles)?,
+            w.tile_first.rows_mut(tiles)?,
+            w.tile_end.rows_mut(tiles)?,
+            w.tiles.view_mut()?,
+            Index(rows),
+        )?;
+
+        // Routed experts: h [T K, I] by sorted row, y [T K, D] by pair.
+        let limit = c.swiglu_limit as f32;
+        k.expert_up(
+            w.input.rows(t)?,
+            p.w1.view(),
+            p.w3.view(),
+            w.pair.rows(pairs)?,
+            w.tile_expert.rows(tiles)?,
+            w.tile_first.rows(tiles)?,
+            w.tile_end.rows(tiles)?,
+            w.tiles.view(),
+            w.expert_weights.shaped(&[pairs])?,
+            w.expert_h.rows_mut(pairs)?,
+            Index(choices),
+            Index(rows),
+            limit,
+        )?;
+        k.expert_down(
+            w.expert_h.rows(pairs)?,
+            p.w2.view(),
+            w.pair.rows(pairs)?,
+            w.tile_expert.rows(tiles)?,
+            w.tile_first.rows(tiles)?,
+            w.tile_end.rows(tiles)?,
+            w.tiles.view(),
+            w.expert_y.rows_mut(pairs)?,
+            Index(rows),
+        )?;
+
+        // The shared expert [T, D], and the sum of all.
+        linear(k, w.input.shaped(&input)?, &p.shared_w1, &mut w.shared_gate)?;
+        linear(k, w.input.shaped(&input)?, &p.shared_w3, &mut w.shared_up)?;
+        k.swiglu(
+            w.shared_gate.rows(t)?,
+            w.shared_up.rows(t)?,
+            w.shared_h.rows_mut(t)?,
+            limit,
+        )?;
+        linear(
+            k,
+            w.shared_h.shaped(&[t, 1, inter])?,
+            &p.shared_w2,
+            &mut w.shared_y,
+        )?;
+        k.combine(
+            w.expert_y.shaped(&[t, choices, hidden])?,
+            w.shared_y.rows(t)?,
+            w.routed.rows_mut(t)?,
+            w.output.rows_mut(t)?,
+        )?;
+        if self.tracer.is_on() {
+            let w = &*self.w;
+            for (name, tensor) in [
+                ("gate.logits", &w.gate_logits),
+                ("gate.scores", &w.gate_scores),
+                ("gate.topk_idx", &w.experts),
+                ("gate.topk_w", &w.expert_weights),
+                ("moe.routed", &w.routed),
+                ("moe.shared", &w.shared_y),
+                ("moe.out", &w.output),
+            ] {
+                self.tracer.record(name, tensor.rows(t)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// logits [rows, V] of all tokens or the last ones.
+    fn head(&mut self, p: &Parameters, batch: &Batch, logits: Logits) -> Done {
+        let (c, k, t) = (self.c, self.k, self.t);
+        let w = &mut *self.w;
+        let width = c.hc_mult * c.hidden_size;
+        let rows = match logits {
+            // Copying all rows costs little and keeps the streams for the draft block.
+            Logits::All => {
+                write_range(&mut w.picked, t)?;
+                t
+            }
+            Logits::Last => {
+                write(&mut w.picked, &batch.last)?;
+                batch.last.len()
+            }
+        };
+        k.take_rows(
+            w.x.shaped(&[t, width])?,
+            w.picked.rows(rows)?,
+            w.head_x.shaped_mut(&[rows, width])?,
+        )?;
+        collapse(c, k, &p.hc_head, w, rows)?;
+        rms(
+            k,
+            w.head_collapsed.rows(rows)?,
+            &p.norm,
+            &mut w.head_norm,
+            c,
+        )?;
+        linear(
+            k,
+            w.head_norm.shaped(&[rows, 1, c.hidden_size])?,
+            &p.head,
+            &mut w.logits,
+        )?;
+        self.tracer
+            .record("head.collapsed", w.head_collapsed.rows(rows)?)?;
+        self.tracer.record("head.norm", w.head_norm.rows(rows)?)?;
+        self.tracer.record("logits", w.logits.rows(rows)?)
+    }
+
+    /// draft logits [T, V]: one more block over the streams and the next token's embedding, its own head norm, the shared head.
+    fn draft(&mut self, p: &Parameters, draft: &DraftBlock, cache: &mut KvCache) -> Done {
+        let (c, k, t) = (self.c, self.k, self.t);
+        let (n, hidden) = (c.hc_mult, c.hidden_size);
+        let Some(cache) = &mut cache.draft else {
+            return Err(ModelError::Input("the session has no draft cache".into()));
+        };
+        let Some(mut d) = self.w.draft.take() else {
+            return Err(ModelError::Input(
+                "the session has no draft workspace".into(),
+            ));
+        };
+        self.tracer.enter(|| "mtp.".into());
+        let done = self.draft_block(p, draft, cache, &mut d, [t, n, hidden]);
+        let last = match done {
+            Ok(()) => linear(
+                k,
+                self.w.head_norm.shaped(&[t, 1, hidden])?,
+                &p.head,
+                &mut d.logits,
+            )
+            .and_then(|()| {
+                self.tracer.record("head_norm", self.w.head_norm.rows(t)?)?;
+                self.tracer.record("logits", d.logits.rows(t)?)
+            }),
+            Err(error) => Err(error),
+        };
+        self.w.draft = Some(d);
+        last
+    }
+
+    fn draft_block(
+        &mut self,
+        p: &Parameters,
+        draft: &DraftBlock,
+        cache: &mut LayerCache,
+        d: &mut DraftWorkspace,
+        [t, n, hidden]: [usize; 3],
+    ) -> Done {
+        let (c, k) = (self.c, self.k);
+        let w = &mut *self.w;
+        // X = e_proj(rms(embedding)) in every stream + h_proj(rms(X)) stream by stream.
+        k.embed(w.next_ids.rows(t)?, p.embed.view(), d.embedded.rows_mut(t)?)?;
+        rms(
+            k,
+            d.embedded.shaped(&[t, hidden])?,
+            &draft.enorm,
+            &mut d.e,
+            c,
+        )?;
+        linear(
+            k,
+            d.e.shaped(&[t, 1, hidden])?,
+            &draft.e_proj,
+            &mut d.e_proj,
+        )?;
+        let eps = c.rms_norm_eps as f32;
+        k.rmsnorm(
+            w.x.shaped(&[t * n, hidden])?,
+            draft.hnorm.view(),
+            d.h.shaped_mut(&[t * n, hidden])?,
+            eps,
+        )?;
+        linear(
+            k,
+            d.h.shaped(&[t * n, 1, hidden])?,
+            &draft.h_proj,
+            &mut d.h_proj,
+        )?;
+        k.mtp_merge(d.e_proj.rows(t)?, d.h_proj.rows(t)?, w.x.rows_mut(t)?)?;
+        self.tracer.record("block_in", w.x.rows(t)?)?;
+        self.block(&draft.layer, cache)?;
+        let w = &mut *self.w;
+        self.tracer.record("block_out", w.x.rows(t)?)?;
+        swap(&mut w.x, &mut w.head_x);
+        let collapsed = collapse(c, k, &draft.hc_head, w, t);
+        swap(&mut w.x, &mut w.head_x);
+        collapsed?;
+        rms(
+            k,
+            w.head_collapsed.rows(t)?,
+            &draft.norm,
+            &mut w.head_norm,
+            c,
+        )
+    }
+
+    fn trace_attention(&mut self, kind: LayerKind, cache: &LayerCache, width: usize) -> Done {
+        let (c, t) = (self.c, self.t);
+        let w = &*self.w;
+        for (name, tensor) in [
+            ("attn.q_residual", &w.q_residual),
+            ("attn.q", &w.q),
+            ("attn.kv", &w.kv),
+            ("attn.core", &w.core),
+        ] {
+            self.tracer.record(name, tensor.rows(t)?)?;
+        }
+        self.tracer
+            .record("attn.core_derot", w.core_derot.shaped(&[t, width])?)?;
+        let low = [t, c.o_groups * c.o_lora_rank];
+        self.tracer.record("attn.o_a", w.o_low.shaped(&low)?)?;
+        self.tracer.record("attn.out", w.output.rows(t)?)?;
+        if let Some(main) = &cache.main {
+            let closed = (self.longest / kind.ratio()) as i64;
+            self.tracer
+                .record("comp.kv", main.entries.view().slice(1, 0..closed)?)?;
+            if let Some(index) = &cache.index {
+                self.tracer.record("idx.q", w.index_q.rows(t)?)?;
+                self.tracer
+                    .record("idx.k", index.entries.view().slice(1, 0..closed)?)?;
+                self.tracer.record("idx.head_w", w.index_w.rows(t)?)?;
+                self.tracer
+                    .record("idx.scores", w.index_scores.shaped(&[t, closed as usize])?)?;
+                self.tracer.record("idx.topk", w.picks.rows(t)?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// head_collapsed [rows, D] = hc_head(head_x [rows, N, D]).
+fn collapse(c: &Config, k: &Kernels, site: &HcSite, w: &mut Workspace, rows: usize) -> Done {
+    let streams = [rows, 1, c.hc_mult * c.hidden_size];
+    linear(k, w.head_x.shaped(&streams)?, &site.mix, &mut w.head_mix)?;
+    k.hc_head(
+        w.head_x.rows(rows)?,
+        w.head_mix.rows(rows)?,
+        site.base.view(),
+        site.scale.view(),
+        w.head_collapsed.rows_mut(rows)?,
+        c.rms_norm_eps as f32,
+        c.hc_eps as f32,
+    )?;
+    Ok(())
+}
+
+/// y [M, G, N] = x [M, G, K] · w^T.
+fn linear(k: &Kernels, x: View, w: &Linear, y: &mut Tensor) -> Done {
+    let (rows, groups) = (x.shape()[0] as usize, x.shape()[1] as usize);
+    k.linear(x, w.panels(), y.shaped_mut(&[rows, groups, w.outputs])?)?;
+    Ok(())
+}
+
+/// y [R, D] = rms(x [R, D]) · weight.
+fn rms(k: &Kernels, x: View, weight: &Tensor, y: &mut Tensor, c: &Config) -> Done {
+    let rows = x.shape()[0] as usize;
+    k.rmsnorm(x, weight.view(), y.rows_mut(rows)?, c.rms_norm_eps as f32)?;
+    Ok(())
+}
+
+/// Copies host values into the first rows of a workspace tensor.
+fn write(to: &mut Tensor, values: &[i32]) -> Done {
+    to.as_mut_slice::<i32>()?[..values.len()].copy_from_slice(values);
+    Ok(())
+}
+
+/// 0, 1, …, n - 1.
+fn write_range(to: &mut Tensor, n: usize) -> Done {
+    for (i, slot) in to.as_mut_slice::<i32>()?[..n].iter_mut().enumerate() {
+        *slot = i as i32;
+    }
+    Ok(())
+}

@@ -1,0 +1,182 @@
+//! What a sequence leaves behind for its next tokens, in two parts.
+//!
+//! **State of fixed size**: per layer a ring of the keys in the window and, where the layer compresses, rings of the projected rows of
+//! the blocks that are still open. A ring has room for a whole call's tokens besides, so that a chunk is written before it is read.
+//! **Compressed entries**, growing: one row per closed block.
+//!
+//! Rows beyond a sequence's length are never read, so a slot is reused by setting its length to 0.
+
+use tessera_artifact::DType;
+use tessera_device::Tensor;
+
+use super::ModelError;
+use super::config::{Config, LayerKind};
+
+/// The caches of all layers for a fixed number of sequences.
+pub struct KvCache {
+    lengths: Vec<usize>,
+    context: usize,
+    most_tokens: usize,
+    pub(super) layers: Vec<LayerCache>,
+    /// Of the multi-token-prediction block.
+    pub(super) draft: Option<LayerCache>,
+}
+
+/// One layer's part.
+pub(super) struct LayerCache {
+    /// `[B, R, head_dim]`: the key of position p in slot p % R.
+    pub ring: Tensor,
+    pub main: Option<CompressorCache>,
+    /// Keys of the indexer.
+    pub index: Option<CompressorCache>,
+    /// `[B, 0, head_dim]` for layers without entries.
+    pub no_entries: Tensor,
+}
+
+/// One compressor's part; D is the width of its entries, C = D or 2 D that of its projections.
+pub(super) struct CompressorCache {
+    /// `[B, R, C]`: what the key projection gave at position p, in slot p % R.
+    pub keys: Tensor,
+    /// The same of the gate projection.
+    pub gates: Tensor,
+    /// `[B, E, D]`: entry e of each sequence.
+    pub entries: Tensor,
+}
+
+impl KvCache {
+    /// Room for `sequences` of up to `context` tokens, at most `most_tokens` of them in one call.
+    ///
+    /// # Errors
+    /// [`ModelError`]: a size outside the ranges, or no memory.
+    pub fn new(
+        config: &Config,
+        sequences: usize,
+        context: usize,
+        most_tokens: usize,
+    ) -> Result<KvCache, ModelError> {
+        if context > config.max_position_embeddings {
+            return Err(ModelError::Input(format!(
+                "a context of {context} tokens; the model has positions up to {}",
+                config.max_position_embeddings
+            )));
+        }
+        let shape = Shape {
+            sequences: sequences as i64,
+            context,
+            most_tokens: most_tokens.min(context),
+        };
+        let layers = config
+            .layers
+            .iter()
+            .map(|&kind| LayerCache::new(config, kind, &shape))
+            .collect::<Result<_, _>>()?;
+        let draft = (config.num_nextn_predict_layers > 0)
+            .then(|| LayerCache::new(config, LayerKind::Window, &shape))
+            .transpose()?;
+        Ok(KvCache {
+            lengths: vec![0; sequences],
+            context,
+            most_tokens,
+            layers,
+            draft,
+        })
+    }
+
+    pub fn sequences(&self) -> usize {
+        self.lengths.len()
+    }
+
+    /// Tokens that a sequence may have.
+    pub fn context(&self) -> usize {
+        self.context
+    }
+
+    /// Tokens that one call may have.
+    pub fn most_tokens(&self) -> usize {
+        self.most_tokens
+    }
+
+    /// Tokens that `sequence` has so far; `None` if there is no such sequence.
+    pub fn length(&self, sequence: usize) -> Option<usize> {
+        self.lengths.get(sequence).copied()
+    }
+
+    /// Empties a slot for a new sequence.
+    pub fn reset(&mut self, sequence: usize) {
+        if let Some(length) = self.lengths.get_mut(sequence) {
+            *length = 0;
+        }
+    }
+
+    pub(super) fn advance(&mut self, sequence: usize, tokens: usize) {
+        self.lengths[sequence] += tokens;
+    }
+
+    /// Bytes of all tensors.
+    pub fn bytes(&self) -> usize {
+        self.layers
+            .iter()
+            .chain(&self.draft)
+            .map(LayerCache::bytes)
+            .sum()
+    }
+}
+
+struct Shape {
+    sequences: i64,
+    context: usize,
+    most_tokens: usize,
+}
+
+impl LayerCache {
+    fn new(config: &Config, kind: LayerKind, shape: &Shape) -> Result<LayerCache, ModelError> {
+        let width = config.head_dim as i64;
+        let slots = (config.sliding_window + shape.most_tokens - 1).min(
+            // A window beyond the context is never full, but the kernel asks for its slots.
+            shape.context.max(config.sliding_window),
+        );
+        let compressor = |width: usize| CompressorCache::new(kind, width, shape);
+        Ok(LayerCache {
+            ring: Tensor::zeros(DType::F32, &[shape.sequences, slots as i64, width])?,
+            main: kind
+                .is_compressed()
+                .then(|| compressor(config.head_dim))
+                .transpose()?,
+            index: matches!(kind, LayerKind::CompressedSparse { .. })
+                .then(|| compressor(config.index_head_dim))
+                .transpose()?,
+            no_entries: Tensor::zeros(DType::F32, &[shape.sequences, 0, width])?,
+        })
+    }
+
+    fn bytes(&self) -> usize {
+        let compressors = [&self.main, &self.index];
+        self.ring.byte_count()
+            + compressors
+                .into_iter()
+                .flatten()
+                .map(|c| c.keys.byte_count() + c.gates.byte_count() + c.entries.byte_count())
+                .sum::<usize>()
+    }
+}
+
+impl CompressorCache {
+    fn new(kind: LayerKind, width: usize, shape: &Shape) -> Result<CompressorCache, ModelError> {
+        let (ratio, blocks) = (kind.ratio(), kind.blocks_per_entry());
+        let slots = (ratio * blocks + shape.most_tokens) as i64;
+        let columns = (blocks * width) as i64;
+        let rows = || Tensor::zeros(DType::F32, &[shape.sequences, slots, columns]);
+        Ok(CompressorCache {
+            keys: rows()?,
+            gates: rows()?,
+            entries: Tensor::zeros(
+                DType::F32,
+                &[
+                    shape.sequences,
+                    (shape.context / ratio) as i64,
+                    width as i64,
+                ],
+            )?,
+        })
+    }
+}

@@ -1,0 +1,365 @@
+//! A model's weights in the form kernels read: matrices packed into panels, vectors in f32, expert tables in i32.
+//!
+//! Needs: a checkpoint that was compared with the configuration. Keeps: every conversion is a kernel's work; nothing here looks at a value.
+
+use tessera_artifact::DType;
+use tessera_device::{Tensor, View};
+
+use super::ModelError;
+use super::config::{Config, LayerKind, WeightFormat};
+use super::kernels::Kernels;
+use crate::weights::{self, Checkpoint, Draft};
+
+/// Columns of a panel; the kernels of `linear.tl` are written for it.
+const PANEL: usize = 64;
+
+pub struct Parameters {
+    /// `[V, D]`
+    pub embed: Tensor,
+    pub layers: Vec<Layer>,
+    pub hc_head: HcSite,
+    /// `[D]`
+    pub norm: Tensor,
+    pub head: Linear,
+    pub draft: Option<DraftBlock>,
+}
+
+/// One block: attention and experts, each behind its hyper-connection.
+pub struct Layer {
+    pub kind: LayerKind,
+    pub attn_hc: HcSite,
+    pub attn_norm: Tensor,
+    pub attn: Attention,
+    pub ffn_hc: HcSite,
+    pub ffn_norm: Tensor,
+    pub moe: Moe,
+}
+
+/// Hyper-connection weights of one site.
+pub struct HcSite {
+    /// All streams to the raw coefficients.
+    pub mix: Linear,
+    pub base: Tensor,
+    pub scale: Tensor,
+}
+
+pub struct Attention {
+    pub wq_a: Linear,
+    pub q_norm: Tensor,
+    pub wq_b: Linear,
+    pub wkv: Linear,
+    pub kv_norm: Tensor,
+    pub sink: Tensor,
+    /// One map per output group.
+    pub wo_a: Linear,
+    pub wo_b: Linear,
+    pub compressor: Option<Compressor>,
+    pub indexer: Option<Indexer>,
+}
+
+pub struct Compressor {
+    pub wkv: Linear,
+    pub wgate: Linear,
+    pub ape: Tensor,
+    pub norm: Tensor,
+}
+
+pub struct Indexer {
+    pub wq_b: Linear,
+    pub weights_proj: Linear,
+    pub compressor: Compressor,
+}
+
+pub struct Moe {
+    pub gate: Linear,
+    pub choice: Choice,
+    /// `[E, cdiv(I, 64), D, 64]`
+    pub w1: Tensor,
+    pub w3: Tensor,
+    /// `[E, cdiv(D, 64), I, 64]`
+    pub w2: Tensor,
+    pub shared_w1: Linear,
+    pub shared_w3: Linear,
+    pub shared_w2: Linear,
+}
+
+/// How a layer chooses experts.
+pub enum Choice {
+    /// By score plus this bias, `[E]`.
+    Scored { bias: Tensor },
+    /// By token id, `[V, K]`.
+    Table { experts: Tensor },
+}
+
+/// The multi-token-prediction block.
+pub struct DraftBlock {
+    pub layer: Layer,
+    pub e_proj: Linear,
+    pub h_proj: Linear,
+    pub enorm: Tensor,
+    pub hnorm: Tensor,
+    pub norm: Tensor,
+    pub hc_head: HcSite,
+}
+
+/// G packed matrices of one shape, `[G, cdiv(N, 64), K, 64]`; G is 1 but for grouped projections.
+pub struct Linear {
+    pub panels: Tensor,
+    pub outputs: usize,
+}
+
+impl Parameters {
+    /// Reads and packs all weights; `progress` is told how many of how many tensors are done.
+    ///
+    /// # Errors
+    /// [`ModelError`]: the checkpoint does not fit the configuration, is in a format that is not run, or there is no memory.
+    pub fn load(
+        config: &Config,
+        checkpoint: &Checkpoint,
+        kernels: &Kernels,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Parameters, ModelError> {
+        let draft = weights::check(config, checkpoint)?;
+        if config.weight_format != WeightFormat::Plain {
+            return Err(ModelError::Unsupported(
+                "this version runs checkpoints of f32, bf16 or f16 weights; this one is quantised to FP8".into(),
+            ));
+        }
+        let total = checkpoint.tensors().count();
+        Loader {
+            config,
+            checkpoint,
+            kernels,
+            progress,
+            done: 0,
+            total,
+        }
+        .all(draft)
+    }
+}
+
+struct Loader<'a> {
+    config: &'a Config,
+    checkpoint: &'a Checkpoint,
+    kernels: &'a Kernels,
+    progress: &'a mut dyn FnMut(usize, usize),
+    done: usize,
+    total: usize,
+}
+
+impl Loader<'_> {
+    fn all(&mut self, draft: Draft) -> Result<Parameters, ModelError> {
+        let config = self.config;
+        let embed = self.converted("embed.weight", DType::F32)?;
+        let layers = (0..config.layers.len())
+            .map(|index| {
+                let at = format!("layers.{index}");
+                self.layer(&at, config.layers[index], config.is_hash_layer(index))
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Parameters {
+            embed,
+            layers,
+            hc_head: self.hc_site("hc_head")?,
+            norm: self.vector("norm.weight")?,
+            head: self.linear("head.weight")?,
+            draft: (draft == Draft::Mtp)
+                .then(|| self.draft("mtp.0"))
+                .transpose()?,
+        })
+    }
+
+    fn layer(&mut self, at: &str, kind: LayerKind, hash: bool) -> Result<Layer, ModelError> {
+        Ok(Layer {
+            kind,
+            attn_hc: self.hc_site(&format!("{at}.hc_attn"))?,
+            attn_norm: self.vector(&format!("{at}.attn_norm.weight"))?,
+            attn: self.attention(&format!("{at}.attn"), kind)?,
+            ffn_hc: self.hc_site(&format!("{at}.hc_ffn"))?,
+            ffn_norm: self.vector(&format!("{at}.ffn_norm.weight"))?,
+            moe: self.moe(&format!("{at}.ffn"), hash)?,
+        })
+    }
+
+    fn hc_site(&mut self, at: &str) -> Result<HcSite, ModelError> {
+        Ok(HcSite {
+            mix: self.linear(&format!("{at}_fn"))?,
+            base: self.vector(&format!("{at}_base"))?,
+            scale: self.vector(&format!("{at}_scale"))?,
+        })
+    }
+
+    fn attention(&mut self, at: &str, kind: LayerKind) -> Result<Attention, ModelError> {
+        let groups = self.config.o_groups;
+        Ok(Attention {
+            wq_a: self.linear(&format!("{at}.wq_a.weight"))?,
+            q_norm: self.vector(&format!("{at}.q_norm.weight"))?,
+            wq_b: self.linear(&format!("{at}.wq_b.weight"))?,
+            wkv: self.linear(&format!("{at}.wkv.weight"))?,
+            kv_norm: self.vector(&format!("{at}.kv_norm.weight"))?,
+            sink: self.vector(&format!("{at}.attn_sink"))?,
+            wo_a: self.grouped(&format!("{at}.wo_a.weight"), groups)?,
+            wo_b: self.linear(&format!("{at}.wo_b.weight"))?,
+            compressor: kind
+                .is_compressed()
+                .then(|| self.compressor(&format!("{at}.compressor")))
+                .transpose()?,
+            indexer: matches!(kind, LayerKind::CompressedSparse { .. })
+                .then(|| self.indexer(&format!("{at}.indexer")))
+                .transpose()?,
+        })
+    }
+
+    fn compressor(&mut self, at: &str) -> Result<Compressor, ModelError> {
+        Ok(Compressor {
+            wkv: self.linear(&format!("{at}.wkv.weight"))?,
+            wgate: self.linear(&format!("{at}.wgate.weight"))?,
+            ape: self.converted(&format!("{at}.ape"), DType::F32)?,
+            norm: self.vector(&format!("{at}.norm.weight"))?,
+        })
+    }
+
+    fn indexer(&mut self, at: &str) -> Result<Indexer, ModelError> {
+        Ok(Indexer {
+            wq_b: self.linear(&format!("{at}.wq_b.weight"))?,
+            weights_proj: self.linear(&format!("{at}.weights_proj.weight"))?,
+            compressor: self.compressor(&format!("{at}.compressor"))?,
+        })
+    }
+
+    fn moe(&mut self, at: &str, hash: bool) -> Result<Moe, ModelError> {
+        Ok(Moe {
+            gate: self.linear(&format!("{at}.gate.weight"))?,
+            choice: if hash {
+                Choice::Table {
+                    experts: self.converted(&format!("{at}.gate.tid2eid"), DType::I32)?,
+                }
+            } else {
+                Choice::Scored {
+                    bias: self.vector(&format!("{at}.gate.bias"))?,
+                }
+            },
+            w1: self.experts(at, "w1")?,
+            w3: self.experts(at, "w3")?,
+            w2: self.experts(at, "w2")?,
+            shared_w1: self.linear(&format!("{at}.shared_experts.w1.weight"))?,
+            shared_w3: self.linear(&format!("{at}.shared_experts.w3.weight"))?,
+            shared_w2: self.linear(&format!("{at}.shared_experts.w2.weight"))?,
+        })
+    }
+
+    fn draft(&mut self, at: &str) -> Result<DraftBlock, ModelError> {
+        Ok(DraftBlock {
+            layer: self.layer(at, LayerKind::Window, false)?,
+            e_proj: self.linear(&format!("{at}.e_proj.weight"))?,
+            h_proj: self.linear(&format!("{at}.h_proj.weight"))?,
+            enorm: self.vector(&format!("{at}.enorm.weight"))?,
+            hnorm: self.vector(&format!("{at}.hnorm.weight"))?,
+            norm: self.vector(&format!("{at}.norm.weight"))?,
+            hc_head: self.hc_site(&format!("{at}.hc_head"))?,
+        })
+    }
+
+    fn linear(&mut self, name: &str) -> Result<Linear, ModelError> {
+        self.grouped(name, 1)
+    }
+
+    /// A matrix `[G · N, K]` as G matrices.
+    fn grouped(&mut self, name: &str, groups: usize) -> Result<Linear, ModelError> {
+        let weight = self.source(name)?;
+        let (rows, inputs) = (weight.shape()[0], weight.shape()[1]);
+        let outputs = rows / groups as i64;
+        let mut panels = panels(groups, outputs, inputs)?;
+        let matrices = weight.view().reshape(&[groups as i64, outputs, inputs])?;
+        for group in 0..groups as i64 {
+            self.kernels.pack_panels(
+                matrices.select(0, group)?,
+                panels.view_mut()?.select(0, group)?,
+            )?;
+        }
+        Ok(Linear {
+            panels,
+            outputs: outputs as usize,
+        })
+    }
+
+    /// One matrix of every routed expert.
+    fn experts(&mut self, at: &str, matrix: &str) -> Result<Tensor, ModelError> {
+        let (hidden, inter) = (
+            self.config.hidden_size as i64,
+            self.config.moe_intermediate_size as i64,
+        );
+        let (outputs, inputs) = match matrix {
+            "w2" => (hidden, inter),
+            _ => (inter, hidden),
+        };
+        let count = self.config.n_routed_experts;
+        let mut panels = panels(count, outputs, inputs)?;
+        for expert in 0..count {
+            let weight = self.source(&format!("{at}.experts.{expert}.{matrix}.weight"))?;
+            self.kernels
+                .pack_panels(weight.view(), panels.view_mut()?.select(0, expert as i64)?)?;
+        }
+        Ok(panels)
+    }
+
+    fn vector(&mut self, name: &str) -> Result<Tensor, ModelError> {
+        self.converted(name, DType::F32)
+    }
+
+    /// A tensor of rank 1 or 2 in the type that kernels read.
+    fn converted(&mut self, name: &str, dtype: DType) -> Result<Tensor, ModelError> {
+        let source = self.source(name)?;
+        let mut target = Tensor::zeros(dtype, source.shape())?;
+        let columns = source.shape().last().copied().unwrap_or(1);
+        let table = [source.elements() as i64 / columns.max(1), columns];
+        self.kernels.convert(
+            source.view().reshape(&table)?,
+            target.view_mut()?.reshape(&table)?,
+        )?;
+        Ok(target)
+    }
+
+    /// A checkpoint's tensor as it is.
+    fn source(&mut self, name: &str) -> Result<Tensor, ModelError> {
+        let stored = self.checkpoint.tensor(name)?;
+        let shape: Vec<i64> = stored.shape.iter().map(|&n| n as i64).collect();
+        self.done += 1;
+        (self.progress)(self.done, self.total);
+        Ok(Tensor::from_bytes(
+            device_dtype(stored.dtype, name)?,
+            &shape,
+            stored.bytes,
+        )?)
+    }
+}
+
+fn panels(groups: usize, outputs: i64, inputs: i64) -> Result<Tensor, ModelError> {
+    let blocks = (outputs as usize).div_ceil(PANEL) as i64;
+    Ok(Tensor::zeros(
+        DType::F32,
+        &[groups as i64, blocks, inputs, PANEL as i64],
+    )?)
+}
+
+fn device_dtype(dtype: weights::Dtype, name: &str) -> Result<DType, ModelError> {
+    use weights::Dtype;
+    Ok(match dtype {
+        Dtype::F32 => DType::F32,
+        Dtype::BF16 => DType::BF16,
+        Dtype::F16 => DType::F16,
+        Dtype::I64 => DType::I64,
+        Dtype::I32 => DType::I32,
+        other => {
+            return Err(ModelError::Unsupported(format!(
+                "`{name}` is stored as {other}; this version runs F32, BF16 and F16 weights"
+            )));
+        }
+    })
+}
+
+impl Linear {
+    pub fn panels(&self) -> View<'_> {
+        self.panels.view()
+    }
+}

@@ -1,0 +1,296 @@
+//! Memory for the intermediate values of one call, planned once for the most tokens a call may have.
+//!
+//! Every tensor's first axis is tokens (or token pairs); a call uses the first rows. Nothing is allocated per call.
+
+use tessera_artifact::DType;
+use tessera_device::{Tensor, View, ViewMut};
+
+use super::ModelError;
+use super::config::{Config, LayerKind};
+
+/// Rows of the first axis that a call uses.
+pub(super) trait Rows {
+    /// The first `n` rows.
+    fn rows(&self, n: usize) -> Result<View<'_>, ModelError>;
+    fn rows_mut(&mut self, n: usize) -> Result<ViewMut<'_>, ModelError>;
+    /// The first elements as a dense tensor of this shape.
+    fn shaped(&self, shape: &[usize]) -> Result<View<'_>, ModelError>;
+    fn shaped_mut(&mut self, shape: &[usize]) -> Result<ViewMut<'_>, ModelError>;
+}
+
+impl Rows for Tensor {
+    fn rows(&self, n: usize) -> Result<View<'_>, ModelError> {
+        Ok(self.view().slice(0, 0..n as i64)?)
+    }
+
+    fn rows_mut(&mut self, n: usize) -> Result<ViewMut<'_>, ModelError> {
+        Ok(self.view_mut()?.slice(0, 0..n as i64)?)
+    }
+
+    fn shaped(&self, shape: &[usize]) -> Result<View<'_>, ModelError> {
+        let (flat, shape, rank) = (self.elements() as i64, extents(shape), shape.len());
+        let used = shape.iter().product();
+        Ok(self
+            .view()
+            .reshape(&[flat])?
+            .slice(0, 0..used)?
+            .reshape(&shape[..rank])?)
+    }
+
+    fn shaped_mut(&mut self, shape: &[usize]) -> Result<ViewMut<'_>, ModelError> {
+        let (flat, shape, rank) = (self.elements() as i64, extents(shape), shape.len());
+        let used = shape.iter().product();
+        Ok(self
+            .view_mut()?
+            .reshape(&[flat])?
+            .slice(0, 0..used)?
+            .reshape(&shape[..rank])?)
+    }
+}
+
+/// Extents in place, those past the rank 1.
+fn extents(shape: &[usize]) -> [i64; 4] {
+    let mut extents = [1; 4];
+    for (to, &from) in extents.iter_mut().zip(shape) {
+        *to = from as i64;
+    }
+    extents
+}
+
+/// Letters: T tokens, D hidden, N streams, H heads, A head dim, Q query rank, G groups, R rank of a group, E experts, K chosen, I width of an
+/// expert, V vocabulary, F half the rotary dims, C columns of a compressor, J index heads, L index head dim.
+pub(super) struct Workspace {
+    pub most_tokens: usize,
+    pub ids: Tensor,
+    pub next_ids: Tensor,
+    pub positions: Tensor,
+    pub sequences: Tensor,
+    /// `[T]`: the rows that get logits.
+    pub picked: Tensor,
+    pub rope_main: Rope,
+    pub rope_compress: Rope,
+
+    /// `[T, N, D]`, the residual streams, and where a block writes the next.
+    pub x: Tensor,
+    pub x_next: Tensor,
+    /// `[T, (2 + N) N]`
+    pub mix: Tensor,
+    pub pre: Tensor,
+    pub post: Tensor,
+    pub comb: Tensor,
+    /// `[T, D]`: a block's input before and after its norm, and its output.
+    pub collapsed: Tensor,
+    pub input: Tensor,
+    pub output: Tensor,
+
+    /// `[T, Q]`
+    pub q_low: Tensor,
+    pub q_residual: Tensor,
+    /// `[T, H, A]`
+    pub q_raw: Tensor,
+    pub q: Tensor,
+    /// `[T, A]`
+    pub kv_raw: Tensor,
+    pub kv_normed: Tensor,
+    pub kv: Tensor,
+    /// `[T, C]`
+    pub comp_keys: Tensor,
+    pub comp_gates: Tensor,
+    /// `[T, J, L]`
+    pub index_q_raw: Tensor,
+    pub index_q: Tensor,
+    /// `[T, J]`
+    pub index_w: Tensor,
+    /// `[T, most entries]`
+    pub index_scores: Tensor,
+    /// `[T, index_topk]`
+    pub picks: Tensor,
+    /// `[T, 0]`
+    pub no_picks: Tensor,
+    /// `[T, H, A]`
+    pub core: Tensor,
+    pub core_derot: Tensor,
+    /// `[T, G, R]`
+    pub o_low: Tensor,
+
+    /// `[T, E]`
+    pub gate_logits: Tensor,
+    pub gate_scores: Tensor,
+    /// `[T, K]`
+    pub experts: Tensor,
+    pub expert_weights: Tensor,
+    /// `[E]`
+    pub expert_count: Tensor,
+    /// `[T K]`
+    pub pair: Tensor,
+    /// One row for every tile of rows.
+    pub tile_expert: Tensor,
+    pub tile_first: Tensor,
+    pub tile_end: Tensor,
+    /// `[1]`
+    pub tiles: Tensor,
+    /// `[T K, I]`
+    pub expert_h: Tensor,
+    /// `[T K, D]`
+    pub expert_y: Tensor,
+    /// `[T, I]`
+    pub shared_gate: Tensor,
+    pub shared_up: Tensor,
+    pub shared_h: Tensor,
+    /// `[T, D]`
+    pub shared_y: Tensor,
+    pub routed: Tensor,
+
+    /// `[T, N, D]`: streams of the rows that get logits.
+    pub head_x: Tensor,
+    pub head_mix: Tensor,
+    pub head_collapsed: Tensor,
+    pub head_norm: Tensor,
+    /// `[T, V]`
+    pub logits: Tensor,
+    /// Only with a draft block.
+    pub draft: Option<DraftWorkspace>,
+}
+
+pub(super) struct DraftWorkspace {
+    /// `[T, 1, D]`: the next token's embedding, normed, projected.
+    pub embedded: Tensor,
+    pub e: Tensor,
+    pub e_proj: Tensor,
+    /// `[T, N, D]`
+    pub h: Tensor,
+    pub h_proj: Tensor,
+    /// `[T, V]`
+    pub logits: Tensor,
+}
+
+/// `[T, F]` cosines and sines of one set of frequencies.
+pub(super) struct Rope {
+    pub cosine: Tensor,
+    pub sine: Tensor,
+}
+
+/// Rows of one tile of the experts' products: the instances of `expert_up` and `expert_down`.
+pub(super) fn rows_per_tile(tokens: usize) -> usize {
+    match tokens {
+        0..=1 => 1,
+        2..=32 => 8,
+        _ => 64,
+    }
+}
+
+/// The most tiles that `pairs` pairs of `experts` experts make.
+pub(super) fn most_tiles(pairs: usize, experts: usize, rows: usize) -> usize {
+    pairs.div_ceil(rows) + experts
+}
+
+impl Workspace {
+    /// `context` bounds the compressed entries that a query may see.
+    pub fn new(
+        config: &Config,
+        most_tokens: usize,
+        context: usize,
+        with_draft: bool,
+    ) -> Result<Workspace, ModelError> {
+        let c = config;
+        let t = most_tokens;
+        let floats = |shape: &[usize]| -> Result<Tensor, ModelError> {
+            Ok(Tensor::zeros(DType::F32, &extents(shape)[..shape.len()])?)
+        };
+        let ints = |shape: &[usize]| -> Result<Tensor, ModelError> {
+            Ok(Tensor::zeros(DType::I32, &extents(shape)[..shape.len()])?)
+        };
+        let rope = || -> Result<Rope, ModelError> {
+            let shape = [t, c.qk_rope_head_dim / 2];
+            Ok(Rope {
+                cosine: floats(&shape)?,
+                sine: floats(&shape)?,
+            })
+        };
+        let (d, n, pairs) = (c.hidden_size, c.hc_mult, t * c.num_experts_per_tok);
+        let heads = [t, c.num_attention_heads, c.head_dim];
+        let columns = |width: usize| {
+            let blocks = c.layers.iter().map(|kind| kind.blocks_per_entry());
+            blocks.max().unwrap_or(0) * width
+        };
+        let sparse = |kind: &&LayerKind| matches!(kind, LayerKind::CompressedSparse { .. });
+        let has_index = c.layers.iter().any(|kind| sparse(&kind));
+        let entries = c.layers.iter().filter(sparse).map(|k| context / k.ratio());
+        let index = |width: usize| if has_index { width } else { 0 };
+        let tiles = [1, 8, 64]
+            .map(|rows| most_tiles(pairs, c.n_routed_experts, rows))
+            .into_iter()
+            .max()
+            .expect("three candidates");
+        let draft = with_draft.then(|| -> Result<DraftWorkspace, ModelError> {
+            Ok(DraftWorkspace {
+                embedded: floats(&[t, 1, d])?,
+                e: floats(&[t, d])?,
+                e_proj: floats(&[t, d])?,
+                h: floats(&[t, n, d])?,
+                h_proj: floats(&[t, n, d])?,
+                logits: floats(&[t, c.vocab_size])?,
+            })
+        });
+        Ok(Workspace {
+            most_tokens,
+            ids: ints(&[t])?,
+            next_ids: ints(&[t])?,
+            positions: ints(&[t])?,
+            sequences: ints(&[t])?,
+            picked: ints(&[t])?,
+            rope_main: rope()?,
+            rope_compress: rope()?,
+            x: floats(&[t, n, d])?,
+            x_next: floats(&[t, n, d])?,
+            mix: floats(&[t, c.hc_coefficients()])?,
+            pre: floats(&[t, n])?,
+            post: floats(&[t, n])?,
+            comb: floats(&[t, n, n])?,
+            collapsed: floats(&[t, d])?,
+            input: floats(&[t, d])?,
+            output: floats(&[t, d])?,
+            q_low: floats(&[t, c.q_lora_rank])?,
+            q_residual: floats(&[t, c.q_lora_rank])?,
+            q_raw: floats(&heads)?,
+            q: floats(&heads)?,
+            kv_raw: floats(&[t, c.head_dim])?,
+            kv_normed: floats(&[t, c.head_dim])?,
+            kv: floats(&[t, c.head_dim])?,
+            comp_keys: floats(&[t, columns(c.head_dim.max(index(c.index_head_dim)))])?,
+            comp_gates: floats(&[t, columns(c.head_dim.max(index(c.index_head_dim)))])?,
+            index_q_raw: floats(&[t, index(c.index_n_heads), c.index_head_dim])?,
+            index_q: floats(&[t, index(c.index_n_heads), c.index_head_dim])?,
+            index_w: floats(&[t, index(c.index_n_heads)])?,
+            index_scores: floats(&[t, entries.max().unwrap_or(0)])?,
+            picks: ints(&[t, index(c.index_topk)])?,
+            no_picks: ints(&[t, 0])?,
+            core: floats(&heads)?,
+            core_derot: floats(&heads)?,
+            o_low: floats(&[t, c.o_groups, c.o_lora_rank])?,
+            gate_logits: floats(&[t, c.n_routed_experts])?,
+            gate_scores: floats(&[t, c.n_routed_experts])?,
+            experts: ints(&[t, c.num_experts_per_tok])?,
+            expert_weights: floats(&[t, c.num_experts_per_tok])?,
+            expert_count: ints(&[c.n_routed_experts])?,
+            pair: ints(&[pairs])?,
+            tile_expert: ints(&[tiles])?,
+            tile_first: ints(&[tiles])?,
+            tile_end: ints(&[tiles])?,
+            tiles: ints(&[1])?,
+            expert_h: floats(&[pairs, c.moe_intermediate_size])?,
+            expert_y: floats(&[pairs, d])?,
+            shared_gate: floats(&[t, c.moe_intermediate_size])?,
+            shared_up: floats(&[t, c.moe_intermediate_size])?,
+            shared_h: floats(&[t, c.moe_intermediate_size])?,
+            shared_y: floats(&[t, d])?,
+            routed: floats(&[t, d])?,
+            head_x: floats(&[t, n, d])?,
+            head_mix: floats(&[t, n])?,
+            head_collapsed: floats(&[t, d])?,
+            head_norm: floats(&[t, d])?,
+            logits: floats(&[t, c.vocab_size])?,
+            draft: draft.transpose()?,
+        })
+    }
+}
