@@ -5,7 +5,7 @@ CARGO ?= cargo
 .PHONY: help setup run test soak fmt lint
 
 help:
-	@echo "make run    set up what is missing, build"
+	@echo "make run    set up what is missing, build, show what works here"
 	@echo "make test   set up what is missing, check formatting and lints, run every test"
 	@echo "make soak   the tests again with many more generated cases"
 	@echo "make setup, make fmt, make lint"
@@ -15,6 +15,7 @@ setup:
 
 run: setup
 	$(CARGO) build --release --workspace
+	$(CARGO) run --release --package tessera-compiler --bin tlc -- doctor
 
 # Documentation tests first: the last lines are then those of a run that held tests.
 test: setup lint

@@ -1,5 +1,6 @@
 //! The Tessera compiler. The modules in the order of the way through it.
 
+pub mod cli;
 pub mod diag;
 #[cfg(feature = "llvm")]
 pub mod mlir;

@@ -160,3 +160,9 @@ fn text(bytes: Vec<u8>) -> String {
         .trim_end_matches('\0')
         .to_owned()
 }
+
+/// The version of the LLVM that is linked in: `22.1.8`.
+pub fn version() -> String {
+    let (major, minor, patch) = inkwell::support::get_llvm_version();
+    format!("{major}.{minor}.{patch}")
+}

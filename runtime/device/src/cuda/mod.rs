@@ -1,4 +1,6 @@
-//! The CUDA device.
+//! NVIDIA GPUs as a device. The driver's library is looked up at run time: the program starts on a machine that has none.
+
+pub mod driver;
 
 /// Memory of a CUDA device.
 #[derive(Clone)]
