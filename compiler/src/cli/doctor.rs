@@ -223,3 +223,55 @@ fn render(checks: &[Check], format: MessageFormat) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(needed: bool, outcome: Result<&str, &str>) -> Check {
+        Check {
+            what: "anvil",
+            purpose: "to shoe horses",
+            needed,
+            outcome: outcome.map(str::to_owned).map_err(str::to_owned),
+            remedy: "ask the smith",
+        }
+    }
+
+    #[test]
+    fn what_is_missing_comes_with_its_purpose_and_remedy() {
+        let checks = [
+            check(true, Ok("two")),
+            check(false, Err("none")),
+            check(true, Err("none")),
+        ];
+        assert_eq!(
+            render(&checks[..2], MessageFormat::Human),
+            "ok       anvil             two\n\
+             absent   anvil             none\n\
+             \x20                          = note: needed to shoe horses\n\
+             \x20                          = help: ask the smith\n"
+        );
+        assert_eq!(
+            render(&checks, MessageFormat::Short),
+            "ok       anvil             two\n\
+             absent   anvil             none\n\
+             missing  anvil             none\n"
+        );
+        let json = render(&checks, MessageFormat::Json);
+        let states: Vec<serde_json::Value> = json
+            .lines()
+            .map(|line| serde_json::from_str(line).expect("each line is an object"))
+            .collect();
+        assert_eq!(states[2]["state"], "missing");
+        assert_eq!(states[2]["remedy"], "ask the smith");
+        assert_eq!(states[0]["remedy"], serde_json::Value::Null);
+    }
+
+    /// The tests of compiled kernels rest on this machine being able to run them.
+    #[cfg(feature = "llvm")]
+    #[test]
+    fn a_kernel_compiles_loads_and_runs_here() {
+        assert_eq!(llvm().outcome.map(drop), Ok(()));
+    }
+}

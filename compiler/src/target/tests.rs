@@ -328,10 +328,8 @@ fn what_ptxas_reports_is_read() {
 #[test]
 fn faults_below_emission_say_what_mlir_said() {
     let mlir = MlirContext::new();
-    let error = mlir
-        .parse("func.func @f() { return %x : f32 }")
-        .err()
-        .expect("%x is undefined");
+    let outcome = mlir.parse("func.func @f() { return %x : f32 }").map(drop);
+    let error = outcome.expect_err("%x is undefined");
     assert_eq!(error.stage, "reading MLIR");
     assert!(error.message.contains("undeclared SSA value"), "{error}");
 

@@ -55,8 +55,7 @@ const COMPUTE_CAPABILITY_MINOR: c_int = 76;
 /// [`DriverError`]: none installed, or it does not work.
 pub fn find() -> Result<Driver, DriverError> {
     // SAFETY: the driver's library has no requirements on who loads it.
-    let library =
-        unsafe { Library::new(LIBRARY) }.map_err(|e| DriverError::NotInstalled(e.to_string()))?;
+    let library = unsafe { Library::new(LIBRARY) }.map_err(|e| not_installed(&e))?;
     let calls = Calls { library: &library };
     calls.init()?;
     let version = calls.number("cuDriverGetVersion")?;
@@ -81,7 +80,7 @@ struct Calls<'l> {
 impl Calls<'_> {
     fn symbol<T>(&self, name: &'static str) -> Result<libloading::Symbol<'_, T>, DriverError> {
         // SAFETY: each caller below names the signature of `cuda.h`.
-        unsafe { self.library.get(name) }.map_err(|e| DriverError::NotInstalled(e.to_string()))
+        unsafe { self.library.get(name) }.map_err(|e| not_installed(&e))
     }
 
     fn init(&self) -> Result<(), DriverError> {
@@ -138,6 +137,12 @@ impl Calls<'_> {
             compute_capability,
         })
     }
+}
+
+/// The loader's words are in the source, if anywhere.
+fn not_installed(error: &libloading::Error) -> DriverError {
+    let source = std::error::Error::source(error);
+    DriverError::NotInstalled(source.map_or_else(|| error.to_string(), ToString::to_string))
 }
 
 fn check(call: &'static str, code: c_uint) -> Result<(), DriverError> {
