@@ -5,7 +5,8 @@
 //! linearised grid (`cta = block(0) + grid[0] * (block(1) + grid[1] * block(2))`). `args` holds, one 64-bit word each:
 //! for every parameter in order: a tensor gives its address and then one stride per axis in elements (signed); a scalar gives its
 //! bits in the low end of the word (`index`, i64 whole); then the value of every dim in the order of `dims` (an `index` scalar is a parameter, not a dim);
-//! then the grid extents (3 words, missing axes 1).
+//! then the grid extents (3 words, missing axes 1); then the address of the error record: two u64, zero before the launch. Code that meets a
+//! failed check writes the check's number from 1 (the greatest stays) and a CTA that met it, and leaves the CTAs that follow undone.
 //! `scratch` is `scratch_bytes` of 64-byte aligned memory that belongs to the calling thread for the call.
 //!
 //! # Launch ABI of PTX
@@ -125,6 +126,8 @@ pub struct CpuCode {
     pub symbol: String,
     /// Per thread.
     pub scratch_bytes: u64,
+    /// What each number in the error record means; the first is number 1.
+    pub traps: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -490,6 +493,7 @@ pub(crate) mod tests {
                 blob: 0,
                 symbol: "axpy".into(),
                 scratch_bytes: 0,
+                traps: vec![],
             }],
             ptx: Some(PtxCode {
                 blob: 1,

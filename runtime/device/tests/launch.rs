@@ -89,6 +89,7 @@ fn entry(
             blob: 0,
             symbol: symbol.into(),
             scratch_bytes: 64,
+            traps: vec![],
         }],
         ptx: None,
         key: String::new(),

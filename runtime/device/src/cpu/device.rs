@@ -1,6 +1,7 @@
 //! Launches on the CPU: a block of CTAs per thread, scratch memory per thread.
 
 use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tessera_artifact::{Archive, CpuVariant, KernelEntry};
@@ -40,6 +41,7 @@ struct Memory {
 pub(crate) struct CpuKernel {
     code: loader::Kernel,
     scratch_bytes: usize,
+    traps: Vec<String>,
 }
 
 impl CpuDevice {
@@ -95,6 +97,7 @@ impl CpuDevice {
         Ok(CpuKernel {
             code: function,
             scratch_bytes: code.scratch_bytes as usize,
+            traps: code.traps.clone(),
         })
     }
 
@@ -131,6 +134,8 @@ impl CpuDevice {
         if !scratch.iter_mut().all(|s| s.grow(kernel.scratch_bytes)) {
             return Err(no_memory(kernel.scratch_bytes));
         }
+        let error_record = [AtomicU64::new(0), AtomicU64::new(0)];
+        request.words.push(error_record.as_ptr() as u64);
         let scratch = ScratchTable(scratch);
         let words = &request.words[..];
         let threads = self.pool.threads() as i64;
@@ -145,8 +150,25 @@ impl CpuDevice {
             .map_err(|why| LaunchError::Pool {
                 kernel: name.to_owned(),
                 why,
-            })
+            })?;
+        match error_record[0].load(Ordering::Acquire) {
+            0 => Ok(()),
+            number => Err(LaunchError::Check {
+                kernel: name.to_owned(),
+                what: kernel
+                    .traps
+                    .get(number as usize - 1)
+                    .cloned()
+                    .unwrap_or_else(|| format!("check {number}")),
+                block: coordinates(error_record[1].load(Ordering::Acquire), &request.grid),
+            }),
+        }
     }
+}
+
+fn coordinates(cta: u64, grid: &[i64; 3]) -> [i64; 3] {
+    let (cta, width, height) = (cta as i64, grid[0].max(1), grid[1].max(1));
+    [cta % width, cta / width % height, cta / width / height]
 }
 
 impl std::fmt::Debug for CpuDevice {

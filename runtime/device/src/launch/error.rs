@@ -9,7 +9,8 @@ use crate::cpu::loader::LoadError;
 use crate::cpu::pool::PoolError;
 use crate::tensor::Place;
 
-/// Why a launch did not run. No kernel code has run, except with [`LaunchError::Pool`] and [`LaunchError::Device`].
+/// Why a launch did not run, or not to its end. Kernel code has run only with [`LaunchError::Check`], [`LaunchError::Pool`] and
+/// [`LaunchError::Device`]; what it should have written is then undefined.
 #[derive(Clone, Debug, PartialEq)]
 pub enum LaunchError {
     UnknownKernel {
@@ -91,6 +92,13 @@ pub enum LaunchError {
     Pool {
         kernel: String,
         why: PoolError,
+    },
+    /// An `assert`, or an access that may not leave its tensor, failed while the kernel ran.
+    Check {
+        kernel: String,
+        what: String,
+        /// `block(0)`, `block(1)`, `block(2)` of one that failed.
+        block: [i64; 3],
     },
     /// The GPU or its driver reports an error.
     Device {
@@ -214,6 +222,14 @@ impl fmt::Display for LaunchError {
                 "kernel `{kernel}` needs {bytes} bytes of scratch memory, and there are none"
             ),
             Pool { kernel, why } => write!(f, "kernel `{kernel}`: {why}"),
+            Check {
+                kernel,
+                what,
+                block: [x, y, z],
+            } => write!(
+                f,
+                "kernel `{kernel}` stopped: {what} (in block {x}, {y}, {z})"
+            ),
             Device { kernel, what } => write!(f, "kernel `{kernel}`: {what}"),
         }
     }
@@ -421,10 +437,10 @@ fn shape(entry: &KernelEntry, param: usize) -> &[HostExpr] {
 fn with(expr: &HostExpr, entry: &KernelEntry, dims: &[i64]) -> String {
     let mut names = Vec::new();
     expr.walk(&mut |e| {
-        if let HostExpr::Dim(name) = e {
-            if !names.contains(&name) {
-                names.push(name);
-            }
+        if let HostExpr::Dim(name) = e
+            && !names.contains(&name)
+        {
+            names.push(name);
         }
     });
     if names.is_empty() {
@@ -447,15 +463,13 @@ fn source(entry: &KernelEntry, dim: usize) -> String {
         return String::new();
     }
     for param in &entry.params {
-        if let ParamKind::Tensor { shape, mode, .. } = &param.kind {
-            if !matches!(mode, ParamMode::Scratch | ParamMode::Flags) {
-                if let Some(axis) = shape
-                    .iter()
-                    .position(|e| matches!(e, HostExpr::Dim(n) if *n == dim.name))
-                {
-                    return format!(" (axis {axis} of `{}`)", param.name);
-                }
-            }
+        if let ParamKind::Tensor { shape, mode, .. } = &param.kind
+            && !matches!(mode, ParamMode::Scratch | ParamMode::Flags)
+            && let Some(axis) = shape
+                .iter()
+                .position(|e| matches!(e, HostExpr::Dim(n) if *n == dim.name))
+        {
+            return format!(" (axis {axis} of `{}`)", param.name);
         }
     }
     String::new()

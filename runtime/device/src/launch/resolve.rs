@@ -174,15 +174,15 @@ impl Signature {
                     expected: expected(&param.kind),
                 });
             }
-            if let Some(raw) = arg.tensor() {
-                if raw.place != place {
-                    return Err(LaunchError::Place {
-                        kernel: kernel(),
-                        param: p.name.clone(),
-                        found: raw.place,
-                        expected: place,
-                    });
-                }
+            if let Some(raw) = arg.tensor()
+                && raw.place != place
+            {
+                return Err(LaunchError::Place {
+                    kernel: kernel(),
+                    param: p.name.clone(),
+                    found: raw.place,
+                    expected: place,
+                });
             }
         }
         self.check_overlap(entry, args)
