@@ -7,6 +7,7 @@
 //! `TL09xx` what a back end cannot lower, `TL10xx` found while running (interpreter).
 
 pub mod catalogue;
+pub mod render;
 
 use crate::source::Span;
 

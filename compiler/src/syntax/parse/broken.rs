@@ -195,7 +195,7 @@ fn expected(rules: &[Rule], tokens: &Tokens, at: usize) -> String {
         "`;`",
     );
     if has(&[Rule::clause_word]) {
-        words.push("`,` or the next clause");
+        words.extend(["`,`", "the next clause"]);
     }
     if words.is_empty() {
         words = match (operator, closers) {
