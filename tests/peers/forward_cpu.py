@@ -2,7 +2,7 @@
 
 usage: forward_cpu.py MODEL_DIR [--threads 1 2] [--prefill 1024] [--decode 16] [--rounds 3] [--v4 target/release/v4]
 
-MODEL_DIR holds config.json and model.safetensors (`v4 make-bench-model MODEL_DIR` writes the one of docs/performance.md).
+MODEL_DIR holds config.json and model.safetensors (`cargo run --release -p tessera-tests --bin write-benchmark-model MODEL_DIR` writes the one of docs/performance.md).
 A round is: ours prefill + decode in a process of its own, then the peer's. Prints medians, minimum and maximum, and the ratios.
 """
 import argparse, json, statistics, subprocess, time
