@@ -1,0 +1,679 @@
+//! Maps, and the scalar ops inside and outside of them.
+//!
+//! A map becomes a nest of loops, its last axis in vector lanes. Ops that depend on outer axes only stand outside the inner loops. Axes
+//! whose every use is an address that runs on across them are joined to one, so that `[256, 3]` is as good as `[768]`.
+
+use super::access::{Form, Memory, Stride, gcd};
+use super::{Emit, Emitter};
+use crate::mlir::build::{AtomicOp, IntCompare};
+use crate::mlir::scalar::held_as;
+use crate::tile::ir::*;
+use std::collections::HashMap;
+
+/// A loop of the nest.
+#[derive(Clone, Copy, Debug)]
+struct Axis {
+    /// Which coordinate runs over it.
+    coordinate: usize,
+    extent: i64,
+}
+
+/// How a value depends on the coordinates of a map.
+#[derive(Clone, Debug)]
+struct Dependence {
+    /// One bit per coordinate.
+    on: u32,
+    /// Of an `index` that is a sum of multiples of coordinates and of something fixed: the factors.
+    linear: Option<Vec<i64>>,
+}
+
+/// What a map's body says about its coordinates.
+struct Analysis {
+    values: HashMap<ValueId, Dependence>,
+    /// Factors of each coordinate in each part of each address.
+    addresses: Vec<Vec<i64>>,
+    /// Coordinates used for more than addresses; one bit each.
+    pinned: u32,
+    /// Level-free effects and loads that must stay in the innermost loop.
+    stored_tiles: Vec<TileId>,
+    stored_params: Vec<ParamId>,
+    has_atomic: bool,
+    ops: usize,
+}
+
+impl<'c> Emitter<'_, 'c> {
+    pub(super) fn map(&mut self, extents: &[u64], body: BlockId) -> Emit {
+        if extents.contains(&0) {
+            return Ok(());
+        }
+        let analysis = self.analyse(extents.len(), body);
+        let args = self.kernel.block(body).args.clone();
+        let zero = self.b.i64(0);
+        for &arg in &args {
+            self.values[arg.index()] = Some(Form::Uniform(zero));
+        }
+        let axes = join_axes(extents, &analysis);
+        // The innermost loop that an op depends on, counted from outside; 0 is before all of them.
+        let mut levels: Vec<Vec<OpId>> = vec![Vec::new(); axes.len() + 1];
+        for &op in &self.kernel.block(body).ops {
+            levels[self.level(op, &axes, &analysis)].push(op);
+        }
+        let lanes = self.lanes_for(&axes, &analysis);
+        self.map_level(&args, &axes, &levels, 0, lanes)
+    }
+
+    fn map_level(
+        &mut self,
+        args: &[ValueId],
+        axes: &[Axis],
+        levels: &[Vec<OpId>],
+        level: usize,
+        lanes: u32,
+    ) -> Emit {
+        if axes.len() == level {
+            return self.map_body(&levels[level], 1);
+        }
+        self.map_body(&levels[level], 1)?;
+        let axis = axes[level];
+        let coordinate = args[axis.coordinate];
+        if level + 1 < axes.len() {
+            let (lo, hi) = (self.b.i64(0), self.b.i64(axis.extent));
+            let open = self.b.begin_for(lo, hi, 1, &[]);
+            self.values[coordinate.index()] = Some(Form::Uniform(open.iv));
+            self.map_level(args, axes, levels, level + 1, lanes)?;
+            self.b.end_for(open, &[]);
+            return Ok(());
+        }
+        let ops = &levels[level + 1];
+        let mut done = 0;
+        for (width, upto) in segments(axis.extent, lanes) {
+            let many = upto - done > width as i64;
+            let start = self.b.i64(done);
+            let open = many.then(|| {
+                let end = self.b.i64(upto);
+                self.b.begin_for(start, end, width as i64, &[])
+            });
+            let base = open.as_ref().map_or(start, |open| open.iv);
+            self.values[coordinate.index()] = Some(match width {
+                1 => Form::Uniform(base),
+                _ => Form::Affine {
+                    base,
+                    step: 1,
+                    multiple: if many || done > 0 {
+                        gcd(done, width as i64)
+                    } else {
+                        1 << 40
+                    },
+                },
+            });
+            self.map_body(ops, width)?;
+            if let Some(open) = open {
+                self.b.end_for(open, &[]);
+            }
+            done = upto;
+        }
+        Ok(())
+    }
+
+    fn map_body(&mut self, ops: &[OpId], lanes: u32) -> Emit {
+        for &op in ops {
+            self.span = self.kernel.op(op).span;
+            let result = self.scalar_op(op, lanes)?;
+            if let (Some(form), Some(value)) = (result, self.kernel.op(op).result) {
+                self.values[value.index()] = Some(form);
+            }
+        }
+        Ok(())
+    }
+
+    // ---- planning ----------------------------------------------------------------------------------------
+
+    fn analyse(&self, coordinates: usize, body: BlockId) -> Analysis {
+        let kernel = self.kernel;
+        let block = kernel.block(body);
+        let mut a = Analysis {
+            values: HashMap::new(),
+            addresses: Vec::new(),
+            pinned: 0,
+            stored_tiles: Vec::new(),
+            stored_params: Vec::new(),
+            has_atomic: false,
+            ops: block.ops.len(),
+        };
+        for (i, &arg) in block.args.iter().enumerate() {
+            let mut linear = vec![0; coordinates];
+            linear[i] = 1;
+            a.values.insert(
+                arg,
+                Dependence {
+                    on: 1 << i,
+                    linear: Some(linear),
+                },
+            );
+        }
+        for &op in &block.ops {
+            let op = kernel.op(op);
+            let dependence = self.dependence(&op.kind, op.result, coordinates, &mut a);
+            if let Some(result) = op.result {
+                a.values.insert(result, dependence);
+            }
+        }
+        a
+    }
+
+    fn dependence(
+        &self,
+        kind: &OpKind,
+        result: Option<ValueId>,
+        coordinates: usize,
+        a: &mut Analysis,
+    ) -> Dependence {
+        let kernel = self.kernel;
+        let fixed = || Dependence {
+            on: 0,
+            linear: Some(vec![0; coordinates]),
+        };
+        let get = |a: &Analysis, v: ValueId| a.values.get(&v).cloned().unwrap_or_else(fixed);
+        let mut on = 0;
+        kind.for_each_value(&mut |v| on |= get(a, v).on);
+        let is_index = result.is_some_and(|r| kernel.ty(r) == Type::Index);
+        let combine = |x: &Dependence, y: &Dependence, f: &dyn Fn(i64, i64) -> i64| {
+            let (x, y) = (x.linear.as_ref()?, y.linear.as_ref()?);
+            Some(x.iter().zip(y).map(|(&x, &y)| f(x, y)).collect())
+        };
+        let linear: Option<Vec<i64>> = match kind {
+            OpKind::Binary(op, x, y) if is_index => {
+                let (dx, dy) = (get(a, *x), get(a, *y));
+                match op {
+                    BinaryOp::Add => combine(&dx, &dy, &|x, y| x + y),
+                    BinaryOp::Sub => combine(&dx, &dy, &|x, y| x - y),
+                    BinaryOp::Mul => match (kernel.const_index(*x), kernel.const_index(*y)) {
+                        (_, Some(by)) => combine(&dx, &dy, &|x, _| x * by),
+                        (Some(by), _) => combine(&dx, &dy, &|_, y| y * by),
+                        _ => None,
+                    },
+                    _ => None,
+                }
+            }
+            _ => None,
+        };
+        match kind {
+            OpKind::LoadTile { tile, index } => {
+                let memory = self.tiles[tile.index()].as_ref();
+                self.note_address(memory, index, coordinates, a);
+            }
+            OpKind::StoreTile { tile, index, .. } => {
+                a.stored_tiles.push(*tile);
+                let memory = self.tiles[tile.index()].as_ref();
+                self.note_address(memory, index, coordinates, a);
+            }
+            OpKind::LoadGlobal { param, index, .. } => {
+                let memory = self.tensor(*param).ok();
+                self.note_address(memory.as_ref(), index, coordinates, a);
+            }
+            OpKind::StoreGlobal { param, index, .. } => {
+                a.stored_params.push(*param);
+                let memory = self.tensor(*param).ok();
+                self.note_address(memory.as_ref(), index, coordinates, a);
+            }
+            OpKind::Atomic { param, index, .. } => {
+                a.stored_params.push(*param);
+                a.has_atomic = true;
+                let memory = self.tensor(*param).ok();
+                self.note_address(memory.as_ref(), index, coordinates, a);
+            }
+            // A linear combination is judged where it is used.
+            _ if linear.is_some() => {}
+            _ => {
+                let mut pinned = 0;
+                kind.for_each_value(&mut |v| {
+                    if kernel.ty(v) == Type::Index {
+                        pinned |= get(a, v).on;
+                    }
+                });
+                a.pinned |= pinned;
+            }
+        }
+        let linear = if on == 0 {
+            Some(vec![0; coordinates])
+        } else {
+            linear
+        };
+        Dependence { on, linear }
+    }
+
+    fn note_address(
+        &self,
+        memory: Option<&Memory<'c>>,
+        index: &[ValueId],
+        coordinates: usize,
+        a: &mut Analysis,
+    ) {
+        let Some(memory) = memory else { return };
+        let mut fixed_part = vec![0; coordinates];
+        for (&i, stride) in index.iter().zip(&memory.strides) {
+            let Some(d) = a.values.get(&i) else { continue };
+            let Some(linear) = &d.linear else {
+                a.pinned |= d.on;
+                continue;
+            };
+            match stride {
+                Stride::Const(s) => {
+                    for (sum, f) in fixed_part.iter_mut().zip(linear) {
+                        *sum += f * s;
+                    }
+                }
+                Stride::Dynamic(_) => a.addresses.push(linear.clone()),
+            }
+        }
+        a.addresses.push(fixed_part);
+    }
+
+    /// Where in the nest an op stands.
+    fn level(&self, op: OpId, axes: &[Axis], a: &Analysis) -> usize {
+        let kind = &self.kernel.op(op).kind;
+        let innermost = axes.len();
+        let fixed_here = match kind {
+            OpKind::LoadTile { tile, .. } => a.stored_tiles.contains(tile),
+            OpKind::LoadGlobal { param, .. } => a.stored_params.contains(param),
+            kind => !kind.is_pure(),
+        };
+        if fixed_here {
+            return innermost;
+        }
+        let Some(result) = self.kernel.op(op).result else {
+            return innermost;
+        };
+        let on = a.values.get(&result).map_or(0, |d| d.on);
+        (0..axes.len())
+            .rev()
+            .find(|&i| on & (1 << axes[i].coordinate) != 0)
+            .map_or(0, |i| i + 1)
+    }
+
+    fn lanes_for(&self, axes: &[Axis], a: &Analysis) -> u32 {
+        let Some(last) = axes.last() else { return 1 };
+        if a.has_atomic {
+            return 1;
+        }
+        // Two registers of f32 for each value: independent chains without a longer body.
+        let wide = self.machine.lanes(4) * 2;
+        let mut lanes = wide;
+        while lanes as i64 > last.extent {
+            lanes /= 2;
+        }
+        lanes.max(1)
+    }
+
+    // ---- scalar ops ------------------------------------------------------------------------------------------
+
+    /// Emits a pure op, load, store or atomic for `lanes` lanes.
+    pub(super) fn scalar_op(&mut self, id: OpId, lanes: u32) -> Emit<Option<Form<'c>>> {
+        let kernel = self.kernel;
+        let op = kernel.op(id);
+        match &op.kind {
+            OpKind::StoreTile { tile, index, value } => {
+                let memory = self.tile(*tile)?;
+                let at = self.offset_of(&memory, index, lanes)?;
+                let value = self.form(*value)?;
+                self.store(&memory, at, value, None, lanes);
+                Ok(None)
+            }
+            OpKind::StoreGlobal {
+                param,
+                index,
+                value,
+                guard,
+                scatter: _,
+            } => {
+                let memory = self.tensor(*param)?;
+                let at = self.offset_of(&memory, index, lanes)?;
+                let value = self.form(*value)?;
+                let guard = guard.map(|g| self.form(g)).transpose()?;
+                self.store(&memory, at, value, guard, lanes);
+                Ok(None)
+            }
+            OpKind::Atomic {
+                op,
+                param,
+                index,
+                value,
+                guard,
+            } => {
+                self.atomic(*op, *param, index, *value, *guard)?;
+                Ok(None)
+            }
+            OpKind::LoadTile { tile, index } => {
+                let memory = self.tile(*tile)?;
+                let at = self.offset_of(&memory, index, lanes)?;
+                Ok(Some(self.load(&memory, at, None, lanes)))
+            }
+            OpKind::LoadGlobal {
+                param,
+                index,
+                guard,
+            } => {
+                let memory = self.tensor(*param)?;
+                let at = self.offset_of(&memory, index, lanes)?;
+                let guard = guard.map(|g| self.form(g)).transpose()?;
+                Ok(Some(self.load(&memory, at, guard, lanes)))
+            }
+            kind => {
+                let Some(result) = op.result else {
+                    return Err(self.fault("an op without a result among scalar ops"));
+                };
+                self.pure_op(kind, result, lanes).map(Some)
+            }
+        }
+    }
+
+    fn offset_of(&mut self, memory: &Memory<'c>, index: &[ValueId], lanes: u32) -> Emit<Form<'c>> {
+        let index = index
+            .iter()
+            .map(|&i| self.form(i))
+            .collect::<Emit<Vec<_>>>()?;
+        Ok(self.offset(memory, &index, lanes))
+    }
+
+    fn pure_op(&mut self, kind: &OpKind, result: ValueId, lanes: u32) -> Emit<Form<'c>> {
+        let kernel = self.kernel;
+        let ty = kernel.ty(result);
+        if let Some(form) = self.affine_op(kind, ty)? {
+            return Ok(form);
+        }
+        // Operands that are the same in all lanes make a result that is.
+        let mut operands = Vec::new();
+        kind.for_each_value(&mut |v| operands.push(v));
+        let mut forms = Vec::with_capacity(operands.len());
+        for v in &operands {
+            forms.push(self.form(*v)?);
+        }
+        let lanes = match forms.iter().all(|f| matches!(f, Form::Uniform(_))) {
+            true => 1,
+            false => lanes,
+        };
+        if let (OpKind::Compare(p, x, _), [a, b]) = (kind, &forms[..])
+            && kernel.ty(*x) == Type::Index
+            && let Some(mask) = self.compare_index(*p, *a, *b, lanes)
+        {
+            return Ok(Form::Varying(mask));
+        }
+        let v: Vec<_> = forms.into_iter().map(|f| self.spread(f, lanes)).collect();
+        let operand_ty = |i: usize| kernel.ty(operands[i]);
+        let out = match kind {
+            OpKind::Const(c) => self.b.constant(*c, 1),
+            OpKind::Scalar(param) => match &self.params[param.index()] {
+                super::ParamPlace::Scalar(v) => *v,
+                _ => return Err(self.fault("a tensor used as a scalar")),
+            },
+            OpKind::Dim(dim) => self.dims[dim.index()],
+            OpKind::BlockIndex(axis) => self.block_index[*axis as usize],
+            OpKind::Unary(op, _) => {
+                let r = self.b.unary_op(*op, v[0], operand_ty(0));
+                self.lowered(r)?
+            }
+            OpKind::Binary(op @ (BinaryOp::Div | BinaryOp::Rem), _, y)
+                if ty == Type::Index && kernel.const_index(*y).is_some_and(|c| c > 0) =>
+            {
+                let by = kernel.const_index(*y).unwrap_or(1);
+                let (q, r) = self.b.floor_div_const(v[0], by);
+                if *op == BinaryOp::Div { q } else { r }
+            }
+            OpKind::Binary(op, ..) => {
+                let r = self.b.binary_op(*op, v[0], v[1], ty);
+                self.lowered(r)?
+            }
+            OpKind::Fma(..) => {
+                let r = self.b.fma_op(v[0], v[1], v[2], ty);
+                self.lowered(r)?
+            }
+            OpKind::Compare(p, ..) => self.b.compare_op(*p, v[0], v[1], operand_ty(0)),
+            OpKind::Select(..) => self.b.select(v[0], v[1], v[2]),
+            OpKind::Cast(_, to) => {
+                let r = self.b.cast(v[0], operand_ty(0), *to);
+                self.lowered(r)?
+            }
+            OpKind::Bitcast(_, to) => {
+                let r = self.b.scalar_bitcast(v[0], operand_ty(0), *to);
+                self.lowered(r)?
+            }
+            other => return Err(self.fault(format!("{other:?} among scalar ops"))),
+        };
+        debug_assert_eq!(out.elem, held_as(ty), "{kind:?}");
+        Ok(self.form_of(out))
+    }
+
+    /// Index arithmetic that keeps the lanes evenly spaced.
+    fn affine_op(&mut self, kind: &OpKind, ty: Type) -> Emit<Option<Form<'c>>> {
+        let OpKind::Binary(op, x, y) = kind else {
+            return Ok(None);
+        };
+        if ty != Type::Index {
+            return Ok(None);
+        }
+        let (a, b) = (self.form(*x)?, self.form(*y)?);
+        if !matches!(a, Form::Affine { .. }) && !matches!(b, Form::Affine { .. }) {
+            return Ok(None);
+        }
+        if matches!(a, Form::Varying(_)) || matches!(b, Form::Varying(_)) {
+            return Ok(None);
+        }
+        let constants = (self.kernel.const_index(*x), self.kernel.const_index(*y));
+        Ok(match (op, constants) {
+            (BinaryOp::Add, (_, Some(c))) => Some(self.shift_form(a, c)),
+            (BinaryOp::Add, (Some(c), _)) => Some(self.shift_form(b, c)),
+            (BinaryOp::Sub, (_, Some(c))) => Some(self.shift_form(a, -c)),
+            (BinaryOp::Add, _) => Some(self.add_forms(a, b, 1)),
+            (BinaryOp::Sub, _) => {
+                let negated = self.scale_form(b, -1);
+                Some(self.add_forms(a, negated, 1))
+            }
+            (BinaryOp::Mul, (_, Some(c))) => Some(self.scale_form(a, c)),
+            (BinaryOp::Mul, (Some(c), _)) => Some(self.scale_form(b, c)),
+            (BinaryOp::Div | BinaryOp::Rem, (_, Some(c))) if c > 0 => self.divide_affine(*op, a, c),
+            _ => None,
+        })
+    }
+
+    fn shift_form(&mut self, a: Form<'c>, by: i64) -> Form<'c> {
+        match a {
+            Form::Affine {
+                base,
+                step,
+                multiple,
+            } => Form::Affine {
+                base: self.b.add_const(base, by),
+                step,
+                multiple: gcd(multiple, by),
+            },
+            Form::Uniform(v) => Form::Uniform(self.b.add_const(v, by)),
+            Form::Varying(v) => Form::Varying(self.b.add_const(v, by)),
+        }
+    }
+
+    /// Quotient and modulo of evenly spaced lanes where all of them lie between two multiples of the divisor, or on multiples.
+    fn divide_affine(&mut self, op: BinaryOp, a: Form<'c>, by: i64) -> Option<Form<'c>> {
+        let Form::Affine {
+            base,
+            step,
+            multiple,
+        } = a
+        else {
+            return None;
+        };
+        let is_div = op == BinaryOp::Div;
+        if step % by == 0 {
+            let (q, r) = self.b.floor_div_const(base, by);
+            return Some(match is_div {
+                true => Form::Affine {
+                    base: q,
+                    step: step / by,
+                    multiple: 1,
+                },
+                false => Form::Uniform(r),
+            });
+        }
+        // The widest vector in use: what holds for it holds for the narrower ones of the rest.
+        let reach = step * (self.machine.lanes(4) as i64 * 2);
+        if step > 0 && by % reach == 0 && multiple % reach == 0 {
+            let (q, r) = self.b.floor_div_const(base, by);
+            return Some(match is_div {
+                true => Form::Uniform(q),
+                false => Form::Affine {
+                    base: r,
+                    step,
+                    multiple: reach,
+                },
+            });
+        }
+        None
+    }
+
+    fn compare_index(
+        &mut self,
+        p: Predicate,
+        a: Form<'c>,
+        b: Form<'c>,
+        lanes: u32,
+    ) -> Option<crate::mlir::build::Val<'c>> {
+        let signed = |p| match p {
+            Predicate::Eq => IntCompare::Eq,
+            Predicate::Ne => IntCompare::Ne,
+            Predicate::Lt => IntCompare::Slt,
+            Predicate::Le => IntCompare::Sle,
+            Predicate::Gt => IntCompare::Sgt,
+            Predicate::Ge => IntCompare::Sge,
+        };
+        let swapped = |p| match p {
+            Predicate::Lt => Predicate::Gt,
+            Predicate::Le => Predicate::Ge,
+            Predicate::Gt => Predicate::Lt,
+            Predicate::Ge => Predicate::Le,
+            p => p,
+        };
+        const FAR: i64 = 1 << 20;
+        match (a, b) {
+            (Form::Affine { base, step, .. }, Form::Uniform(u)) if step.abs() < FAR => {
+                Some(self.compare_affine(signed(p), (base, step), u, lanes))
+            }
+            (Form::Uniform(u), Form::Affine { base, step, .. }) if step.abs() < FAR => {
+                Some(self.compare_affine(signed(swapped(p)), (base, step), u, lanes))
+            }
+            _ => None,
+        }
+    }
+
+    // ---- atomics ------------------------------------------------------------------------------------------------
+
+    fn atomic(
+        &mut self,
+        op: FoldOp,
+        param: ParamId,
+        index: &[ValueId],
+        value: ValueId,
+        guard: Option<ValueId>,
+    ) -> Emit {
+        let memory = self.tensor(param)?;
+        let dtype = memory.dtype;
+        let atomic = match (op, dtype.is_float(), dtype.is_signed_int()) {
+            (FoldOp::Sum, true, _) => AtomicOp::FAdd,
+            (FoldOp::Sum, ..) => AtomicOp::Add,
+            (FoldOp::And, ..) => AtomicOp::And,
+            (FoldOp::Or, ..) => AtomicOp::Or,
+            (FoldOp::Max, false, true) => AtomicOp::Max,
+            (FoldOp::Min, false, true) => AtomicOp::Min,
+            (FoldOp::Max, false, false) => AtomicOp::UMax,
+            (FoldOp::Min, false, false) => AtomicOp::UMin,
+            _ => return Err(self.unsupported(format!("an atomic `{op:?}` of {dtype}"))),
+        };
+        if memory.packed || dtype.is_float() && !memory.elem.is_float() {
+            return Err(self.unsupported(format!("an atomic `{op:?}` of {dtype}")));
+        }
+        let at = self.offset_of(&memory, index, 1)?;
+        let at = self.spread(at, 1);
+        let value = self.form(value)?;
+        let value = self.spread(value, 1);
+        let value = self.b.to_stored(value, dtype);
+        let guard = guard.map(|g| self.uniform(g)).transpose()?;
+        let open = guard.map(|g| self.b.begin_if(g));
+        let p = self.address(&memory, at);
+        self.b.atomic(atomic, p, value);
+        if let Some(open) = open {
+            self.b.end_if(open);
+        }
+        Ok(())
+    }
+}
+
+/// The loops of a map: extents of 1 dropped, neighbours joined where every address runs on from one to the other.
+fn join_axes(extents: &[u64], a: &Analysis) -> Vec<Axis> {
+    let mut axes: Vec<Axis> = Vec::new();
+    for (coordinate, &extent) in extents.iter().enumerate().filter(|&(_, &e)| e > 1) {
+        let inner = Axis {
+            coordinate,
+            extent: extent as i64,
+        };
+        match axes.last() {
+            Some(&outer) if can_join(outer, inner, a) => {
+                axes.pop();
+                axes.push(Axis {
+                    coordinate,
+                    extent: outer.extent * inner.extent,
+                });
+            }
+            _ => axes.push(inner),
+        }
+    }
+    axes
+}
+
+/// `outer` may be one coordinate or several joined ones, whose last coordinate then stands for them all.
+fn can_join(outer: Axis, inner: Axis, a: &Analysis) -> bool {
+    let both = (1 << outer.coordinate) | (1 << inner.coordinate);
+    a.ops > 0
+        && a.pinned & both == 0
+        && a.addresses
+            .iter()
+            .all(|f| f[outer.coordinate] == f[inner.coordinate] * inner.extent)
+}
+
+/// Vector widths that cover an extent: full vectors, one narrower one, single elements.
+pub(super) fn segments(extent: i64, lanes: u32) -> Vec<(u32, i64)> {
+    let mut out = Vec::new();
+    let mut done = extent / lanes as i64 * lanes as i64;
+    if done > 0 {
+        out.push((lanes, done));
+    }
+    let mut width = lanes / 2;
+    // One narrower vector for the rest, then single elements: few copies of the body.
+    while width >= 2 && out.len() < 2 {
+        if extent - done >= width as i64 {
+            done += width as i64;
+            out.push((width, done));
+        }
+        width /= 2;
+    }
+    if done < extent {
+        out.push((1, extent));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segments_cover_the_extent_once() {
+        for extent in 1..200 {
+            for lanes in [1, 2, 4, 8, 16, 32] {
+                let mut done = 0;
+                for (width, upto) in segments(extent, lanes) {
+                    assert!(upto > done && (upto - done) % width as i64 == 0);
+                    done = upto;
+                }
+                assert_eq!(done, extent, "{lanes} lanes");
+            }
+        }
+    }
+}

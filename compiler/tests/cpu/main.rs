@@ -1,0 +1,5 @@
+//! Compiled CPU code against values known from elsewhere: what each op must give, and the interpreter.
+#![cfg(feature = "llvm")]
+
+mod harness;
+mod pointwise;
