@@ -1,4 +1,5 @@
 //! Loads compiled Tessera kernels and runs the DeepSeek-V4 forward pass.
 
 pub mod model;
+pub mod verify;
 pub mod weights;

@@ -9,6 +9,7 @@ pub mod kv_cache;
 pub mod parameters;
 pub mod plan;
 mod rope;
+pub mod sample;
 pub mod trace;
 mod workspace;
 

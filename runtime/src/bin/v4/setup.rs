@@ -1,0 +1,93 @@
+//! What every command shares: the device, the kernels, loading a model, reading token ids.
+
+use std::error::Error;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+use indicatif::{ProgressBar, ProgressStyle};
+use tessera::model::Model;
+use tessera::model::kernels::Kernels;
+use tessera_device::{CpuOptions, Device, Library};
+
+#[derive(clap::Args)]
+pub struct Options {
+    /// Where kernels run.
+    #[arg(long, global = true, value_enum, default_value_t = DeviceKind::Cpu)]
+    device: DeviceKind,
+    /// Threads of the CPU device; all by default.
+    #[arg(long, global = true)]
+    threads: Option<std::num::NonZeroU16>,
+    /// Print results as JSON.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// A kernel archive to use instead of the built-in one.
+    #[arg(long, global = true, value_name = "FILE.tlk", env = "TESSERA_KERNELS")]
+    kernels: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum DeviceKind {
+    Cpu,
+    Cuda,
+}
+
+impl Options {
+    pub fn device(&self) -> Result<Device, Box<dyn Error>> {
+        match self.device {
+            DeviceKind::Cpu => Ok(Device::cpu_with(CpuOptions {
+                threads: self.threads.map(NonZeroUsize::from),
+                ..CpuOptions::default()
+            })?),
+            DeviceKind::Cuda => {
+                Err("this version runs models on the CPU only; use --device cpu".into())
+            }
+        }
+    }
+
+    pub fn kernels(&self) -> Result<Kernels, Box<dyn Error>> {
+        let device = self.device()?;
+        let path = self
+            .kernels
+            .as_ref()
+            .ok_or("no kernel archive: give one with --kernels FILE.tlk")?;
+        let bytes = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        Ok(Kernels::new(Library::load(&bytes, &device)?)?)
+    }
+
+    /// Loads the model in `folder`, with a progress bar on standard error.
+    pub fn model(&self, folder: &Path) -> Result<Model, Box<dyn Error>> {
+        let kernels = self.kernels()?;
+        let bar = progress_bar("packing weights");
+        let model = Model::load(folder, kernels, &mut |done, total| {
+            bar.set_length(total as u64);
+            bar.set_position(done as u64);
+        });
+        bar.finish_and_clear();
+        Ok(model?)
+    }
+}
+
+pub fn progress_bar(what: &str) -> ProgressBar {
+    let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len}");
+    let bar = ProgressBar::new(0).with_message(what.to_string());
+    match style {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
+/// `1,2,3` or `1 2 3`.
+pub fn parse_ids(text: &str) -> Result<Vec<u32>, String> {
+    let words = text.split([',', ' ']).filter(|word| !word.is_empty());
+    let ids: Vec<u32> = words
+        .map(|word| {
+            word.parse()
+                .map_err(|_| format!("`{word}` is no token id; write ids as in 1,2,3"))
+        })
+        .collect::<Result<_, _>>()?;
+    match ids.is_empty() {
+        true => Err("no token ids; write them as in 1,2,3".into()),
+        false => Ok(ids),
+    }
+}
