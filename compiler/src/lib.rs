@@ -7,4 +7,5 @@ pub mod mlir;
 pub mod source;
 pub mod syntax;
 pub mod target;
+pub mod testing;
 pub mod tile;

@@ -1,3 +1,4 @@
 //! The problem catalogue: one function per problem, which takes facts and owns all wording.
 
 pub mod syntax;
+pub mod testing;
