@@ -4,8 +4,8 @@ pub mod cli;
 pub mod diag;
 #[cfg(feature = "llvm")]
 pub mod mlir;
+pub mod sema;
 pub mod source;
 pub mod syntax;
 pub mod target;
-pub mod testing;
 pub mod tile;

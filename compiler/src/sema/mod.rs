@@ -1,0 +1,54 @@
+//! Meaning: from syntax trees to the tile IR, one instance of one kernel at a time.
+//!
+//! [`Program::collect`] gathers the items of all files; [`Program::instances`] lists the sets of generic arguments a kernel is
+//! asked for; [`elaborate`] binds one such set and lowers the body in one walk that resolves names, checks types and shapes
+//! and emits ops. Since every generic has a value then, every tile shape is a number and no check is symbolic but those
+//! about dims.
+//!
+//! Wrong code gets an error value that stays silent afterwards, so one run reports every problem.
+//!
+//! Needs: trees of `syntax::parse` (with error nodes). Keeps: ops in the order of the text.
+
+mod constant;
+mod evaluate;
+mod header;
+mod lower;
+mod program;
+pub(crate) mod text;
+
+pub use constant::{Const, FoldError};
+pub use evaluate::{Evaluator, HostType, Static};
+pub use program::{Instance, KernelItem, Program};
+
+use crate::diag::Sink;
+use crate::syntax::ast::File;
+use crate::tile::ir;
+
+/// Lowers one instance; `None` if anything in it is wrong (which is reported).
+pub fn elaborate(
+    program: &Program,
+    kernel: usize,
+    instance: &Instance,
+    sink: &mut Sink,
+) -> Option<ir::Kernel> {
+    let mut mine = Sink::default();
+    let k = lower::kernel(program, kernel, instance, &mut mine);
+    let good = !mine.has_errors();
+    for d in mine.iter() {
+        sink.report(d.clone());
+    }
+    good.then_some(k)
+}
+
+/// All kernels of all files, every instance, with tests and references checked for names. What `tlc check` does first.
+pub fn program(files: &[File], sink: &mut Sink) -> Vec<ir::Kernel> {
+    let program = Program::collect(files, sink);
+    let mut kernels = vec![];
+    for id in 0..program.kernels.len() {
+        for instance in program.instances(id, sink) {
+            kernels.extend(elaborate(&program, id, &instance, sink));
+        }
+    }
+    kernels
+}
+
