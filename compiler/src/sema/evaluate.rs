@@ -105,7 +105,11 @@ impl<'p, 'a> Evaluator<'p, 'a> {
                 None
             }
             Static::Host(_, ty) => {
-                let kind = if ty == HostType::Bool { "a bool" } else { "a scalar that is no `index`" };
+                let kind = if ty == HostType::Bool {
+                    "a bool"
+                } else {
+                    "a scalar that is no `index`"
+                };
                 sink.report(say::expected_integer(e.span, kind));
                 None
             }
@@ -131,7 +135,11 @@ impl<'p, 'a> Evaluator<'p, 'a> {
             Some(Membership::Range(r)) => {
                 let lo = self.eval(&r.lo, sink);
                 let hi = self.eval(&r.hi, sink);
-                let below = if r.inclusive { BinaryOp::Le } else { BinaryOp::Lt };
+                let below = if r.inclusive {
+                    BinaryOp::Le
+                } else {
+                    BinaryOp::Lt
+                };
                 let lower = self.binary(BinaryOp::Ge, value.clone(), lo, &c.expr, sink);
                 let upper = self.binary(below, value, hi, &c.expr, sink);
                 self.binary(BinaryOp::And, lower, upper, &c.expr, sink)
@@ -216,7 +224,11 @@ impl<'p, 'a> Evaluator<'p, 'a> {
         match self.program.find(self.module, &path.segments) {
             Some((home, Entry::Const(c))) => constant_item(self.program, home, c, sink),
             Some((_, other)) => {
-                sink.report(say::item_is_no_value(path.span, &path_text(path), other.kind()));
+                sink.report(say::item_is_no_value(
+                    path.span,
+                    &path_text(path),
+                    other.kind(),
+                ));
                 Static::Error
             }
             None => {
@@ -258,10 +270,14 @@ impl<'p, 'a> Evaluator<'p, 'a> {
         }
         // `true && c` and the like, which range and set constraints build.
         match (op, &a, &b) {
-            (And, Static::Const(Const::Bool(true)), _) | (Or, Static::Const(Const::Bool(false)), _) => return b,
-            (And, _, Static::Const(Const::Bool(true))) | (Or, _, Static::Const(Const::Bool(false))) => return a,
-            (And, Static::Const(Const::Bool(false)), _) | (Or, Static::Const(Const::Bool(true)), _) => return a,
-            (And, _, Static::Const(Const::Bool(false))) | (Or, _, Static::Const(Const::Bool(true))) => return b,
+            (And, Static::Const(Const::Bool(true)), _)
+            | (Or, Static::Const(Const::Bool(false)), _) => return b,
+            (And, _, Static::Const(Const::Bool(true)))
+            | (Or, _, Static::Const(Const::Bool(false))) => return a,
+            (And, Static::Const(Const::Bool(false)), _)
+            | (Or, Static::Const(Const::Bool(true)), _) => return a,
+            (And, _, Static::Const(Const::Bool(false)))
+            | (Or, _, Static::Const(Const::Bool(true))) => return b,
             _ => {}
         }
         let (Some((mut x, mut tx)), Some((mut y, mut ty))) = (host(a), host(b)) else {
@@ -426,7 +442,9 @@ fn folded(result: Result<Const, FoldError>, e: &Expr, sink: &mut Sink) -> Static
 fn host(v: Static) -> Option<(HostExpr, HostType)> {
     match v {
         Static::Host(h, ty) => Some((h, ty)),
-        Static::Const(Const::Int(i)) => Some((HostExpr::Int(i64::try_from(i).ok()?), HostType::Int)),
+        Static::Const(Const::Int(i)) => {
+            Some((HostExpr::Int(i64::try_from(i).ok()?), HostType::Int))
+        }
         Static::Const(Const::Float(x)) => Some((HostExpr::Float(x), HostType::Float)),
         Static::Const(Const::Bool(b)) => Some((HostExpr::Bool(b), HostType::Bool)),
         _ => None,

@@ -210,12 +210,11 @@ fn tensor(p: &ast::Param, mode: ast::Mode, cx: &Evaluator, sink: &mut Sink) -> T
     if mode == ast::Mode::Flags && !matches!(dtype, DType::I32 | DType::U32) {
         sink.report(say::flags_dtype(p, dtype));
     }
-    let shape = p
-        .ty
-        .shape
-        .iter()
-        .map(|e| cx.host_int(e, sink).unwrap_or(HostExpr::Int(1)))
-        .collect();
+    let shape =
+        p.ty.shape
+            .iter()
+            .map(|e| cx.host_int(e, sink).unwrap_or(HostExpr::Int(1)))
+            .collect();
     let mut align = dtype.bits().div_ceil(8);
     let mut contiguous = true;
     for a in &p.attrs {
@@ -227,11 +226,18 @@ fn tensor(p: &ast::Param, mode: ast::Mode, cx: &Evaluator, sink: &mut Sink) -> T
                 Some(n) => sink.report(say::bad_align(a.span, n)),
                 None => {}
             },
-            ("align", _) => sink.report(say::attribute_argument(a, "a number of bytes: `@align(16)`")),
+            ("align", _) => sink.report(say::attribute_argument(
+                a,
+                "a number of bytes: `@align(16)`",
+            )),
             ("strided", []) => contiguous = false,
             ("strided", _) => sink.report(say::attribute_argument(a, "no argument")),
             ("contiguous", _) => sink.report(say::contiguous_attribute(a.span)),
-            _ => sink.report(say::unknown_attribute(a, "a parameter", &["align", "strided"])),
+            _ => sink.report(say::unknown_attribute(
+                a,
+                "a parameter",
+                &["align", "strided"],
+            )),
         }
     }
     Tensor {
@@ -416,7 +422,10 @@ fn call_of_names(e: &Expr) -> Option<(&str, Vec<&str>)> {
     let ExprKind::Call { callee, args } = &e.kind else {
         return None;
     };
-    let args = args.iter().map(|a| segment(&a.value)).collect::<Option<_>>()?;
+    let args = args
+        .iter()
+        .map(|a| segment(&a.value))
+        .collect::<Option<_>>()?;
     Some((segment(callee)?, args))
 }
 

@@ -51,4 +51,3 @@ pub fn program(files: &[File], sink: &mut Sink) -> Vec<ir::Kernel> {
     }
     kernels
 }
-

@@ -166,13 +166,21 @@ impl<'a> Program<'a> {
             let path = path_text(&u.path);
             let Some(&module) = self.by_path.get(&path) else {
                 let known = self.by_path.keys().map(String::as_str);
-                sink.report(say::unknown_module(u.path.span, &path, nearest(&path, known)));
+                sink.report(say::unknown_module(
+                    u.path.span,
+                    &path,
+                    nearest(&path, known),
+                ));
                 continue;
             };
             for name in &u.names {
                 if !self.modules[module].items.contains_key(&name.name) {
                     let known = self.modules[module].items.keys().map(String::as_str);
-                    sink.report(say::unknown_in_module(name, &path, nearest(&name.name, known)));
+                    sink.report(say::unknown_in_module(
+                        name,
+                        &path,
+                        nearest(&name.name, known),
+                    ));
                 }
             }
         }
@@ -364,8 +372,7 @@ impl<'a> Program<'a> {
                 continue;
             };
             for c in constraints {
-                let cx =
-                    Evaluator::new(self, k.module).with_generics(&instance.generics);
+                let cx = Evaluator::new(self, k.module).with_generics(&instance.generics);
                 match cx.constraint(c, sink) {
                     Some(true) => {}
                     Some(false) => {
@@ -406,7 +413,10 @@ pub(super) fn path_text(path: &ast::Path) -> String {
 }
 
 /// The candidate that `name` is a likely slip of.
-pub(super) fn nearest<'c>(name: &str, candidates: impl Iterator<Item = &'c str>) -> Option<&'c str> {
+pub(super) fn nearest<'c>(
+    name: &str,
+    candidates: impl Iterator<Item = &'c str>,
+) -> Option<&'c str> {
     let limit = name.chars().count().div_ceil(3).min(3);
     candidates
         .filter(|c| *c != name)

@@ -1,6 +1,8 @@
 //! Expressions as one line of text, for messages and for the requirements that the manifest shows.
 
-use crate::syntax::ast::{Arg, BinaryOp, Constraint, Expr, ExprKind, IndexSlot, Membership, UnaryOp};
+use crate::syntax::ast::{
+    Arg, BinaryOp, Constraint, Expr, ExprKind, IndexSlot, Membership, UnaryOp,
+};
 use std::fmt::Write;
 
 pub fn expr(e: &Expr) -> String {

@@ -40,8 +40,8 @@ const FOLDS: [(&str, ir::FoldOp, FoldAxis); 10] = [
 ];
 
 const OTHERS: [&str; 18] = [
-    "abs", "min", "max", "clamp", "pow", "fma", "silu", "cdiv", "bits", "index", "block", "cumsum", "dot",
-    "topk", "sort", "argmax", "take", "copy_id",
+    "abs", "min", "max", "clamp", "pow", "fma", "silu", "cdiv", "bits", "index", "block", "cumsum",
+    "dot", "topk", "sort", "argmax", "take", "copy_id",
 ];
 
 #[derive(Clone, Copy, PartialEq)]
@@ -261,7 +261,11 @@ impl Lower<'_, '_, '_> {
         };
         let tc = self.expr(c, Some(ty));
         // The third operand must agree in type with the product, in shape with its tiles.
-        let against = if matches!(ta, Term::Tile(_)) { (ta.clone(), a) } else { (tb.clone(), b) };
+        let against = if matches!(ta, Term::Tile(_)) {
+            (ta.clone(), a)
+        } else {
+            (tb.clone(), b)
+        };
         let Some((_, tc, ty)) = self.unify(against, (tc, c), e) else {
             return Term::Error;
         };
@@ -386,7 +390,11 @@ impl Lower<'_, '_, '_> {
             Term::Error => Term::Error,
             Term::Const(c) => self.fold_call("bits", &[c], e),
             _ => {
-                self.report(say::builtin_of_types(e, "bits", "a value; it takes a dtype"));
+                self.report(say::builtin_of_types(
+                    e,
+                    "bits",
+                    "a value; it takes a dtype",
+                ));
                 Term::Error
             }
         }
@@ -468,7 +476,9 @@ impl Lower<'_, '_, '_> {
                 return None;
             }
             (FoldAxis::First | FoldAxis::Last, Some(arg)) => {
-                self.report(say::unknown_named_argument_span(arg.span, "axis", &name.name));
+                self.report(say::unknown_named_argument_span(
+                    arg.span, "axis", &name.name,
+                ));
                 return None;
             }
             (FoldAxis::Given, Some(arg)) => self.axis(arg, &t.shape)?,
@@ -644,11 +654,8 @@ impl Lower<'_, '_, '_> {
             return None;
         };
         if acc.shape() != shape {
-            let d = say::dot_accumulator_shape(
-                e.span,
-                &self.describe(target, &acc.shape()),
-                &shape,
-            );
+            let d =
+                say::dot_accumulator_shape(e.span, &self.describe(target, &acc.shape()), &shape);
             self.report(d);
             return None;
         }
@@ -715,7 +722,9 @@ impl Lower<'_, '_, '_> {
         let (xs, ys) = (operand_shape(&x), operand_shape(&y));
         if xs[1] != ys[0] {
             let (dx, dy) = (self.describe(a, &xs), self.describe(b, &ys));
-            self.report(say::dot_inner_extents(e.span, &dx, a.span, xs[1], &dy, b.span, ys[0]));
+            self.report(say::dot_inner_extents(
+                e.span, &dx, a.span, xs[1], &dy, b.span, ys[0],
+            ));
             return None;
         }
         Some((x, y, vec![xs[0], ys[1]], accumulator))
@@ -800,7 +809,11 @@ impl Lower<'_, '_, '_> {
                     }
                 }
                 Some(n) => {
-                    let known: &[&str] = if name.name == "argmax" { &[] } else { &["smallest"] };
+                    let known: &[&str] = if name.name == "argmax" {
+                        &[]
+                    } else {
+                        &["smallest"]
+                    };
                     self.report(say::unknown_named_argument(n, &name.name, known));
                     return None;
                 }
@@ -843,8 +856,20 @@ impl Lower<'_, '_, '_> {
                 names[i].name.as_str()
             }
         };
-        let values = self.new_tile(tile_name(0), ir::Space::Reg, shape.clone(), t.dtype, names[0].span);
-        let indices = self.new_tile(tile_name(1), ir::Space::Reg, shape.clone(), DType::I32, names[1].span);
+        let values = self.new_tile(
+            tile_name(0),
+            ir::Space::Reg,
+            shape.clone(),
+            t.dtype,
+            names[0].span,
+        );
+        let indices = self.new_tile(
+            tile_name(1),
+            ir::Space::Reg,
+            shape.clone(),
+            DType::I32,
+            names[1].span,
+        );
         let kind = OpKind::TopK {
             values,
             indices,
@@ -865,10 +890,23 @@ impl Lower<'_, '_, '_> {
                 let mut view = self.whole(tile, e.span);
                 view.slots[last] = ir::Slot::At(zero);
                 let dtype = self.k.tile(tile).dtype;
-                let flat = self.new_tile(&name.name, ir::Space::Reg, shape[..last].to_vec(), dtype, name.span);
+                let flat = self.new_tile(
+                    &name.name,
+                    ir::Space::Reg,
+                    shape[..last].to_vec(),
+                    dtype,
+                    name.span,
+                );
                 let dst = self.whole(flat, e.span);
                 let oob = ir::Oob::Never;
-                self.effect(OpKind::Copy { dst, src: view, oob }, e.span);
+                self.effect(
+                    OpKind::Copy {
+                        dst,
+                        src: view,
+                        oob,
+                    },
+                    e.span,
+                );
                 Binding::Tile {
                     tile: flat,
                     mutable: false,

@@ -33,24 +33,21 @@ impl<'p, 'a> Lower<'p, 'a, '_> {
         self.inline(home, function, args, e).unwrap_or(Term::Error)
     }
 
-    fn inline(
-        &mut self,
-        home: usize,
-        f: &'a Function,
-        args: &[Arg],
-        e: &Expr,
-    ) -> Option<Term> {
+    fn inline(&mut self, home: usize, f: &'a Function, args: &[Arg], e: &Expr) -> Option<Term> {
         let mut cx = Evaluator::new(self.program, home);
         let mut values: Vec<(&Expr, Term)> = vec![];
         let mut good = true;
         for a in args {
             match &a.name {
                 None => {
-                    let want = f.params.get(values.len()).and_then(|(_, ty)| match &ty.elem {
-                        ElemType::DType(d) => Some(Type::Scalar(*d)),
-                        ElemType::Index => Some(Type::Index),
-                        ElemType::Name(_) => None,
-                    });
+                    let want = f
+                        .params
+                        .get(values.len())
+                        .and_then(|(_, ty)| match &ty.elem {
+                            ElemType::DType(d) => Some(Type::Scalar(*d)),
+                            ElemType::Index => Some(Type::Index),
+                            ElemType::Name(_) => None,
+                        });
                     let t = self.expr(&a.value, want);
                     good &= !matches!(t, Term::Error);
                     values.push((&a.value, t));
@@ -75,12 +72,8 @@ impl<'p, 'a> Lower<'p, 'a, '_> {
             }
         }
         if values.len() != f.params.len() {
-            let d = say::wrong_number_of_arguments(
-                e.span,
-                &f.name.name,
-                f.params.len(),
-                values.len(),
-            );
+            let d =
+                say::wrong_number_of_arguments(e.span, &f.name.name, f.params.len(), values.len());
             self.report(d);
             return None;
         }
@@ -92,14 +85,15 @@ impl<'p, 'a> Lower<'p, 'a, '_> {
         }
         for g in &f.generics {
             if cx.get(&g.name.name).is_none() {
-                let default = g
-                    .default
-                    .as_ref()
-                    .and_then(|d| cx.constant(d, self.sink));
+                let default = g.default.as_ref().and_then(|d| cx.constant(d, self.sink));
                 match default {
                     Some(c) => cx.bind(&g.name.name, Static::Const(c)),
                     None => {
-                        self.report(say::generic_not_inferred(e.span, &f.name.name, &g.name.name));
+                        self.report(say::generic_not_inferred(
+                            e.span,
+                            &f.name.name,
+                            &g.name.name,
+                        ));
                         return None;
                     }
                 }
@@ -187,7 +181,13 @@ impl<'p, 'a> Lower<'p, 'a, '_> {
             _ => vec![],
         };
         if shape.len() != ty.shape.len() {
-            self.report(say::argument_rank(arg.span, &f.name.name, param, ty.shape.len(), shape.len()));
+            self.report(say::argument_rank(
+                arg.span,
+                &f.name.name,
+                param,
+                ty.shape.len(),
+                shape.len(),
+            ));
             return None;
         }
         for (extent, actual) in ty.shape.iter().zip(shape) {
@@ -202,7 +202,14 @@ impl<'p, 'a> Lower<'p, 'a, '_> {
             let expected = cx.constant_int(extent, self.sink)?;
             if expected != actual as i64 {
                 let text = super::super::text::expr(extent);
-                self.report(say::argument_extent(arg.span, &f.name.name, param, &text, expected, actual));
+                self.report(say::argument_extent(
+                    arg.span,
+                    &f.name.name,
+                    param,
+                    &text,
+                    expected,
+                    actual,
+                ));
                 return None;
             }
         }
@@ -248,7 +255,12 @@ impl<'p, 'a> Lower<'p, 'a, '_> {
                     _ => Some(Binding::Value(self.constant(&c, elem, arg)?)),
                 }
             }
-            t => Some(Binding::Value(self.coerce(t, elem, arg, Some("the parameter"))?)),
+            t => Some(Binding::Value(self.coerce(
+                t,
+                elem,
+                arg,
+                Some("the parameter"),
+            )?)),
         }
     }
 
@@ -287,11 +299,7 @@ impl<'p, 'a> Lower<'p, 'a, '_> {
                 let fitted = self.fit(t, &shape, dtype, value, "the result")?;
                 // A view that widens keeps its dtype in `fit`; make the result's dtype real.
                 let node = self.cast_node(fitted.node, fitted.dtype, dtype);
-                Some(Term::Tile(TileExpr {
-                    node,
-                    dtype,
-                    shape,
-                }))
+                Some(Term::Tile(TileExpr { node, dtype, shape }))
             }
             (Term::Tile(_), true) | (_, false) => {
                 self.report(say::result_rank(value.span, &f.name.name));

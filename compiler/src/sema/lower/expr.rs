@@ -294,12 +294,7 @@ impl Lower<'_, '_, '_> {
     ) -> Term {
         let compares = matches!(
             op,
-            BinaryOp::Eq
-                | BinaryOp::Ne
-                | BinaryOp::Lt
-                | BinaryOp::Le
-                | BinaryOp::Gt
-                | BinaryOp::Ge
+            BinaryOp::Eq | BinaryOp::Ne | BinaryOp::Lt | BinaryOp::Le | BinaryOp::Gt | BinaryOp::Ge
         );
         let want = want.filter(|_| !compares);
         let ta = self.expr(a, want);
@@ -555,13 +550,19 @@ impl Lower<'_, '_, '_> {
                 Term::Scalar(self.op(OpKind::Select(*c, *a, *b), ty, e.span))
             }
             _ => {
-                let side = if matches!(ta, Term::Tile(_)) { (&ta, a) } else { (&tb, b) };
+                let side = if matches!(ta, Term::Tile(_)) {
+                    (&ta, a)
+                } else {
+                    (&tb, b)
+                };
                 if let (Term::Tile(m), Term::Tile(t)) = (&cond, side.0)
                     && m.shape != t.shape
                 {
                     let side = side.1;
                     let (s, t) = (self.describe(c, &m.shape), self.describe(side, &t.shape));
-                    self.report(say::operand_shapes_differ(e.span, &s, c.span, &t, side.span));
+                    self.report(say::operand_shapes_differ(
+                        e.span, &s, c.span, &t, side.span,
+                    ));
                     return Term::Error;
                 }
                 if ty == Type::Index {

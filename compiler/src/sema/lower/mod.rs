@@ -19,7 +19,9 @@ use crate::diag::catalogue::sema as say;
 use crate::diag::{Diagnostic, Severity, Sink};
 use crate::source::Span;
 use crate::syntax::ast::{self, Ident};
-use crate::tile::ir::{self, BlockId, ChannelId, Def, Kernel, OpKind, ParamId, TileId, Type, ValueId};
+use crate::tile::ir::{
+    self, BlockId, ChannelId, Def, Kernel, OpKind, ParamId, TileId, Type, ValueId,
+};
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use tessera_artifact::DType;
@@ -33,12 +35,21 @@ enum Binding {
     Const(Const),
     Value(ValueId),
     /// `let mut`: a tile of rank 0. `index` cells are held as i64.
-    Cell { tile: TileId, index: bool },
-    Tile { tile: TileId, mutable: bool },
+    Cell {
+        tile: TileId,
+        index: bool,
+    },
+    Tile {
+        tile: TileId,
+        mutable: bool,
+    },
     Param(ParamId),
     Channel(ChannelId),
     /// A record of a work list: row `row` of the tensor.
-    Record { param: ParamId, row: ValueId },
+    Record {
+        param: ParamId,
+        row: ValueId,
+    },
 }
 
 /// The value of an expression.
@@ -294,7 +305,14 @@ impl<'p, 'a, 's> Lower<'p, 'a, 's> {
         }
     }
 
-    fn new_tile(&mut self, name: &str, space: ir::Space, shape: Vec<u64>, dtype: DType, span: Span) -> TileId {
+    fn new_tile(
+        &mut self,
+        name: &str,
+        space: ir::Space,
+        shape: Vec<u64>,
+        dtype: DType,
+        span: Span,
+    ) -> TileId {
         self.k.tiles.push(ir::Tile {
             name: name.to_string(),
             space,

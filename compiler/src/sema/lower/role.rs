@@ -53,7 +53,9 @@ impl Lower<'_, '_, '_> {
             return;
         };
         if shape.is_empty() || shape[0] % parts as u64 != 0 {
-            self.report(say::parts_do_not_divide(name.span, &name.name, parts, &shape));
+            self.report(say::parts_do_not_divide(
+                name.span, &name.name, parts, &shape,
+            ));
         }
         self.k.channels.push(ir::Channel {
             name: name.name.clone(),
@@ -189,11 +191,18 @@ impl Lower<'_, '_, '_> {
 
     /// `take(ch)`: the next tile as a copy; the slot goes back at once.
     pub(super) fn take_call(&mut self, args: &[Arg], e: &Expr) -> Term {
-        let [Arg {
-            name: None, value, ..
-        }] = args
+        let [
+            Arg {
+                name: None, value, ..
+            },
+        ] = args
         else {
-            self.report(say::wrong_number_of_arguments(e.span, "take", 1, args.len()));
+            self.report(say::wrong_number_of_arguments(
+                e.span,
+                "take",
+                1,
+                args.len(),
+            ));
             return Term::Error;
         };
         if self.in_map.is_some() {
@@ -203,7 +212,10 @@ impl Lower<'_, '_, '_> {
         let name = match &value.kind {
             ExprKind::Name(path) if path.segments.len() == 1 => &path.segments[0],
             _ => {
-                self.report(say::not_a_channel(value.span, &super::super::text::expr(value)));
+                self.report(say::not_a_channel(
+                    value.span,
+                    &super::super::text::expr(value),
+                ));
                 return Term::Error;
             }
         };
@@ -211,7 +223,13 @@ impl Lower<'_, '_, '_> {
             return Term::Error;
         };
         let slot = self.slot_tile(channel, &name.name, e.span);
-        self.effect(OpKind::Get { channel, tile: slot }, e.span);
+        self.effect(
+            OpKind::Get {
+                channel,
+                tile: slot,
+            },
+            e.span,
+        );
         let (shape, dtype) = {
             let c = &self.k.channels[channel.index()];
             (c.shape.clone(), c.dtype)
@@ -249,7 +267,11 @@ impl Lower<'_, '_, '_> {
         };
         let c = &self.k.channels[channel.index()];
         let rows = c.shape[0] / c.parts.max(1) as u64;
-        let whole = place.slots.iter().zip(&c.shape).all(|(s, n)| s.len() == Some(*n));
+        let whole = place
+            .slots
+            .iter()
+            .zip(&c.shape)
+            .all(|(s, n)| s.len() == Some(*n));
         let rest_whole = place.slots[1..]
             .iter()
             .zip(&c.shape[1..])

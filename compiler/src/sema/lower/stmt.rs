@@ -138,7 +138,9 @@ impl Lower<'_, '_, '_> {
                 assume,
             } => self.assert(cond, message.as_deref(), *assume, s.span),
             StmtKind::Print { args } => self.print(args, s.span),
-            StmtKind::Return { .. } => self.report(say::return_in_the_middle(s.span, !self.calls.is_empty())),
+            StmtKind::Return { .. } => {
+                self.report(say::return_in_the_middle(s.span, !self.calls.is_empty()))
+            }
             StmtKind::Asm { .. } => self.report(say::asm_not_lowered(s.span)),
             StmtKind::Call(e) => {
                 let t = self.expr(e, None);
@@ -166,7 +168,12 @@ impl Lower<'_, '_, '_> {
             }
         }
         // 2^32 elements of 64 bits are far past any memory a tile may lie in.
-        if good && out.iter().try_fold(1u64, |a, &b| a.checked_mul(b)).is_none_or(|n| n > 1 << 32) {
+        if good
+            && out
+                .iter()
+                .try_fold(1u64, |a, &b| a.checked_mul(b))
+                .is_none_or(|n| n > 1 << 32)
+        {
             let span = shape.first().map_or(self.k.span, |e| e.span);
             self.report(say::tile_too_large(span, &out));
             return None;
@@ -175,7 +182,13 @@ impl Lower<'_, '_, '_> {
     }
 
     fn tile_decl(&mut self, name: &Ident, ty: &ast::Type, attrs: &[Attr], init: Option<&Expr>) {
-        self.check_attrs(attrs, "a tile", &["layout", "align", "oob", "missing", "via", "vector", "order"]);
+        self.check_attrs(
+            attrs,
+            "a tile",
+            &[
+                "layout", "align", "oob", "missing", "via", "vector", "order",
+            ],
+        );
         let space = match ty.space {
             Some(ast::Space::Shared) => ir::Space::Shared,
             Some(ast::Space::Cluster) => ir::Space::Cluster,
@@ -464,7 +477,11 @@ impl Lower<'_, '_, '_> {
         if !self.readable(ir::Base::Param(param), items) {
             return;
         }
-        let shape = self.k.tensor(param).map(|t| t.shape.clone()).unwrap_or_default();
+        let shape = self
+            .k
+            .tensor(param)
+            .map(|t| t.shape.clone())
+            .unwrap_or_default();
         let dtype = self.base_dtype(ir::Base::Param(param));
         let columns = match shape.as_slice() {
             [_] => Some(1),
@@ -651,7 +668,11 @@ impl Lower<'_, '_, '_> {
     // ---- memory -----------------------------------------------------------------------------------------
 
     fn copy(&mut self, dst: &Expr, src: &Expr, attrs: &[Attr], span: Span) {
-        self.check_attrs(attrs, "`copy`", &["oob", "missing", "via", "vector", "layout"]);
+        self.check_attrs(
+            attrs,
+            "`copy`",
+            &["oob", "missing", "via", "vector", "layout"],
+        );
         let oob = self.oob(attrs);
         let place = self.place(dst);
         let term = self.expr(src, None);
@@ -666,7 +687,11 @@ impl Lower<'_, '_, '_> {
         if !self.writable(view.base, dst) {
             return;
         }
-        if view.slots.iter().any(|s| matches!(s, ir::Slot::Gather { .. })) {
+        if view
+            .slots
+            .iter()
+            .any(|s| matches!(s, ir::Slot::Gather { .. }))
+        {
             self.report(say::gather_as_destination(dst.span));
             return;
         }
@@ -682,7 +707,13 @@ impl Lower<'_, '_, '_> {
         let target = self.describe(dst, &shape);
         let Term::Tile(t) = &term else { return };
         if t.shape != shape {
-            let d = say::copy_shapes(span, &target, dst.span, &self.describe(src, &t.shape), src.span);
+            let d = say::copy_shapes(
+                span,
+                &target,
+                dst.span,
+                &self.describe(src, &t.shape),
+                src.span,
+            );
             self.report(d);
             return;
         }
@@ -694,7 +725,14 @@ impl Lower<'_, '_, '_> {
             && let Some(oob) = self.gather_oob(v, oob, span)
         {
             let src = v.clone();
-            self.effect(OpKind::Copy { dst: view, src, oob }, span);
+            self.effect(
+                OpKind::Copy {
+                    dst: view,
+                    src,
+                    oob,
+                },
+                span,
+            );
             return;
         }
         self.store(view, t, AssignOp::Set, oob, span);
@@ -751,7 +789,9 @@ impl Lower<'_, '_, '_> {
         self.check_attrs(attrs, "an assignment", &["oob", "missing", "order"]);
         if let ExprKind::Name(path) = &target.kind {
             match self.resolve(path) {
-                Binding::Cell { tile, index } => return self.assign_cell(tile, index, op, value, span),
+                Binding::Cell { tile, index } => {
+                    return self.assign_cell(tile, index, op, value, span);
+                }
                 Binding::Value(_) | Binding::Const(_) => {
                     self.expr(value, None);
                     self.report(say::assign_to_value(target.span, &path_text(path)));
@@ -842,7 +882,11 @@ impl Lower<'_, '_, '_> {
             Type::Scalar(d) => op == AssignOp::Set || d.has_arithmetic(),
         };
         if !good {
-            self.report(say::operator_of_type(target, "this assignment", &expr::type_text(ty)));
+            self.report(say::operator_of_type(
+                target,
+                "this assignment",
+                &expr::type_text(ty),
+            ));
         }
         good
     }
@@ -882,7 +926,9 @@ impl Lower<'_, '_, '_> {
                 let Term::Tile(t) = self.view_term(view.clone()) else {
                     return;
                 };
-                self.as_whole_tile(&t).filter(|_| op == AssignOp::Set).map(|_| tile)
+                self.as_whole_tile(&t)
+                    .filter(|_| op == AssignOp::Set)
+                    .map(|_| tile)
             }
             ir::Base::Param(_) => None,
         };
@@ -919,7 +965,8 @@ impl Lower<'_, '_, '_> {
 
     fn scatter(&mut self, target: &Expr, value: &Expr, attrs: &[Attr], span: Span) {
         self.check_attrs(attrs, "`scatter`", &["oob"]);
-        let Some((param, index, guard)) = self.global_element(target, attrs, "scatter", span) else {
+        let Some((param, index, guard)) = self.global_element(target, attrs, "scatter", span)
+        else {
             return;
         };
         let ty = Type::Scalar(self.base_dtype(ir::Base::Param(param)));
@@ -1063,7 +1110,10 @@ impl Lower<'_, '_, '_> {
                 ("stages", _) if pipeline => self.report(say::attribute_argument(a, "a number")),
                 ("order", [o]) => {
                     // Loops are ascending; another order is not in the language.
-                    if self.order(&o.value).is_some_and(|o| o != ir::Order::Ascending) {
+                    if self
+                        .order(&o.value)
+                        .is_some_and(|o| o != ir::Order::Ascending)
+                    {
                         self.report(say::loop_order(a.span));
                     }
                 }

@@ -158,7 +158,11 @@ impl Lower<'_, '_, '_> {
         self.bring_in(&mut e.node, oob, span);
         let is_global = matches!(dst.base, ir::Base::Param(_));
         if (is_global && op == AssignOp::Set) || e.node.reads_elsewhere(&dst) {
-            let dtype = if is_global { self.base_dtype(dst.base) } else { e.dtype };
+            let dtype = if is_global {
+                self.base_dtype(dst.base)
+            } else {
+                e.dtype
+            };
             let node = self.cast_node(e.node, e.dtype, dtype);
             let tile = self.temporary(e.shape.clone(), dtype, span);
             let whole = self.whole(tile, span);
@@ -212,7 +216,11 @@ impl Lower<'_, '_, '_> {
             let mut value = l.element(node, &coords, span);
             let target = l.base_dtype(dst.base);
             if dtype != target {
-                value = l.op(OpKind::Cast(value, Type::Scalar(target)), Type::Scalar(target), span);
+                value = l.op(
+                    OpKind::Cast(value, Type::Scalar(target)),
+                    Type::Scalar(target),
+                    span,
+                );
             }
             let index = l.view_index(dst, &coords, span);
             l.store_element(dst.base, index, value, op, None, span);
@@ -402,10 +410,12 @@ impl Lower<'_, '_, '_> {
         evaluate::names_in(e, &mut |name| {
             names.push(name.to_string());
             let local = self.scopes[self.floor..].iter().rev().flatten();
-            let tile = local.filter(|n| n.name == name).find_map(|n| match n.binding {
-                Binding::Tile { tile, .. } => Some(tile),
-                _ => None,
-            });
+            let tile = local
+                .filter(|n| n.name == name)
+                .find_map(|n| match n.binding {
+                    Binding::Tile { tile, .. } => Some(tile),
+                    _ => None,
+                });
             if let Some(tile) = tile
                 && let Some(shape_names) = self.shape_names.get(&tile)
             {
@@ -413,7 +423,11 @@ impl Lower<'_, '_, '_> {
             }
         });
         let bound = super::super::header::generics_text(&names, self.bound_generics());
-        format!("`{}` is {}{bound}", super::super::text::expr(e), shape_text(shape))
+        format!(
+            "`{}` is {}{bound}",
+            super::super::text::expr(e),
+            shape_text(shape)
+        )
     }
 }
 

@@ -49,7 +49,13 @@ impl Lower<'_, '_, '_> {
         if slots.len() != rank {
             let name = super::super::text::expr(base_expr);
             let shape = self.base_shape_text(base);
-            self.report(say::wrong_number_of_indices(e.span, &name, &shape, rank, slots.len()));
+            self.report(say::wrong_number_of_indices(
+                e.span,
+                &name,
+                &shape,
+                rank,
+                slots.len(),
+            ));
             return None;
         }
         self.slots(base, slots, e)
@@ -126,7 +132,13 @@ impl Lower<'_, '_, '_> {
         })
     }
 
-    fn slot(&mut self, base: ir::Base, axis: usize, slot: &IndexSlot, e: &Expr) -> Option<ir::Slot> {
+    fn slot(
+        &mut self,
+        base: ir::Base,
+        axis: usize,
+        slot: &IndexSlot,
+        e: &Expr,
+    ) -> Option<ir::Slot> {
         match slot {
             IndexSlot::At(i) => self.index_expr(i).map(ir::Slot::At),
             IndexSlot::Span { start, len } => {
@@ -139,7 +151,9 @@ impl Lower<'_, '_, '_> {
                 if let (Some(start), HostExpr::Int(extent)) = (start, self.extent(base, axis))
                     && matches!(base, ir::Base::Tile(_))
                     && (length > extent
-                        || self.const_index(start).is_some_and(|s| s < 0 || s + length > extent))
+                        || self
+                            .const_index(start)
+                            .is_some_and(|s| s < 0 || s + length > extent))
                 {
                     let shape = self.base_shape_text(base);
                     let from = self.const_index(start);
@@ -246,9 +260,11 @@ impl Lower<'_, '_, '_> {
             };
             self.guard = match before {
                 None => Some(cond),
-                Some(outer) => {
-                    Some(self.pure(OpKind::Binary(ir::BinaryOp::And, outer, cond), Type::BOOL, span))
-                }
+                Some(outer) => Some(self.pure(
+                    OpKind::Binary(ir::BinaryOp::And, outer, cond),
+                    Type::BOOL,
+                    span,
+                )),
             };
         }
         let built = (self.k.ops.len(), self.k.values.len());
@@ -296,9 +312,21 @@ impl Lower<'_, '_, '_> {
             let extent = self.extent(base, axis);
             let extent = self.host_value(&extent, span);
             let zero = self.index_const(0, span);
-            let below = self.pure(OpKind::Compare(ir::Predicate::Ge, i, zero), Type::BOOL, span);
-            let above = self.pure(OpKind::Compare(ir::Predicate::Lt, i, extent), Type::BOOL, span);
-            let both = self.pure(OpKind::Binary(ir::BinaryOp::And, below, above), Type::BOOL, span);
+            let below = self.pure(
+                OpKind::Compare(ir::Predicate::Ge, i, zero),
+                Type::BOOL,
+                span,
+            );
+            let above = self.pure(
+                OpKind::Compare(ir::Predicate::Lt, i, extent),
+                Type::BOOL,
+                span,
+            );
+            let both = self.pure(
+                OpKind::Binary(ir::BinaryOp::And, below, above),
+                Type::BOOL,
+                span,
+            );
             guard = Some(match guard {
                 None => both,
                 Some(g) => self.pure(OpKind::Binary(ir::BinaryOp::And, g, both), Type::BOOL, span),
@@ -332,11 +360,19 @@ impl Lower<'_, '_, '_> {
                         return self.index_binary(ir::BinaryOp::Sub, zero, args[0], span);
                     }
                     And | Or => {
-                        let op = if *op == And { ir::BinaryOp::And } else { ir::BinaryOp::Or };
+                        let op = if *op == And {
+                            ir::BinaryOp::And
+                        } else {
+                            ir::BinaryOp::Or
+                        };
                         return self.pure(OpKind::Binary(op, args[0], args[1]), Type::BOOL, span);
                     }
                     Not => {
-                        return self.pure(OpKind::Unary(ir::UnaryOp::Not, args[0]), Type::BOOL, span);
+                        return self.pure(
+                            OpKind::Unary(ir::UnaryOp::Not, args[0]),
+                            Type::BOOL,
+                            span,
+                        );
                     }
                     Select => {
                         let kind = OpKind::Select(args[0], args[1], args[2]);

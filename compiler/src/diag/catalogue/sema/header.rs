@@ -10,12 +10,15 @@ use tessera_artifact::DType;
 pub fn generic_without_value(span: Span, kernel: &ast::Kernel, missing: &[&str]) -> Diagnostic {
     let name = &kernel.name.name;
     let example: Vec<String> = missing.iter().map(|m| format!("{m} = …")).collect();
-    Diagnostic::error("TL0601", span, format!("{} of `{name}` has no value here", list(missing))).help(
-        format!(
-            "give it a default, or ask for instances: `instances {name} {{ ({}) }}`",
-            example.join(", ")
-        ),
+    Diagnostic::error(
+        "TL0601",
+        span,
+        format!("{} of `{name}` has no value here", list(missing)),
     )
+    .help(format!(
+        "give it a default, or ask for instances: `instances {name} {{ ({}) }}`",
+        example.join(", ")
+    ))
 }
 
 pub fn duplicate_instance(span: Span, first: Span) -> Diagnostic {
@@ -23,21 +26,35 @@ pub fn duplicate_instance(span: Span, first: Span) -> Diagnostic {
 }
 
 pub fn instance_argument_without_name(span: Span, kernel: &ast::Kernel) -> Diagnostic {
-    let names: Vec<&str> = kernel.generics.iter().map(|g| g.name.name.as_str()).collect();
+    let names: Vec<&str> = kernel
+        .generics
+        .iter()
+        .map(|g| g.name.name.as_str())
+        .collect();
     Diagnostic::error("TL0603", span, "this argument has no name")
-        .note(format!("the generics of `{}` are {}", kernel.name.name, list(&names)))
+        .note(format!(
+            "the generics of `{}` are {}",
+            kernel.name.name,
+            list(&names)
+        ))
         .help("write `name = value`")
 }
 
 pub fn where_fails(c: &Constraint, instance: &Instance, values: &[String]) -> Diagnostic {
     let condition = text::constraint(c);
     let d = match &c.message {
-        Some(message) => {
-            Diagnostic::error("TL0604", c.span, format!("`{condition}` does not hold: {message}"))
-        }
+        Some(message) => Diagnostic::error(
+            "TL0604",
+            c.span,
+            format!("`{condition}` does not hold: {message}"),
+        ),
         None => Diagnostic::error("TL0604", c.span, format!("`{condition}` does not hold")),
     };
-    let d = if values.is_empty() { d } else { d.note(values.join(", ")) };
+    let d = if values.is_empty() {
+        d
+    } else {
+        d.note(values.join(", "))
+    };
     d.also(instance.span, "for this instance")
 }
 
@@ -45,17 +62,28 @@ pub fn empty_dim_range(d: &Dim, lo: i64, hi: i64) -> Diagnostic {
     Diagnostic::error(
         "TL0605",
         d.range.span,
-        format!("the range of `{}` is empty: {lo} is more than {hi}", d.name.name),
+        format!(
+            "the range of `{}` is empty: {lo} is more than {hi}",
+            d.name.name
+        ),
     )
 }
 
 pub fn dim_range_too_large(d: &Dim, limit: i64) -> Diagnostic {
-    Diagnostic::error("TL0606", d.range.span, format!("the range of `{}` is too large", d.name.name))
-        .note(format!("a dim lies within ±{limit} (2^40)"))
+    Diagnostic::error(
+        "TL0606",
+        d.range.span,
+        format!("the range of `{}` is too large", d.name.name),
+    )
+    .note(format!("a dim lies within ±{limit} (2^40)"))
 }
 
 pub fn dim_step_not_positive(span: Span, name: &str, step: i64) -> Diagnostic {
-    Diagnostic::error("TL0607", span, format!("the step of `{name}` is {step}; it must be 1 or more"))
+    Diagnostic::error(
+        "TL0607",
+        span,
+        format!("the step of `{name}` is {step}; it must be 1 or more"),
+    )
 }
 
 pub fn no_multiple_in_dim_range(d: &Dim, step: i64) -> Diagnostic {
@@ -70,25 +98,41 @@ pub fn dim_in_no_extent(span: Span, name: &str) -> Diagnostic {
     Diagnostic::error(
         "TL0609",
         span,
-        format!("no parameter has an extent that is just `{name}`, so the host cannot find its value"),
+        format!(
+            "no parameter has an extent that is just `{name}`, so the host cannot find its value"
+        ),
     )
-    .help(format!("use `{name}` alone as an extent, or pass it: `{name}: index`"))
+    .help(format!(
+        "use `{name}` alone as an extent, or pass it: `{name}: index`"
+    ))
 }
 
 pub fn index_without_range(p: &Param) -> Diagnostic {
     let name = &p.name.name;
-    Diagnostic::error("TL0610", p.name.span, format!("`{name}` is an index without a range"))
-        .help(format!("give it one: `dims {name} in 0..=1048576`"))
+    Diagnostic::error(
+        "TL0610",
+        p.name.span,
+        format!("`{name}` is an index without a range"),
+    )
+    .help(format!("give it one: `dims {name} in 0..=1048576`"))
 }
 
 pub fn no_launch(span: Span, name: &str) -> Diagnostic {
-    Diagnostic::error("TL0611", span, format!("`{name}` does not say how many blocks it runs"))
-        .help("add `launch grid(1)`, or an extent per axis of blocks")
+    Diagnostic::error(
+        "TL0611",
+        span,
+        format!("`{name}` does not say how many blocks it runs"),
+    )
+    .help("add `launch grid(1)`, or an extent per axis of blocks")
 }
 
 pub fn launch_without_grid(span: Span) -> Diagnostic {
-    Diagnostic::error("TL0612", span, "the launch has no `grid(…)` and no `persistent(…)`")
-        .help("add `grid(1)`, or an extent per axis of blocks")
+    Diagnostic::error(
+        "TL0612",
+        span,
+        "the launch has no `grid(…)` and no `persistent(…)`",
+    )
+    .help("add `grid(1)`, or an extent per axis of blocks")
 }
 
 pub fn second_launch_space(span: Span) -> Diagnostic {
@@ -96,14 +140,25 @@ pub fn second_launch_space(span: Span) -> Diagnostic {
 }
 
 pub fn launch_extents(name: &Ident, given: usize) -> Diagnostic {
-    let expected = if name.name == "warps" { "one number" } else { "one to three extents" };
-    Diagnostic::error("TL0614", name.span, format!("`{}` takes {expected}, not {given}", name.name))
+    let expected = if name.name == "warps" {
+        "one number"
+    } else {
+        "one to three extents"
+    };
+    Diagnostic::error(
+        "TL0614",
+        name.span,
+        format!("`{}` takes {expected}, not {given}", name.name),
+    )
 }
 
 pub fn unknown_launch_item(name: &Ident) -> Diagnostic {
-    Diagnostic::error("TL0615", name.span, format!("`launch` has no `{}`", name.name)).note(
-        "it takes `grid(…)` or `persistent(…)`, and `warps(…)`, `raster(…)`, `cluster(…)`",
+    Diagnostic::error(
+        "TL0615",
+        name.span,
+        format!("`launch` has no `{}`", name.name),
     )
+    .note("it takes `grid(…)` or `persistent(…)`, and `warps(…)`, `raster(…)`, `cluster(…)`")
 }
 
 pub fn warps_out_of_range(span: Span, n: i64) -> Diagnostic {
@@ -111,8 +166,12 @@ pub fn warps_out_of_range(span: Span, n: i64) -> Diagnostic {
 }
 
 pub fn requirement_never_holds(c: &Constraint) -> Diagnostic {
-    Diagnostic::error("TL0617", c.span, format!("`{}` never holds for this instance", text::constraint(c)))
-        .help("put what is about generics only into `where`")
+    Diagnostic::error(
+        "TL0617",
+        c.span,
+        format!("`{}` never holds for this instance", text::constraint(c)),
+    )
+    .help("put what is about generics only into `where`")
 }
 
 pub fn unknown_contract(span: Span) -> Diagnostic {
@@ -121,7 +180,11 @@ pub fn unknown_contract(span: Span) -> Diagnostic {
 }
 
 pub fn contract_of_no_dim(span: Span, name: &str, near: Option<&str>) -> Diagnostic {
-    let d = Diagnostic::error("TL0619", span, format!("`{name}` is not a dim of this kernel"));
+    let d = Diagnostic::error(
+        "TL0619",
+        span,
+        format!("`{name}` is not a dim of this kernel"),
+    );
     match near {
         Some(near) => d.help(format!("did you mean `{near}`?")),
         None => d,
@@ -134,39 +197,66 @@ pub fn bad_budget(span: Span) -> Diagnostic {
 }
 
 pub fn registers_out_of_range(span: Span, n: i64) -> Diagnostic {
-    Diagnostic::error("TL0621", span, format!("{n} registers; a thread has 1 to 255"))
+    Diagnostic::error(
+        "TL0621",
+        span,
+        format!("{n} registers; a thread has 1 to 255"),
+    )
 }
 
 pub fn unknown_deny(name: &Ident, known: &[&str]) -> Diagnostic {
-    Diagnostic::error("TL0622", name.span, format!("`{}` is nothing that can be denied", name.name))
-        .note(format!("there are {}", list(known)))
+    Diagnostic::error(
+        "TL0622",
+        name.span,
+        format!("`{}` is nothing that can be denied", name.name),
+    )
+    .note(format!("there are {}", list(known)))
 }
 
 pub fn tensor_without_mode(p: &Param) -> Diagnostic {
     Diagnostic::error(
         "TL0623",
         p.ty.span,
-        format!("`{}` does not say whether it is read or written", p.name.name),
+        format!(
+            "`{}` does not say whether it is read or written",
+            p.name.name
+        ),
     )
     .help("write `in`, `out`, `inout`, `scratch` or `flags` before its shape")
 }
 
 pub fn tensor_without_shape(p: &Param) -> Diagnostic {
-    Diagnostic::error("TL0624", p.ty.span, format!("`{}` has a mode but no shape", p.name.name))
-        .help("a scalar has no mode; a tensor of one element is `[1]`")
+    Diagnostic::error(
+        "TL0624",
+        p.ty.span,
+        format!("`{}` has a mode but no shape", p.name.name),
+    )
+    .help("a scalar has no mode; a tensor of one element is `[1]`")
 }
 
 pub fn tensor_of_index(p: &Param) -> Diagnostic {
-    Diagnostic::error("TL0625", p.ty.span, "`index` is no element type of a tensor")
-        .help("use `i32` or `i64`, and `index(x[i])` where it is read")
+    Diagnostic::error(
+        "TL0625",
+        p.ty.span,
+        "`index` is no element type of a tensor",
+    )
+    .help("use `i32` or `i64`, and `index(x[i])` where it is read")
 }
 
 pub fn flags_dtype(p: &Param, dtype: DType) -> Diagnostic {
-    Diagnostic::error("TL0626", p.ty.span, format!("flags are i32 or u32, not {dtype}"))
+    Diagnostic::error(
+        "TL0626",
+        p.ty.span,
+        format!("flags are i32 or u32, not {dtype}"),
+    )
 }
 
 pub fn bad_align(span: Span, n: i64) -> Diagnostic {
-    Diagnostic::error("TL0627", span, format!("an alignment is a power of two up to 4096, not {n}"))
+    Diagnostic::error(
+        "TL0627",
+        span,
+        format!("an alignment is a power of two up to 4096, not {n}"),
+    )
 }
 
 // ---- constant and host expressions ------------------------------------------------------------------
@@ -195,7 +285,11 @@ pub fn host_types_differ(e: &Expr) -> Diagnostic {
 }
 
 pub fn expected_integer(span: Span, kind: &str) -> Diagnostic {
-    Diagnostic::error("TL0633", span, format!("this must be an integer, not {kind}"))
+    Diagnostic::error(
+        "TL0633",
+        span,
+        format!("this must be an integer, not {kind}"),
+    )
 }
 
 pub fn expected_condition(span: Span) -> Diagnostic {
@@ -209,13 +303,13 @@ pub fn constant_overflows(span: Span) -> Diagnostic {
 
 pub fn cannot_fold(e: &Expr, error: FoldError) -> Diagnostic {
     match error {
-        FoldError::DivisionByZero => {
-            Diagnostic::error("TL0636", e.span, format!("the divisor of `{}` is 0", text::expr(e)))
-        }
+        FoldError::DivisionByZero => Diagnostic::error(
+            "TL0636",
+            e.span,
+            format!("the divisor of `{}` is 0", text::expr(e)),
+        ),
         FoldError::Overflow => constant_overflows(e.span),
-        FoldError::Shift => {
-            Diagnostic::error("TL0637", e.span, "a shift is by 0 to 63 bits")
-        }
+        FoldError::Shift => Diagnostic::error("TL0637", e.span, "a shift is by 0 to 63 bits"),
         FoldError::Types => host_types_differ(e),
     }
 }
@@ -223,7 +317,11 @@ pub fn cannot_fold(e: &Expr, error: FoldError) -> Diagnostic {
 pub fn cannot_fold_operands(e: &Expr, error: FoldError, a: &Const, b: &Const) -> Diagnostic {
     let d = cannot_fold(e, error);
     if error == FoldError::Types {
-        d.note(format!("on the left {}, on the right {}", a.kind(), b.kind()))
+        d.note(format!(
+            "on the left {}, on the right {}",
+            a.kind(),
+            b.kind()
+        ))
     } else {
         d
     }
@@ -232,4 +330,3 @@ pub fn cannot_fold_operands(e: &Expr, error: FoldError, a: &Const, b: &Const) ->
 pub fn launch_axes(n: usize) -> String {
     plural(n, "axis").replace("axiss", "axes")
 }
-

@@ -12,13 +12,21 @@ pub fn unknown_name(span: Span, name: &str, near: Option<&str>) -> Diagnostic {
 }
 
 pub fn duplicate_name(name: &Ident, before: Span, what: &str) -> Diagnostic {
-    Diagnostic::error("TL0102", name.span, format!("the {what} `{}` is declared twice", name.name))
-        .also(before, "first here")
-        .help("rename one of the two")
+    Diagnostic::error(
+        "TL0102",
+        name.span,
+        format!("the {what} `{}` is declared twice", name.name),
+    )
+    .also(before, "first here")
+    .help("rename one of the two")
 }
 
 pub fn unknown_module(span: Span, path: &str, near: Option<&str>) -> Diagnostic {
-    let d = Diagnostic::error("TL0103", span, format!("no file of this compile is `module {path};`"));
+    let d = Diagnostic::error(
+        "TL0103",
+        span,
+        format!("no file of this compile is `module {path};`"),
+    );
     match near {
         Some(_) => did_you_mean(d, span, near),
         None => d.help("name its file on the command line, or its folder with `--lib`"),
@@ -26,12 +34,20 @@ pub fn unknown_module(span: Span, path: &str, near: Option<&str>) -> Diagnostic 
 }
 
 pub fn unknown_in_module(name: &Ident, module: &str, near: Option<&str>) -> Diagnostic {
-    let d = Diagnostic::error("TL0104", name.span, format!("`{module}` has no `{}`", name.name));
+    let d = Diagnostic::error(
+        "TL0104",
+        name.span,
+        format!("`{module}` has no `{}`", name.name),
+    );
     did_you_mean(d, name.span, near)
 }
 
 pub fn unknown_kernel(name: &Ident, near: Option<&str>) -> Diagnostic {
-    let d = Diagnostic::error("TL0105", name.span, format!("no kernel is called `{}`", name.name));
+    let d = Diagnostic::error(
+        "TL0105",
+        name.span,
+        format!("no kernel is called `{}`", name.name),
+    );
     did_you_mean(d, name.span, near)
 }
 
@@ -41,7 +57,11 @@ pub fn unknown_function(span: Span, name: &str, near: Option<&str>) -> Diagnosti
 }
 
 pub fn not_a_function(span: Span, name: &str, kind: &str) -> Diagnostic {
-    Diagnostic::error("TL0107", span, format!("`{name}` is {kind}, so it cannot be called"))
+    Diagnostic::error(
+        "TL0107",
+        span,
+        format!("`{name}` is {kind}, so it cannot be called"),
+    )
 }
 
 pub fn not_callable(span: Span) -> Diagnostic {
@@ -58,12 +78,20 @@ pub fn item_is_no_value(span: Span, name: &str, kind: &str) -> Diagnostic {
 }
 
 pub fn shadows_builtin(name: &Ident) -> Diagnostic {
-    Diagnostic::error("TL0109", name.span, format!("`{}` is a built-in function", name.name))
-        .help("give yours another name")
+    Diagnostic::error(
+        "TL0109",
+        name.span,
+        format!("`{}` is a built-in function", name.name),
+    )
+    .help("give yours another name")
 }
 
 pub fn constant_cycle(name: &Ident) -> Diagnostic {
-    Diagnostic::error("TL0110", name.span, format!("the value of `{}` depends on itself", name.name))
+    Diagnostic::error(
+        "TL0110",
+        name.span,
+        format!("the value of `{}` depends on itself", name.name),
+    )
 }
 
 pub fn recursion(span: Span, name: &str) -> Diagnostic {
@@ -72,7 +100,11 @@ pub fn recursion(span: Span, name: &str) -> Diagnostic {
 }
 
 pub fn unknown_generic(name: &Ident, kernel: &ast::Kernel) -> Diagnostic {
-    let names: Vec<&str> = kernel.generics.iter().map(|g| g.name.name.as_str()).collect();
+    let names: Vec<&str> = kernel
+        .generics
+        .iter()
+        .map(|g| g.name.name.as_str())
+        .collect();
     let d = Diagnostic::error(
         "TL0112",
         name.span,
@@ -86,7 +118,11 @@ pub fn unknown_generic(name: &Ident, kernel: &ast::Kernel) -> Diagnostic {
 }
 
 pub fn generic_given_twice(name: &Ident) -> Diagnostic {
-    Diagnostic::error("TL0113", name.span, format!("`{}` is given twice", name.name))
+    Diagnostic::error(
+        "TL0113",
+        name.span,
+        format!("`{}` is given twice", name.name),
+    )
 }
 
 pub fn generic_of_wrong_kind(span: Span, generic: &ast::Generic, value: &Const) -> Diagnostic {
@@ -98,7 +134,11 @@ pub fn generic_of_wrong_kind(span: Span, generic: &ast::Generic, value: &Const) 
     Diagnostic::error(
         "TL0114",
         span,
-        format!("`{}` is of kind {kind}, but this is {}", generic.name.name, value.kind()),
+        format!(
+            "`{}` is of kind {kind}, but this is {}",
+            generic.name.name,
+            value.kind()
+        ),
     )
     .label(value.to_string())
     .also(generic.span, "declared here")
@@ -110,14 +150,24 @@ pub fn generic_not_inferred(span: Span, function: &str, generic: &str) -> Diagno
         span,
         format!("no argument of `{function}` shows what `{generic}` is"),
     )
-    .help(format!("name it in the call: `{function}(…, {generic} = …)`"))
+    .help(format!(
+        "name it in the call: `{function}(…, {generic} = …)`"
+    ))
 }
 
-pub fn wrong_number_of_arguments(span: Span, name: &str, expected: usize, given: usize) -> Diagnostic {
+pub fn wrong_number_of_arguments(
+    span: Span,
+    name: &str,
+    expected: usize,
+    given: usize,
+) -> Diagnostic {
     Diagnostic::error(
         "TL0116",
         span,
-        format!("`{name}` takes {}, not {given}", plural(expected, "argument")),
+        format!(
+            "`{name}` takes {}, not {given}",
+            plural(expected, "argument")
+        ),
     )
 }
 
@@ -135,8 +185,12 @@ pub fn unknown_named_argument(name: &Ident, function: &str, known: &[&str]) -> D
 }
 
 pub fn unknown_named_argument_span(span: Span, name: &str, function: &str) -> Diagnostic {
-    Diagnostic::error("TL0117", span, format!("`{function}` has no argument `{name}`"))
-        .note(format!("the name `{function}` fixes it"))
+    Diagnostic::error(
+        "TL0117",
+        span,
+        format!("`{function}` has no argument `{name}`"),
+    )
+    .note(format!("the name `{function}` fixes it"))
 }
 
 pub fn unknown_attribute(attr: &Attr, place: &str, known: &[&str]) -> Diagnostic {
@@ -150,7 +204,11 @@ pub fn unknown_attribute(attr: &Attr, place: &str, known: &[&str]) -> Diagnostic
 }
 
 pub fn attribute_argument(attr: &Attr, expected: &str) -> Diagnostic {
-    Diagnostic::error("TL0119", attr.span, format!("`@{}` takes {expected}", attr.name.name))
+    Diagnostic::error(
+        "TL0119",
+        attr.span,
+        format!("`@{}` takes {expected}", attr.name.name),
+    )
 }
 
 pub fn contiguous_attribute(span: Span) -> Diagnostic {
@@ -161,10 +219,18 @@ pub fn contiguous_attribute(span: Span) -> Diagnostic {
 
 pub fn not_a_dtype(name: &Ident, is_other: bool, near: Option<&str>) -> Diagnostic {
     if is_other {
-        return Diagnostic::error("TL0121", name.span, format!("`{}` is not a dtype", name.name))
-            .help(format!("declare it as one: `{}: dtype`", name.name));
+        return Diagnostic::error(
+            "TL0121",
+            name.span,
+            format!("`{}` is not a dtype", name.name),
+        )
+        .help(format!("declare it as one: `{}: dtype`", name.name));
     }
-    let d = Diagnostic::error("TL0121", name.span, format!("no dtype is called `{}`", name.name));
+    let d = Diagnostic::error(
+        "TL0121",
+        name.span,
+        format!("no dtype is called `{}`", name.name),
+    );
     did_you_mean(d, name.span, near)
 }
 
@@ -174,11 +240,19 @@ pub fn unused_name(span: Span, name: &str, kind: &str) -> Diagnostic {
 }
 
 pub fn unused_generic(name: &Ident) -> Diagnostic {
-    Diagnostic::warning("TL0123", name.span, format!("the generic `{}` is not used", name.name))
+    Diagnostic::warning(
+        "TL0123",
+        name.span,
+        format!("the generic `{}` is not used", name.name),
+    )
 }
 
 pub fn unknown_method(name: &Ident, near: Option<&str>) -> Diagnostic {
-    let d = Diagnostic::error("TL0124", name.span, format!("there is no method `{}`", name.name));
+    let d = Diagnostic::error(
+        "TL0124",
+        name.span,
+        format!("there is no method `{}`", name.name),
+    );
     match near {
         Some(_) => did_you_mean(d, name.span, near),
         None => d.note("there are `.cast(T)`, `.bitcast(T)` and, in `dot`, `.t()`"),
@@ -186,26 +260,44 @@ pub fn unknown_method(name: &Ident, near: Option<&str>) -> Diagnostic {
 }
 
 pub fn method_argument(name: &Ident, expected: &str) -> Diagnostic {
-    Diagnostic::error("TL0125", name.span, format!("`.{}` takes {expected}", name.name))
-        .help(format!("write `.{}(bf16)`, for example", name.name))
+    Diagnostic::error(
+        "TL0125",
+        name.span,
+        format!("`.{}` takes {expected}", name.name),
+    )
+    .help(format!("write `.{}(bf16)`, for example", name.name))
 }
 
 pub fn function_without_return(span: Span, name: &str) -> Diagnostic {
-    Diagnostic::error("TL0126", span, format!("`{name}` does not end with `return`"))
-        .help("add `return …;` as its last statement")
+    Diagnostic::error(
+        "TL0126",
+        span,
+        format!("`{name}` does not end with `return`"),
+    )
+    .help("add `return …;` as its last statement")
 }
 
 pub fn return_in_the_middle(span: Span, in_function: bool) -> Diagnostic {
     if in_function {
-        Diagnostic::error("TL0127", span, "`return` must be the last statement of the function")
-            .help("choose the value with `c ? x : y`")
+        Diagnostic::error(
+            "TL0127",
+            span,
+            "`return` must be the last statement of the function",
+        )
+        .help("choose the value with `c ? x : y`")
     } else {
         Diagnostic::error("TL0127", span, "a kernel returns nothing")
             .help("put the statements that should not run inside an `if`")
     }
 }
 
-pub fn argument_rank(span: Span, function: &str, param: &str, expected: usize, given: usize) -> Diagnostic {
+pub fn argument_rank(
+    span: Span,
+    function: &str,
+    param: &str,
+    expected: usize,
+    given: usize,
+) -> Diagnostic {
     let rank = |n: usize| match n {
         0 => "a scalar".to_string(),
         n => format!("a tile of rank {n}"),
@@ -213,7 +305,11 @@ pub fn argument_rank(span: Span, function: &str, param: &str, expected: usize, g
     Diagnostic::error(
         "TL0128",
         span,
-        format!("`{param}` of `{function}` is {}, this is {}", rank(expected), rank(given)),
+        format!(
+            "`{param}` of `{function}` is {}, this is {}",
+            rank(expected),
+            rank(given)
+        ),
     )
 }
 

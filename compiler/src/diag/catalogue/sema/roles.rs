@@ -6,11 +6,19 @@ use crate::source::Span;
 use tessera_artifact::DType;
 
 pub fn channel_not_at_top(span: Span) -> Diagnostic {
-    Diagnostic::error("TL0701", span, "channels are declared at the top of the kernel, before the roles")
+    Diagnostic::error(
+        "TL0701",
+        span,
+        "channels are declared at the top of the kernel, before the roles",
+    )
 }
 
 pub fn role_not_at_top(span: Span) -> Diagnostic {
-    Diagnostic::error("TL0702", span, "roles stand next to each other at the top of the kernel")
+    Diagnostic::error(
+        "TL0702",
+        span,
+        "roles stand next to each other at the top of the kernel",
+    )
 }
 
 pub fn channel_outside_role(span: Span, name: &str) -> Diagnostic {
@@ -23,8 +31,9 @@ pub fn not_a_channel(span: Span, name: &str) -> Diagnostic {
 }
 
 pub fn channel_is_no_value(span: Span, name: &str) -> Diagnostic {
-    Diagnostic::error("TL0705", span, format!("`{name}` is a channel, not a tile"))
-        .help(format!("get its next tile first: `get {name} as x;` or `take({name})`"))
+    Diagnostic::error("TL0705", span, format!("`{name}` is a channel, not a tile")).help(format!(
+        "get its next tile first: `get {name} as x;` or `take({name})`"
+    ))
 }
 
 pub fn slots_out_of_range(span: Span, n: i64) -> Diagnostic {
@@ -36,7 +45,10 @@ pub fn parts_do_not_divide(span: Span, name: &str, parts: u32, extents: &[u64]) 
     Diagnostic::error(
         "TL0707",
         span,
-        format!("{parts} parts do not divide the first extent of `{name}`, {}", shape(extents)),
+        format!(
+            "{parts} parts do not divide the first extent of `{name}`, {}",
+            shape(extents)
+        ),
     )
 }
 
@@ -45,18 +57,29 @@ pub fn copies_out_of_range(span: Span, n: i64) -> Diagnostic {
 }
 
 pub fn release_target(span: Span) -> Diagnostic {
-    Diagnostic::error("TL0709", span, "`release` gives back a tile that `get` bound, or one part of it")
+    Diagnostic::error(
+        "TL0709",
+        span,
+        "`release` gives back a tile that `get` bound, or one part of it",
+    )
 }
 
 pub fn release_part(span: Span, channel: &str, parts: u32, rows: u64) -> Diagnostic {
     Diagnostic::error("TL0710", span, format!("this is no part of `{channel}`"))
-        .note(format!("it has {}: each {rows} of the first extent, from a multiple of {rows}", plural(parts as usize, "part")))
+        .note(format!(
+            "it has {}: each {rows} of the first extent, from a multiple of {rows}",
+            plural(parts as usize, "part")
+        ))
         .help("release all of it, or declare `@parts(n)` on the channel")
 }
 
 pub fn items_without_persistent(span: Span) -> Diagnostic {
-    Diagnostic::error("TL0711", span, "`items` is the space of a persistent launch, and this kernel has a grid")
-        .help("write `launch persistent(…)`, or use `block(0)`")
+    Diagnostic::error(
+        "TL0711",
+        span,
+        "`items` is the space of a persistent launch, and this kernel has a grid",
+    )
+    .help("write `launch persistent(…)`, or use `block(0)`")
 }
 
 pub fn items_variables(span: Span, given: usize, axes: usize) -> Diagnostic {
@@ -68,21 +91,34 @@ pub fn items_variables(span: Span, given: usize, axes: usize) -> Diagnostic {
 }
 
 pub fn not_a_work_list(span: Span) -> Diagnostic {
-    Diagnostic::error("TL0713", span, "this is nothing to loop over")
-        .help("loop over `items` of a persistent launch, or the first n records of a tensor: `list[n]`")
+    Diagnostic::error("TL0713", span, "this is nothing to loop over").help(
+        "loop over `items` of a persistent launch, or the first n records of a tensor: `list[n]`",
+    )
 }
 
 pub fn work_list_rank(span: Span, rank: usize) -> Diagnostic {
-    Diagnostic::error("TL0714", span, format!("a work list has rank 1 or 2, not {rank}"))
+    Diagnostic::error(
+        "TL0714",
+        span,
+        format!("a work list has rank 1 or 2, not {rank}"),
+    )
 }
 
 pub fn work_list_dtype(span: Span, dtype: DType) -> Diagnostic {
-    Diagnostic::error("TL0715", span, format!("the records of a work list are integers, not {dtype}"))
+    Diagnostic::error(
+        "TL0715",
+        span,
+        format!("the records of a work list are integers, not {dtype}"),
+    )
 }
 
 pub fn work_list_variables(span: Span, given: usize, shape: &str) -> Diagnostic {
-    Diagnostic::error("TL0716", span, format!("{given} names do not fit the records of a list of shape {shape}"))
-        .help("name one variable for each column, or one for the record")
+    Diagnostic::error(
+        "TL0716",
+        span,
+        format!("{given} names do not fit the records of a list of shape {shape}"),
+    )
+    .help("name one variable for each column, or one for the record")
 }
 
 pub fn record_index(span: Span) -> Diagnostic {
@@ -91,9 +127,17 @@ pub fn record_index(span: Span) -> Diagnostic {
 }
 
 pub fn not_a_flag(span: Span) -> Diagnostic {
-    Diagnostic::error("TL0718", span, "this is not one element of a `flags` parameter")
+    Diagnostic::error(
+        "TL0718",
+        span,
+        "this is not one element of a `flags` parameter",
+    )
 }
 
 pub fn flags_are_no_tensor(span: Span, name: &str) -> Diagnostic {
-    Diagnostic::error("TL0719", span, format!("`{name}` holds flags, which only `signal` and `wait` touch"))
+    Diagnostic::error(
+        "TL0719",
+        span,
+        format!("`{name}` holds flags, which only `signal` and `wait` touch"),
+    )
 }

@@ -7,17 +7,32 @@ use crate::source::Span;
 use crate::syntax::ast::Expr;
 
 pub fn extent_not_constant(e: &Expr) -> Diagnostic {
-    Diagnostic::error("TL0250", e.span, format!("`{}` must be known while compiling", text::expr(e)))
-        .note("tiles, maps and pieces have static extents; dims have their values at launch only")
-        .help("use a generic for the extent and a loop or a launch axis for the rest")
+    Diagnostic::error(
+        "TL0250",
+        e.span,
+        format!("`{}` must be known while compiling", text::expr(e)),
+    )
+    .note("tiles, maps and pieces have static extents; dims have their values at launch only")
+    .help("use a generic for the extent and a loop or a launch axis for the rest")
 }
 
 pub fn tile_extent_not_positive(e: &Expr, n: i64) -> Diagnostic {
-    Diagnostic::error("TL0251", e.span, format!("`{}` is {n}; an extent is 1 or more", text::expr(e)))
+    Diagnostic::error(
+        "TL0251",
+        e.span,
+        format!("`{}` is {n}; an extent is 1 or more", text::expr(e)),
+    )
 }
 
 pub fn tile_too_large(span: Span, extents: &[u64]) -> Diagnostic {
-    Diagnostic::error("TL0252", span, format!("a tile of shape {} has more than 2^32 elements", shape(extents)))
+    Diagnostic::error(
+        "TL0252",
+        span,
+        format!(
+            "a tile of shape {} has more than 2^32 elements",
+            shape(extents)
+        ),
+    )
 }
 
 pub fn tile_of_index(span: Span) -> Diagnostic {
@@ -25,8 +40,12 @@ pub fn tile_of_index(span: Span) -> Diagnostic {
 }
 
 pub fn global_tile(span: Span) -> Diagnostic {
-    Diagnostic::error("TL0254", span, "memory outside the block is a parameter of the kernel")
-        .help("declare a `scratch` parameter with this shape")
+    Diagnostic::error(
+        "TL0254",
+        span,
+        "memory outside the block is a parameter of the kernel",
+    )
+    .help("declare a `scratch` parameter with this shape")
 }
 
 pub fn let_with_shape(span: Span, name: &str) -> Diagnostic {
@@ -35,8 +54,18 @@ pub fn let_with_shape(span: Span, name: &str) -> Diagnostic {
 }
 
 pub fn mutable_tile(span: Span, name: &str, extents: &[u64]) -> Diagnostic {
-    Diagnostic::error("TL0256", span, format!("this is a tile of shape {}, and `let mut` is one value", shape(extents)))
-        .help(format!("declare a tile: `reg {name}: {} f32 = …;`", shape(extents)))
+    Diagnostic::error(
+        "TL0256",
+        span,
+        format!(
+            "this is a tile of shape {}, and `let mut` is one value",
+            shape(extents)
+        ),
+    )
+    .help(format!(
+        "declare a tile: `reg {name}: {} f32 = …;`",
+        shape(extents)
+    ))
 }
 
 pub fn mutable_tuple(span: Span) -> Diagnostic {
@@ -44,8 +73,9 @@ pub fn mutable_tuple(span: Span) -> Diagnostic {
 }
 
 pub fn assign_to_value(span: Span, name: &str) -> Diagnostic {
-    Diagnostic::error("TL0258", span, format!("`{name}` is not a variable"))
-        .help(format!("declare it with `let mut {name} = …;`, or as a tile"))
+    Diagnostic::error("TL0258", span, format!("`{name}` is not a variable")).help(format!(
+        "declare it with `let mut {name} = …;`, or as a tile"
+    ))
 }
 
 pub fn assign_to_immutable(span: Span, name: &str, declared: Span) -> Diagnostic {
@@ -55,9 +85,13 @@ pub fn assign_to_immutable(span: Span, name: &str, declared: Span) -> Diagnostic
 }
 
 pub fn cell_in_map(span: Span, name: &str) -> Diagnostic {
-    Diagnostic::error("TL0260", span, format!("every element of the map would write `{name}`"))
-        .note("the elements of a map have no order, so they share no variable")
-        .help("write a tile and fold it: `sum(x)`")
+    Diagnostic::error(
+        "TL0260",
+        span,
+        format!("every element of the map would write `{name}`"),
+    )
+    .note("the elements of a map have no order, so they share no variable")
+    .help("write a tile and fold it: `sum(x)`")
 }
 
 pub fn statement_in_map(span: Span, what: &str) -> Diagnostic {
@@ -66,7 +100,11 @@ pub fn statement_in_map(span: Span, what: &str) -> Diagnostic {
 }
 
 pub fn map_variables(span: Span, vars: usize, extents: usize) -> Diagnostic {
-    Diagnostic::error("TL0262", span, format!("this map has {vars} variables over {extents} extents"))
+    Diagnostic::error(
+        "TL0262",
+        span,
+        format!("this map has {vars} variables over {extents} extents"),
+    )
 }
 
 pub fn copy_shapes(span: Span, dst: &str, dst_span: Span, src: &str, src_span: Span) -> Diagnostic {
@@ -77,18 +115,32 @@ pub fn copy_shapes(span: Span, dst: &str, dst_span: Span, src: &str, src_span: S
 
 pub fn copy_to_element(dst: &Expr, src: &Expr) -> Diagnostic {
     let (dst_text, src_text) = (text::expr(dst), text::expr(src));
-    Diagnostic::error("TL0264", dst.span, format!("`{dst_text}` is one element, and `copy` moves rectangles"))
-        .help(format!("assign it: `{dst_text} = {src_text};`"))
+    Diagnostic::error(
+        "TL0264",
+        dst.span,
+        format!("`{dst_text}` is one element, and `copy` moves rectangles"),
+    )
+    .help(format!("assign it: `{dst_text} = {src_text};`"))
 }
 
 pub fn copy_of_scalar(dst: &Expr, src: &Expr) -> Diagnostic {
     let (dst_text, src_text) = (text::expr(dst), text::expr(src));
-    Diagnostic::error("TL0265", src.span, format!("`{src_text}` is one value, and `copy` moves rectangles"))
-        .help(format!("fill with an assignment: `{dst_text} = {src_text};`"))
+    Diagnostic::error(
+        "TL0265",
+        src.span,
+        format!("`{src_text}` is one value, and `copy` moves rectangles"),
+    )
+    .help(format!(
+        "fill with an assignment: `{dst_text} = {src_text};`"
+    ))
 }
 
 pub fn two_oob_rules(span: Span) -> Diagnostic {
-    Diagnostic::error("TL0266", span, "two rules for what is outside contradict each other")
+    Diagnostic::error(
+        "TL0266",
+        span,
+        "two rules for what is outside contradict each other",
+    )
 }
 
 pub fn element_oob(span: Span) -> Diagnostic {
@@ -97,7 +149,11 @@ pub fn element_oob(span: Span) -> Diagnostic {
 }
 
 pub fn needs_tensor_element(span: Span, what: &str) -> Diagnostic {
-    Diagnostic::error("TL0268", span, format!("`{what}` writes one element of a tensor"))
+    Diagnostic::error(
+        "TL0268",
+        span,
+        format!("`{what}` writes one element of a tensor"),
+    )
 }
 
 pub fn atomic_operator(span: Span) -> Diagnostic {
@@ -105,7 +161,11 @@ pub fn atomic_operator(span: Span) -> Diagnostic {
 }
 
 pub fn stages_out_of_range(span: Span, n: i64) -> Diagnostic {
-    Diagnostic::error("TL0270", span, format!("{n} stages; a pipeline has 1 to 16"))
+    Diagnostic::error(
+        "TL0270",
+        span,
+        format!("{n} stages; a pipeline has 1 to 16"),
+    )
 }
 
 pub fn loop_order(span: Span) -> Diagnostic {
@@ -113,18 +173,29 @@ pub fn loop_order(span: Span) -> Diagnostic {
 }
 
 pub fn assertion_never_holds(span: Span, cond: &str) -> Diagnostic {
-    Diagnostic::error("TL0272", span, format!("`{cond}` never holds for this instance"))
+    Diagnostic::error(
+        "TL0272",
+        span,
+        format!("`{cond}` never holds for this instance"),
+    )
 }
 
 pub fn print_text(span: Span) -> Diagnostic {
-    Diagnostic::error("TL0273", span, "the text of `print` comes first, and only once")
+    Diagnostic::error(
+        "TL0273",
+        span,
+        "the text of `print` comes first, and only once",
+    )
 }
 
 pub fn value_unused(span: Span) -> Diagnostic {
-    Diagnostic::error("TL0274", span, "nothing takes this value")
-        .help("bind it: `let x = …;`")
+    Diagnostic::error("TL0274", span, "nothing takes this value").help("bind it: `let x = …;`")
 }
 
 pub fn asm_not_lowered(span: Span) -> Diagnostic {
-    Diagnostic::error("TL0901", span, "`asm` is not lowered by any target of this version")
+    Diagnostic::error(
+        "TL0901",
+        span,
+        "`asm` is not lowered by any target of this version",
+    )
 }

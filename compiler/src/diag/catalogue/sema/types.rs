@@ -13,8 +13,16 @@ pub fn types_differ(e: &Expr, a: &Expr, ta: &str, b: &Expr, tb: &str) -> Diagnos
         .also(b.span, tb)
         .note("there is no implicit promotion");
     match (ta, tb) {
-        ("index", other) => d.help(format!("convert one: `index({})` or `{other}({})`", text::expr(b), text::expr(a))),
-        (other, "index") => d.help(format!("convert one: `index({})` or `{other}({})`", text::expr(a), text::expr(b))),
+        ("index", other) => d.help(format!(
+            "convert one: `index({})` or `{other}({})`",
+            text::expr(b),
+            text::expr(a)
+        )),
+        (other, "index") => d.help(format!(
+            "convert one: `index({})` or `{other}({})`",
+            text::expr(a),
+            text::expr(b)
+        )),
         _ => d.help(format!("convert one: `.cast({ta})` or `.cast({tb})`")),
     }
 }
@@ -27,7 +35,11 @@ pub fn operand_shapes_differ(span: Span, a: &str, sa: Span, b: &str, sb: Span) -
 }
 
 pub fn shapes_differ(span: Span, mine: &str, target: &str, expected: &[u64]) -> Diagnostic {
-    Diagnostic::error("TL0203", span, format!("{mine}, but {target} is {}", shape(expected)))
+    Diagnostic::error(
+        "TL0203",
+        span,
+        format!("{mine}, but {target} is {}", shape(expected)),
+    )
 }
 
 pub fn needs_cast(e: &Expr, from: DType, to: DType, target: &str) -> Diagnostic {
@@ -37,19 +49,31 @@ pub fn needs_cast(e: &Expr, from: DType, to: DType, target: &str) -> Diagnostic 
         }
         _ => format!("{}.cast({to})", text::expr(e)),
     };
-    Diagnostic::error("TL0204", e.span, format!("{target} is {to}, and not every {from} is one"))
-        .label(from.name())
-        .suggest(format!("round it: `{cast}`"), e.span, cast)
+    Diagnostic::error(
+        "TL0204",
+        e.span,
+        format!("{target} is {to}, and not every {from} is one"),
+    )
+    .label(from.name())
+    .suggest(format!("round it: `{cast}`"), e.span, cast)
 }
 
 pub fn needs_conversion(e: &Expr, from: &str, to: &str) -> Diagnostic {
     let call = format!("{to}({})", text::expr(e));
-    Diagnostic::error("TL0205", e.span, format!("this is {from}, and {to} is needed"))
-        .suggest(format!("convert it: `{call}`"), e.span, call)
+    Diagnostic::error(
+        "TL0205",
+        e.span,
+        format!("this is {from}, and {to} is needed"),
+    )
+    .suggest(format!("convert it: `{call}`"), e.span, call)
 }
 
 pub fn no_conversion(e: &Expr, from: &str, to: &str) -> Diagnostic {
-    let d = Diagnostic::error("TL0206", e.span, format!("there is no conversion from {from} to {to}"));
+    let d = Diagnostic::error(
+        "TL0206",
+        e.span,
+        format!("there is no conversion from {from} to {to}"),
+    );
     match to {
         "bool" => d.help("compare it with 0"),
         "index" if from == "bool" => d.help("write `c ? 1 : 0`"),
@@ -59,39 +83,68 @@ pub fn no_conversion(e: &Expr, from: &str, to: &str) -> Diagnostic {
 }
 
 pub fn integer_where_float(e: &Expr, value: i128, dtype: DType) -> Diagnostic {
-    let d = Diagnostic::error("TL0207", e.span, format!("this is an integer, and {dtype} is needed"));
+    let d = Diagnostic::error(
+        "TL0207",
+        e.span,
+        format!("this is an integer, and {dtype} is needed"),
+    );
     match &e.kind {
         ExprKind::Int(_) => d.suggest(format!("write `{value}.0`"), e.span, format!("{value}.0")),
         _ => {
             let call = format!("{dtype}({})", text::expr(e));
-            d.label(value.to_string()).suggest(format!("write `{call}`"), e.span, call)
+            d.label(value.to_string())
+                .suggest(format!("write `{call}`"), e.span, call)
         }
     }
 }
 
 pub fn constant_of_wrong_type(span: Span, value: &Const, needed: &str) -> Diagnostic {
-    Diagnostic::error("TL0208", span, format!("this is {}, and {needed} is needed", value.kind()))
+    Diagnostic::error(
+        "TL0208",
+        span,
+        format!("this is {}, and {needed} is needed", value.kind()),
+    )
 }
 
-pub fn literal_out_of_range(span: Span, value: i128, dtype: DType, lo: i128, hi: i128) -> Diagnostic {
+pub fn literal_out_of_range(
+    span: Span,
+    value: i128,
+    dtype: DType,
+    lo: i128,
+    hi: i128,
+) -> Diagnostic {
     Diagnostic::error("TL0209", span, format!("{value} is no {dtype}"))
         .note(format!("{dtype} holds {lo} to {hi}"))
 }
 
 pub fn operator_of_type(e: &Expr, sign: &str, ty: &str) -> Diagnostic {
-    let quoted = if sign.contains(' ') && !sign.contains('?') { sign.to_string() } else { format!("`{sign}`") };
-    let d = Diagnostic::error("TL0210", e.span, format!("{quoted} is not defined for {ty}"));
+    let quoted = if sign.contains(' ') && !sign.contains('?') {
+        sign.to_string()
+    } else {
+        format!("`{sign}`")
+    };
+    let d = Diagnostic::error(
+        "TL0210",
+        e.span,
+        format!("{quoted} is not defined for {ty}"),
+    );
     match ty {
         "e4m3" | "e5m2" | "e2m1" | "ue8m0" => d.help("cast to f32 first"),
         "f32" | "bf16" | "f16" | "f64" if sign == "%" => d.help("use `x - floor(x / y) * y`"),
         "bool" => d.help("use `&&`, `||`, `!` or `==`"),
-        "index" if matches!(sign, "<<" | ">>" | "&" | "|" | "^") => d.help("use `*`, `/` and `%`, or convert to i32"),
+        "index" if matches!(sign, "<<" | ">>" | "&" | "|" | "^") => {
+            d.help("use `*`, `/` and `%`, or convert to i32")
+        }
         _ => d,
     }
 }
 
 pub fn builtin_of_types(e: &Expr, name: &str, types: &str) -> Diagnostic {
-    let d = Diagnostic::error("TL0211", e.span, format!("`{name}` is not defined for {types}"));
+    let d = Diagnostic::error(
+        "TL0211",
+        e.span,
+        format!("`{name}` is not defined for {types}"),
+    );
     match types {
         "index" | "i32" | "i64" | "u32" => d.help("convert to f32 first"),
         "e4m3" | "e5m2" | "e2m1" | "ue8m0" if name != "dot" => d.help("cast to f32 first"),
@@ -100,34 +153,67 @@ pub fn builtin_of_types(e: &Expr, name: &str, types: &str) -> Diagnostic {
 }
 
 pub fn condition_not_bool(e: &Expr, ty: &str) -> Diagnostic {
-    Diagnostic::error("TL0212", e.span, format!("a condition is a bool, this is {ty}"))
-        .help(format!("compare it: `{} != 0`", text::expr(e)))
+    Diagnostic::error(
+        "TL0212",
+        e.span,
+        format!("a condition is a bool, this is {ty}"),
+    )
+    .help(format!("compare it: `{} != 0`", text::expr(e)))
 }
 
 pub fn tile_where_scalar(e: &Expr) -> Diagnostic {
-    Diagnostic::error("TL0213", e.span, format!("`{}` is a tile, and one value is needed here", text::expr(e)))
-        .help("index it in a `map`, or fold it: `sum`, `maxof`")
+    Diagnostic::error(
+        "TL0213",
+        e.span,
+        format!(
+            "`{}` is a tile, and one value is needed here",
+            text::expr(e)
+        ),
+    )
+    .help("index it in a `map`, or fold it: `sum`, `maxof`")
 }
 
 pub fn scalar_where_tile(e: &Expr, function: &str) -> Diagnostic {
-    Diagnostic::error("TL0214", e.span, format!("`{function}` takes a tile, and `{}` is one value", text::expr(e)))
+    Diagnostic::error(
+        "TL0214",
+        e.span,
+        format!(
+            "`{function}` takes a tile, and `{}` is one value",
+            text::expr(e)
+        ),
+    )
 }
 
 pub fn tile_in_map(span: Span, name: &str, extents: &[u64]) -> Diagnostic {
     let vars = ["i", "j", "k", "l"];
     let index = vars[..extents.len().min(4)].join(", ");
-    Diagnostic::error("TL0215", span, format!("`{name}` is a whole tile of shape {}; a map computes element by element", shape(extents)))
-        .help(format!("index it: `{name}[{index}]`"))
+    Diagnostic::error(
+        "TL0215",
+        span,
+        format!(
+            "`{name}` is a whole tile of shape {}; a map computes element by element",
+            shape(extents)
+        ),
+    )
+    .help(format!("index it: `{name}[{index}]`"))
 }
 
 pub fn tile_expression_in_map(span: Span) -> Diagnostic {
-    Diagnostic::error("TL0216", span, "a rectangle of a tile or tensor cannot stand inside a map")
-        .help("index one element, or bind the rectangle to a tile before the map")
+    Diagnostic::error(
+        "TL0216",
+        span,
+        "a rectangle of a tile or tensor cannot stand inside a map",
+    )
+    .help("index one element, or bind the rectangle to a tile before the map")
 }
 
 pub fn tile_call_in_map(span: Span, name: &str) -> Diagnostic {
-    Diagnostic::error("TL0217", span, format!("`{name}` makes a tile, so it cannot stand inside a map"))
-        .help(format!("bind it before the map: `let x = {name}(…);`"))
+    Diagnostic::error(
+        "TL0217",
+        span,
+        format!("`{name}` makes a tile, so it cannot stand inside a map"),
+    )
+    .help(format!("bind it before the map: `let x = {name}(…);`"))
 }
 
 pub fn tuple_value(span: Span) -> Diagnostic {
@@ -169,11 +255,20 @@ pub fn cannot_index(span: Span, name: &str) -> Diagnostic {
     Diagnostic::error("TL0223", span, format!("`{name}` is no tile or tensor"))
 }
 
-pub fn wrong_number_of_indices(span: Span, name: &str, shape: &str, rank: usize, given: usize) -> Diagnostic {
+pub fn wrong_number_of_indices(
+    span: Span,
+    name: &str,
+    shape: &str,
+    rank: usize,
+    given: usize,
+) -> Diagnostic {
     let d = Diagnostic::error(
         "TL0224",
         span,
-        format!("`{name}` is {shape}: it takes {rank} {}, not {given}", if rank == 1 { "index" } else { "indices" }),
+        format!(
+            "`{name}` is {shape}: it takes {rank} {}, not {given}",
+            if rank == 1 { "index" } else { "indices" }
+        ),
     );
     if given < rank {
         d.help("write `:` for all of an axis")
@@ -183,15 +278,29 @@ pub fn wrong_number_of_indices(span: Span, name: &str, shape: &str, rank: usize,
 }
 
 pub fn span_not_positive(span: Span, len: i64) -> Diagnostic {
-    Diagnostic::error("TL0225", span, format!("this length is {len}; it must be 1 or more"))
+    Diagnostic::error(
+        "TL0225",
+        span,
+        format!("this length is {len}; it must be 1 or more"),
+    )
 }
 
-pub fn span_past_tile(span: Span, from: Option<i64>, len: i64, axis: usize, shape: &str) -> Diagnostic {
+pub fn span_past_tile(
+    span: Span,
+    from: Option<i64>,
+    len: i64,
+    axis: usize,
+    shape: &str,
+) -> Diagnostic {
     let which = match from {
         Some(from) => format!("{from} .. {}", from + len),
         None => format!("{len} elements"),
     };
-    Diagnostic::error("TL0226", span, format!("{which} is more than axis {axis} of a tile of shape {shape}"))
+    Diagnostic::error(
+        "TL0226",
+        span,
+        format!("{which} is more than axis {axis} of a tile of shape {shape}"),
+    )
 }
 
 pub fn full_slot_of_dim(span: Span, extent: &str, axis: usize) -> Diagnostic {
@@ -220,15 +329,23 @@ pub fn gather_as_destination(span: Span) -> Diagnostic {
 }
 
 pub fn read_of_out(span: Span, name: &str, declared: Span) -> Diagnostic {
-    Diagnostic::error("TL0231", span, format!("`{name}` is `out`, so it cannot be read"))
-        .also(declared, "declared here")
-        .help("declare it `inout`")
+    Diagnostic::error(
+        "TL0231",
+        span,
+        format!("`{name}` is `out`, so it cannot be read"),
+    )
+    .also(declared, "declared here")
+    .help("declare it `inout`")
 }
 
 pub fn write_to_in(span: Span, name: &str, declared: Span) -> Diagnostic {
-    Diagnostic::error("TL0232", span, format!("`{name}` is `in`, so it cannot be written"))
-        .also(declared, "declared here")
-        .help("declare it `out` or `inout`")
+    Diagnostic::error(
+        "TL0232",
+        span,
+        format!("`{name}` is `in`, so it cannot be written"),
+    )
+    .also(declared, "declared here")
+    .help("declare it `out` or `inout`")
 }
 
 // ---- built-in functions ------------------------------------------------------------------------------------
@@ -237,21 +354,39 @@ pub fn no_such_grid_axis(span: Span, axis: i64, axes: usize) -> Diagnostic {
     Diagnostic::error(
         "TL0233",
         span,
-        format!("the launch has {}, counted from 0, and this asks for {axis}", super::header::launch_axes(axes)),
+        format!(
+            "the launch has {}, counted from 0, and this asks for {axis}",
+            super::header::launch_axes(axes)
+        ),
     )
 }
 
 pub fn axis_missing(span: Span, name: &str, extents: &[u64]) -> Diagnostic {
-    Diagnostic::error("TL0234", span, format!("`{name}` of a tile of shape {} needs an axis", shape(extents)))
-        .help(format!("write `{name}(x, axis = {})`", extents.len() - 1))
+    Diagnostic::error(
+        "TL0234",
+        span,
+        format!(
+            "`{name}` of a tile of shape {} needs an axis",
+            shape(extents)
+        ),
+    )
+    .help(format!("write `{name}(x, axis = {})`", extents.len() - 1))
 }
 
 pub fn no_such_axis(span: Span, axis: i64, extents: &[u64]) -> Diagnostic {
-    Diagnostic::error("TL0235", span, format!("a tile of shape {} has no axis {axis}", shape(extents)))
+    Diagnostic::error(
+        "TL0235",
+        span,
+        format!("a tile of shape {} has no axis {axis}", shape(extents)),
+    )
 }
 
 pub fn tree_width(span: Span, w: i64) -> Diagnostic {
-    Diagnostic::error("TL0236", span, format!("the width of a tree is a power of two up to 65536, not {w}"))
+    Diagnostic::error(
+        "TL0236",
+        span,
+        format!("the width of a tree is a power of two up to 65536, not {w}"),
+    )
 }
 
 pub fn unknown_order(span: Span) -> Diagnostic {
@@ -265,19 +400,45 @@ pub fn several_results(span: Span, name: &str) -> Diagnostic {
 }
 
 pub fn one_result_for_several_names(span: Span, names: usize) -> Diagnostic {
-    Diagnostic::error("TL0239", span, format!("this has one result, and {} take it", plural(names, "name")))
-        .note("`topk`, `sort` and `argmax` have two")
+    Diagnostic::error(
+        "TL0239",
+        span,
+        format!("this has one result, and {} take it", plural(names, "name")),
+    )
+    .note("`topk`, `sort` and `argmax` have two")
 }
 
 pub fn two_results(span: Span, name: &str, names: usize) -> Diagnostic {
-    Diagnostic::error("TL0239", span, format!("`{name}` has two results, and {} take them", plural(names, "name")))
+    Diagnostic::error(
+        "TL0239",
+        span,
+        format!(
+            "`{name}` has two results, and {} take them",
+            plural(names, "name")
+        ),
+    )
 }
 
 pub fn topk_count(span: Span, k: i64, extents: &[u64]) -> Diagnostic {
-    Diagnostic::error("TL0240", span, format!("cannot take the first {k} of a tile of shape {}", shape(extents)))
+    Diagnostic::error(
+        "TL0240",
+        span,
+        format!(
+            "cannot take the first {k} of a tile of shape {}",
+            shape(extents)
+        ),
+    )
 }
 
-pub fn dot_inner_extents(span: Span, a: &str, sa: Span, inner_a: u64, b: &str, sb: Span, inner_b: u64) -> Diagnostic {
+pub fn dot_inner_extents(
+    span: Span,
+    a: &str,
+    sa: Span,
+    inner_a: u64,
+    b: &str,
+    sb: Span,
+    inner_b: u64,
+) -> Diagnostic {
     Diagnostic::error(
         "TL0241",
         span,
@@ -289,33 +450,67 @@ pub fn dot_inner_extents(span: Span, a: &str, sa: Span, inner_a: u64, b: &str, s
 }
 
 pub fn dot_rank(span: Span, operand: &str) -> Diagnostic {
-    Diagnostic::error("TL0242", span, format!("`dot` takes tiles of rank 2, and {operand}"))
+    Diagnostic::error(
+        "TL0242",
+        span,
+        format!("`dot` takes tiles of rank 2, and {operand}"),
+    )
 }
 
 pub fn dot_of_global(e: &Expr) -> Diagnostic {
-    Diagnostic::error("TL0243", e.span, format!("`dot` reads tiles, and `{}` is in global memory", text::expr(e)))
-        .help("copy it into a tile first")
+    Diagnostic::error(
+        "TL0243",
+        e.span,
+        format!(
+            "`dot` reads tiles, and `{}` is in global memory",
+            text::expr(e)
+        ),
+    )
+    .help("copy it into a tile first")
 }
 
 pub fn dot_of_gather(span: Span) -> Diagnostic {
-    Diagnostic::error("TL0243", span, "`dot` reads whole rectangles, not gathered rows").help("copy it into a tile first")
+    Diagnostic::error(
+        "TL0243",
+        span,
+        "`dot` reads whole rectangles, not gathered rows",
+    )
+    .help("copy it into a tile first")
 }
 
 pub fn dot_into_global(span: Span) -> Diagnostic {
-    Diagnostic::error("TL0244", span, "`dot` accumulates into a tile, and this is in global memory")
-        .help("accumulate into a `reg` tile and copy it at the end")
+    Diagnostic::error(
+        "TL0244",
+        span,
+        "`dot` accumulates into a tile, and this is in global memory",
+    )
+    .help("accumulate into a `reg` tile and copy it at the end")
 }
 
 pub fn dot_accumulator_shape(span: Span, accumulator: &str, product: &[u64]) -> Diagnostic {
-    Diagnostic::error("TL0245", span, format!("the product is {}, but {accumulator}", shape(product)))
+    Diagnostic::error(
+        "TL0245",
+        span,
+        format!("the product is {}, but {accumulator}", shape(product)),
+    )
 }
 
 pub fn dot_accumulator_dtype(target: &Expr, have: DType, need: DType) -> Diagnostic {
-    Diagnostic::error("TL0246", target.span, format!("this product accumulates in {need}, and `{}` is {have}", text::expr(target)))
-        .help(format!("declare it {need} and cast once at the end"))
+    Diagnostic::error(
+        "TL0246",
+        target.span,
+        format!(
+            "this product accumulates in {need}, and `{}` is {have}",
+            text::expr(target)
+        ),
+    )
+    .help(format!("declare it {need} and cast once at the end"))
 }
 
 pub fn dot_operand_is_accumulator(span: Span) -> Diagnostic {
-    Diagnostic::error("TL0247", span, "an operand of this product is also its accumulator")
+    Diagnostic::error(
+        "TL0247",
+        span,
+        "an operand of this product is also its accumulator",
+    )
 }
-
