@@ -515,7 +515,16 @@ impl<'c> Builder<'c> {
     /// Reinterprets a vector as one of another element width.
     pub fn vector_bitcast(&mut self, a: Val<'c>, elem: Elem) -> Val<'c> {
         let lanes = a.lanes * a.elem.bits() / elem.bits();
-        self.value("vector.bitcast", &[a], (elem, lanes), &[])
+        if lanes > 1 {
+            return self.value("vector.bitcast", &[a], (elem, lanes), &[]);
+        }
+        let one = Type::vector(&[1], self.ty(elem, 1));
+        let op = self.op("vector.bitcast", &[a.raw], &[one], &[]);
+        Val {
+            raw: result(op, 0),
+            elem,
+            lanes,
+        }
     }
 
     /// Integer to an integer of another width (or the same).
@@ -590,6 +599,45 @@ impl<'c> Builder<'c> {
         }
         let mask: Vec<i64> = (from..from + lanes).map(i64::from).collect();
         self.shuffle(a, a, &mask)
+    }
+
+    /// A scalar as a vector of one, a narrow vector with lanes that hold nothing in particular.
+    pub fn widen_lanes(&mut self, a: Val<'c>, lanes: u32) -> Val<'c> {
+        if a.lanes == lanes {
+            return a;
+        }
+        if a.lanes == 1 {
+            return self.broadcast(a, lanes);
+        }
+        let mask: Vec<i64> = (0..lanes).map(|l| l.min(a.lanes - 1) as i64).collect();
+        self.shuffle(a, a, &mask)
+    }
+
+    /// The lane of a vector of one.
+    pub fn extract_only(&mut self, a: Val<'c>) -> Val<'c> {
+        let at = DenseI64ArrayAttribute::new(self.context, &[0]).into();
+        self.value(
+            "vector.extract",
+            &[a],
+            (a.elem, 1),
+            &[("static_position", at)],
+        )
+    }
+
+    /// Calls an intrinsic that takes an address and gives nothing.
+    pub fn intrinsic_call(&mut self, name: Attribute<'c>, operand: Val<'c>) {
+        let sizes = DenseI32ArrayAttribute::new(self.context, &[1, 0]).into();
+        let bundles = DenseI32ArrayAttribute::new(self.context, &[]).into();
+        self.op(
+            "llvm.call_intrinsic",
+            &[operand.raw],
+            &[],
+            &[
+                ("intrin", name),
+                ("operandSegmentSizes", sizes),
+                ("op_bundle_sizes", bundles),
+            ],
+        );
     }
 
     // ---- memory ---------------------------------------------------------------------------------------

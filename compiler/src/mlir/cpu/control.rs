@@ -60,9 +60,20 @@ impl<'c> Emitter<'_, 'c> {
             | OpKind::Release { .. } => {
                 Err(self.unsupported("roles and channels that were not fused"))
             }
-            OpKind::Dot { .. } => Err(self.unsupported("`dot`")),
-            OpKind::Reduce { .. } => Err(self.unsupported("folds")),
-            OpKind::Scan { .. } => Err(self.unsupported("scans")),
+            OpKind::Dot {
+                acc,
+                a,
+                b,
+                accumulate,
+            } => self.dot(acc, a, b, *accumulate),
+            OpKind::Reduce {
+                dst,
+                src,
+                axis,
+                op,
+                order,
+            } => self.reduce(*dst, *src, *axis, *op, *order),
+            OpKind::Scan { dst, src, axis, op } => self.scan(*dst, *src, *axis, *op),
             OpKind::TopK { .. } => Err(self.unsupported("`topk`")),
             _ => {
                 let result = self.scalar_op(id, 1)?;

@@ -9,9 +9,11 @@
 mod access;
 mod control;
 mod copy;
+mod dot;
 mod layout;
 mod memory;
 mod pointwise;
+mod reduce;
 
 use super::build::{Builder, Elem, Scope, Val};
 use super::scalar::{Unsupported, stored_as};
@@ -68,6 +70,7 @@ struct Emitter<'k, 'c> {
     tiles: Vec<Option<Memory<'c>>>,
     layouts: Vec<Layout>,
     memory: MemoryPlan,
+    pack_slots: dot::PackSlots,
     /// Address of slot 0.
     scratch: Val<'c>,
     /// 64 lanes of zeros on the stack: what a guarded load reads where its guard is false.
@@ -109,15 +112,11 @@ pub fn emit<'c>(
         .iter()
         .map(|t| Layout::row_major(&t.shape))
         .collect();
-    let memory = memory::plan(kernel, &layouts);
-    let mut emitter = Emitter::new(
-        kernel,
-        builder,
-        CpuFacts::of(variant),
-        layouts,
-        memory,
-        arguments[1],
-    );
+    let facts = CpuFacts::of(variant);
+    let mut memory = memory::plan(kernel, &layouts);
+    let pack_slots = dot::plan_packing(kernel, &facts, &mut memory);
+    let mut emitter = Emitter::new(kernel, builder, facts, layouts, memory, arguments[1]);
+    emitter.pack_slots = pack_slots;
     emitter.function(arguments[0], arguments[2], arguments[3])?;
     let Emitter { memory, traps, .. } = emitter;
 
@@ -207,6 +206,7 @@ impl<'k, 'c> Emitter<'k, 'c> {
             tiles: Vec::new(),
             layouts,
             memory,
+            pack_slots: dot::PackSlots::default(),
             scratch,
             zeros: None,
             traps: Vec::new(),
