@@ -222,7 +222,8 @@ pub enum OpKind {
     Select(ValueId, ValueId, ValueId),
     /// Round to nearest even; e4m3, e5m2 and e2m1 saturate (NaN stays NaN in e4m3/e5m2; e2m1 has none: NaN gives +6); float to
     /// integer truncates and saturates, NaN gives 0; integers wrap; to `ue8m0` rounds up to the next power of two;
-    /// `index` to float rounds once; to `Index` from an integer is exact.
+    /// `index` to float rounds once; to `Index` from an integer is exact; to bool: is it not 0; `tf32` is f32 everywhere but in `Dot`.
+    /// Exactly: `tessera_artifact::numeric`.
     Cast(ValueId, Type),
     /// Same width, same bits.
     Bitcast(ValueId, DType),
@@ -276,7 +277,7 @@ pub enum OpKind {
     /// `acc[m, n] (+)= Σ_k a[m, k] · b[k, n]`; `acc` is f32 (f64 for f64 operands) or i32 (for 8-bit integers).
     /// f32 (and f64): `acc = fma(a, b, acc)`, k ascending. bf16: pairs ascending in k, within a pair first the odd k then the even one,
     /// each `acc = fma(a, b, acc)` in f32 with subnormal operands and results flushed to zero, round to nearest even
-    /// (`vdpbf16ps`); an odd last k pairs with zero. f16, e4m3, e5m2, e2m1: widened to f32 exactly, then as f32. tf32: operands
+    /// (`vdpbf16ps`; the flush is of the rounded result, the old `acc` is flushed too); an odd last k pairs with zero. f16, e4m3, e5m2, e2m1: widened to f32 exactly, then as f32. tf32: operands
     /// rounded to 10 mantissa bits (nearest even), then as f32. Without `accumulate` acc starts at 0.
     Dot {
         acc: TileView,
@@ -292,7 +293,7 @@ pub enum OpKind {
         op: FoldOp,
         order: Order,
     },
-    /// Inclusive, ascending along `axis`; same shape.
+    /// Inclusive, ascending along `axis`, starting from the op's identity as `Reduce` does; same shape, two tiles.
     Scan {
         dst: TileId,
         src: TileId,
@@ -466,7 +467,7 @@ pub enum FoldOp {
 /// The order of a fold over n elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Order {
-    /// `((x0 + x1) + x2) + …`
+    /// `((identity + x0) + x1) + x2 …`; the identity of a float sum is +0.
     Ascending,
     /// Lane l of w (a power of two) folds elements l, l + w, l + 2w, … ascending, starting from its first (a lane past the end
     /// holds the identity); then halves: lane l takes lane l + w/2, then l + w/4, … down to 1.

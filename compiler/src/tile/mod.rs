@@ -4,6 +4,7 @@
 //! value of a scalar op on constants.
 
 pub mod build;
+pub mod interp;
 pub mod ir;
 pub mod parse;
 pub mod print;

@@ -5,7 +5,7 @@
 //! - to a float: one rounding to nearest, ties to even; e4m3, e5m2 and e2m1 saturate, infinities too; f16, bf16, f32 overflow to
 //!   infinity; NaN becomes the positive quiet NaN (e2m1 has none: +6);
 //! - to `ue8m0`: up to the next power of two; zero and negative numbers give the smallest, what is above the largest the largest;
-//! - to tf32: to 10 mantissa bits, held as f32;
+//! - tf32 is f32 everywhere but in `dot`, which rounds its operands by [`round_tf32`];
 //! - float to integer: truncated, then saturated, NaN gives 0; integer to integer wraps; to bool: is it not 0 (NaN is not).
 
 use crate::DType;
@@ -224,25 +224,6 @@ pub fn round_tf32(x: f32) -> f32 {
     f32::from_bits((bits + 0xfff + ((bits >> 13) & 1)) & !0x1fff)
 }
 
-fn f64_to_tf32(x: f64) -> f32 {
-    // Rounding to odd keeps what the second rounding needs to see.
-    round_tf32(f64_to_f32_odd(x))
-}
-
-/// To f32 by truncation, with the last bit set where anything was lost.
-fn f64_to_f32_odd(x: f64) -> f32 {
-    let near = x as f32;
-    if x.is_nan() || near as f64 == x {
-        return near;
-    }
-    let mut bits = near.to_bits();
-    // Infinity that is not exact has overflowed; the largest finite value has its last bit set.
-    if (near as f64).abs() > x.abs() {
-        bits -= 1;
-    }
-    f32::from_bits(bits | 1)
-}
-
 /// The value of a float element.
 pub fn to_f64(bits: u64, dtype: DType) -> f64 {
     match dtype {
@@ -262,10 +243,9 @@ pub fn to_f64(bits: u64, dtype: DType) -> f64 {
 pub fn from_f64(x: f64, dtype: DType) -> u64 {
     match dtype {
         DType::F64 if x.is_nan() => f64::NAN.to_bits(),
-        DType::F32 if x.is_nan() => f32::NAN.to_bits() as u64,
+        DType::F32 | DType::Tf32 if x.is_nan() => f32::NAN.to_bits() as u64,
         DType::F64 => x.to_bits(),
-        DType::F32 => (x as f32).to_bits() as u64,
-        DType::Tf32 => f64_to_tf32(x).to_bits() as u64,
+        DType::F32 | DType::Tf32 => (x as f32).to_bits() as u64,
         DType::BF16 => BF16.encode(x) as u64,
         DType::F16 => F16.encode(x) as u64,
         DType::E4M3 => E4M3.encode(x) as u64,
@@ -306,7 +286,7 @@ pub fn from_i128(i: i128, dtype: DType) -> u64 {
     match dtype {
         DType::Bool => (i != 0) as u64,
         DType::F64 => (i as f64).to_bits(),
-        DType::F32 => (i as f32).to_bits() as u64,
+        DType::F32 | DType::Tf32 => (i as f32).to_bits() as u64,
         d if d.is_float() => from_f64(i128_to_f64_odd(i), d),
         d => i as u64 & (u64::MAX >> (64 - d.bits())),
     }
@@ -326,9 +306,9 @@ fn i128_to_f64_odd(i: i128) -> f64 {
     if i < 0 { -x } else { x }
 }
 
-/// One conversion between any two element types. Equal types keep their bits (tf32 rounds).
+/// One conversion between any two element types. Equal types keep their bits.
 pub fn convert(bits: u64, from: DType, to: DType) -> u64 {
-    if from == to && from != DType::Tf32 {
+    if from == to {
         bits
     } else if from.is_float() {
         from_f64(to_f64(bits, from), to)
@@ -510,14 +490,11 @@ mod tests {
             from_i128(-(tie + 1), DType::BF16),
             0x8000 | (from_f64(2f64.powi(60), DType::BF16) + 1)
         );
-        let x = 1.0 + 2f64.powi(-11) + 2f64.powi(-50);
+        assert_eq!(round_tf32(1.0 + 2f32.powi(-11)), 1.0);
+        assert_eq!(round_tf32(1.0 + 3.0 * 2f32.powi(-11)), 1.0 + 2f32.powi(-9));
         assert_eq!(
-            from_f64(x, DType::Tf32) as u32,
-            (1.0f32 + 2f32.powi(-10)).to_bits()
-        );
-        assert_eq!(
-            from_f64(1.0 + 2f64.powi(-11), DType::Tf32) as u32,
-            1f32.to_bits()
+            round_tf32((1.0 + 2f32.powi(-11)).next_up()),
+            1.0 + 2f32.powi(-10)
         );
         assert_eq!(
             from_f64(1.0 + 2f64.powi(-11) + 2f64.powi(-45), DType::F16),
