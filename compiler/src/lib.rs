@@ -8,4 +8,5 @@ pub mod sema;
 pub mod source;
 pub mod syntax;
 pub mod target;
+pub mod testing;
 pub mod tile;

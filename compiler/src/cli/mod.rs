@@ -1,13 +1,21 @@
 //! The command line: arguments, files, exit codes. The only part of the compiler that prints or reads the environment.
 //!
-//! Exit codes: 0 all well, 1 the input or the machine has a fault that was reported, 2 the command line is wrong.
+//! Exit codes: 0 all well, 1 the input or the machine has a fault that was reported, 2 the command line is wrong or a file can't
+//! be read or written.
 
+mod check;
 mod doctor;
+mod files;
+mod fmt;
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
+
+/// clap's own code for a wrong command line, and ours for files that can't be read or written.
+pub(crate) const USAGE_OR_IO: u8 = 2;
 
 #[derive(Parser)]
 #[command(name = "tlc", version, about = "The compiler of Tessera's kernel language", long_about = None)]
@@ -21,6 +29,21 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Report everything that is wrong with .tl files
+    Check {
+        /// Files, or directories to search
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// Lay .tl files out in the one way
+    Fmt {
+        /// Change nothing; name the files that would change and fail if there are any
+        #[arg(long)]
+        check: bool,
+        /// Files, or directories to search; `-` for standard input
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
     /// Say what this machine has and lacks, and what to do about it
     Doctor,
 }
@@ -38,8 +61,11 @@ pub(crate) enum MessageFormat {
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    let format = arguments.message_format;
     match arguments.command {
-        Command::Doctor => doctor::run(arguments.message_format),
+        Command::Check { files } => check::run(&files, format),
+        Command::Fmt { check, files } => fmt::run(&files, check, format),
+        Command::Doctor => doctor::run(format),
     }
 }
 

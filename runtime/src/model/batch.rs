@@ -119,3 +119,78 @@ fn push_ids(to: &mut Vec<i32>, ids: &[u32], vocab_size: usize) -> Result<(), Mod
     to.extend(ids.iter().map(|&id| id as i32));
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::config::Config;
+
+    fn tiny() -> (Config, KvCache) {
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../tests/golden/g1_mixed_tiny_mtp"
+        );
+        let config = Config::read(std::path::Path::new(path)).unwrap();
+        let cache = KvCache::new(&config, 2, 10, 8).unwrap();
+        (config, cache)
+    }
+
+    fn run(sequence: usize, ids: &[u32]) -> Run<'_> {
+        Run {
+            sequence,
+            ids,
+            next_ids: None,
+        }
+    }
+
+    #[test]
+    fn runs_go_on_where_their_sequences_end() {
+        let (config, mut cache) = tiny();
+        cache.advance(1, 3);
+        let mut batch = Batch::default();
+        let runs = [run(1, &[5, 6]), run(0, &[7])];
+        batch.fill(&runs, &cache, config.vocab_size, 8).unwrap();
+        assert_eq!(batch.ids, [5, 6, 7]);
+        assert_eq!(batch.positions, [3, 4, 0]);
+        assert_eq!(batch.sequences, [1, 1, 0]);
+        assert_eq!(batch.last, [1, 2]);
+        cache.reset(1);
+        batch
+            .fill(&runs[..1], &cache, config.vocab_size, 8)
+            .unwrap();
+        assert_eq!(batch.positions, [0, 1]);
+    }
+
+    #[test]
+    fn tokens_that_do_not_fit_are_refused_with_their_values() {
+        let (config, cache) = tiny();
+        let next = Run {
+            next_ids: Some(&[1]),
+            ..run(0, &[1, 2])
+        };
+        let cases: [(&[Run], &str); 7] = [
+            (
+                &[run(2, &[1])],
+                "sequence 2 does not exist: the cache holds 2",
+            ),
+            (&[run(0, &[])], "sequence 0 comes without tokens"),
+            (&[run(0, &[1]), run(0, &[2])], "sequence 0 comes twice"),
+            (
+                &[run(0, &[1; 11])],
+                "would have 11 tokens; the cache holds 10",
+            ),
+            (&[run(0, &[1; 9])], "more than 8 tokens in one call"),
+            (
+                &[run(0, &[128])],
+                "token 128 is not in the vocabulary of 128",
+            ),
+            (&[next], "as many next tokens as tokens"),
+        ];
+        for (runs, expected) in cases {
+            let error = Batch::default()
+                .fill(runs, &cache, config.vocab_size, 8)
+                .unwrap_err();
+            assert!(error.to_string().contains(expected), "{error}");
+        }
+    }
+}

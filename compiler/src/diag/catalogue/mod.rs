@@ -2,3 +2,4 @@
 
 pub mod sema;
 pub mod syntax;
+pub mod testing;
