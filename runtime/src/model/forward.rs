@@ -13,7 +13,7 @@ use super::batch::{Batch, Run};
 use super::config::{Config, LayerKind};
 use super::kernels::{Index, Kernels};
 use super::kv_cache::{CompressorCache, KvCache, LayerCache};
-use super::parameters::{self, Choice, DraftBlock, HcSite, Layer, Linear, Moe, Parameters};
+use super::parameters::{self, Choice, DraftBlock, HcSite, Layer, Linear, Moe, Parameters, Part};
 use super::rope::Frequencies;
 use super::trace::{Trace, Tracer};
 use super::workspace::{DraftWorkspace, Rows, Workspace, most_tiles, rows_per_tile};
@@ -112,7 +112,13 @@ impl Model {
         Ok(Session {
             cache: KvCache::new(&self.config, sequences, context, most_tokens)?,
             batch: Batch::default(),
-            workspace: Workspace::new(&self.config, most_tokens, context, self.has_draft())?,
+            workspace: Workspace::new(
+                &self.config,
+                most_tokens,
+                context,
+                self.parameters.most_columns(),
+                self.has_draft(),
+            )?,
         })
     }
 
@@ -315,15 +321,19 @@ impl Pass<'_, '_> {
         let kind = layer.kind;
         let (heads, dim) = (c.num_attention_heads, c.head_dim);
 
-        // Queries [T, H, A]: low rank, norm, up, norm of each head, rotation.
+        // All products with the input, side by side.
         let w = &mut *self.w;
         linear(
             k,
             w.input.shaped(&[t, 1, c.hidden_size])?,
-            &p.wq_a,
-            &mut w.q_low,
+            &p.inputs,
+            &mut w.projected,
         )?;
-        rms(k, w.q_low.rows(t)?, &p.q_norm, &mut w.q_residual, c)?;
+        let product = [t, p.inputs.outputs];
+
+        // Queries [T, H, A]: low rank, norm, up, norm of each head, rotation.
+        let q_low = part(&w.projected, product, &p.wq_a)?;
+        rms(k, q_low, &p.q_norm, &mut w.q_residual, c)?;
         linear(
             k,
             w.q_residual.shaped(&[t, 1, c.q_lora_rank])?,
@@ -343,13 +353,8 @@ impl Pass<'_, '_> {
         )?;
 
         // One key, also the value, per token [T, A]: into the window's ring.
-        linear(
-            k,
-            w.input.shaped(&[t, 1, c.hidden_size])?,
-            &p.wkv,
-            &mut w.kv_raw,
-        )?;
-        rms(k, w.kv_raw.rows(t)?, &p.kv_norm, &mut w.kv_normed, c)?;
+        let kv_raw = part(&w.projected, product, &p.wkv)?;
+        rms(k, kv_raw, &p.kv_norm, &mut w.kv_normed, c)?;
         k.rotate(
             w.kv_normed.shaped(&[t, 1, dim])?,
             rope.cosine.rows(t)?,
@@ -366,11 +371,11 @@ impl Pass<'_, '_> {
 
         // Compressed entries of the blocks that these tokens close, and which of them each token sees.
         if let (Some(compressor), Some(main)) = (&p.compressor, &mut cache.main) {
-            self.compress(compressor, main, kind)?;
+            self.compress(compressor, main, product)?;
         }
         if let (Some(indexer), Some(index)) = (&p.indexer, &mut cache.index) {
-            self.compress(&indexer.compressor, index, kind)?;
-            self.pick(indexer, index, kind)?;
+            self.compress(&indexer.compressor, index, product)?;
+            self.pick(indexer, index, kind, product)?;
         }
 
         // core [T, H, A], turned back by each query's position.
@@ -422,35 +427,24 @@ impl Pass<'_, '_> {
             &mut w.output,
         )?;
         if self.tracer.is_on() {
-            self.trace_attention(kind, cache, heads * dim)?;
+            self.trace_attention(layer, cache, heads * dim)?;
         }
         Ok(())
     }
 
-    /// Projects the tokens into the open blocks and writes the entries of those that close.
+    /// Puts the tokens' rows into the open blocks and writes the entries of those that close.
     fn compress(
         &mut self,
         p: &parameters::Compressor,
         cache: &mut CompressorCache,
-        kind: LayerKind,
+        product: [usize; 2],
     ) -> Done {
         let (c, k, t) = (self.c, self.k, self.t);
         let w = &mut *self.w;
-        let columns = cache.keys.shape()[2] as usize;
-        debug_assert_eq!(columns % kind.blocks_per_entry(), 0);
-        let rows = [
-            (&p.wkv, &mut w.comp_keys, &mut cache.keys),
-            (&p.wgate, &mut w.comp_gates, &mut cache.gates),
-        ];
-        for (weights, projected, ring) in rows {
-            linear(
-                k,
-                w.input.shaped(&[t, 1, c.hidden_size])?,
-                weights,
-                projected,
-            )?;
+        let rings = [(&p.wkv, &mut cache.keys), (&p.wgate, &mut cache.gates)];
+        for (columns, ring) in rings {
             k.store_ring(
-                projected.shaped(&[t, columns])?,
+                part(&w.projected, product, columns)?,
                 w.positions.rows(t)?,
                 w.sequences.rows(t)?,
                 ring.view_mut()?,
@@ -471,7 +465,13 @@ impl Pass<'_, '_> {
     }
 
     /// picks [T, topk]: the entries each token attends to.
-    fn pick(&mut self, p: &parameters::Indexer, cache: &CompressorCache, kind: LayerKind) -> Done {
+    fn pick(
+        &mut self,
+        p: &parameters::Indexer,
+        cache: &CompressorCache,
+        kind: LayerKind,
+        product: [usize; 2],
+    ) -> Done {
         let (c, k, t) = (self.c, self.k, self.t);
         let (heads, dim) = (c.index_n_heads, c.index_head_dim);
         let entries = self.longest / kind.ratio();
@@ -491,15 +491,9 @@ impl Pass<'_, '_> {
                 w.index_q.rows_mut(t)?,
                 1.0,
             )?;
-            linear(
-                k,
-                w.input.shaped(&[t, 1, c.hidden_size])?,
-                &p.weights_proj,
-                &mut w.index_w,
-            )?;
             k.index_scores(
                 w.index_q.rows(t)?,
-                w.index_w.rows(t)?,
+                part(&w.projected, product, &p.weights_proj)?,
                 cache.entries.view(),
                 w.positions.rows(t)?,
                 w.sequences.rows(t)?,
@@ -531,12 +525,15 @@ impl Pass<'_, '_> {
         );
         let input = [t, 1, hidden];
 
+        // All products with the input, side by side.
+        linear(k, w.input.shaped(&input)?, &p.inputs, &mut w.projected)?;
+        let product = [t, p.inputs.outputs];
+
         // Chosen experts [T, K] in ascending order, their weights [T, K].
-        linear(k, w.input.shaped(&input)?, &p.gate, &mut w.gate_logits)?;
         let scale = c.routed_scaling_factor as f32;
         match &p.choice {
             Choice::Scored { bias } => k.route(
-                w.gate_logits.rows(t)?,
+                part(&w.projected, product, &p.gate)?,
                 bias.view(),
                 w.gate_scores.rows_mut(t)?,
                 w.experts.rows_mut(t)?,
@@ -544,7 +541,7 @@ impl Pass<'_, '_> {
                 scale,
             )?,
             Choice::Table { experts } => k.route_by_table(
-                w.gate_logits.rows(t)?,
+                part(&w.projected, product, &p.gate)?,
                 w.ids.rows(t)?,
                 experts.view(),
                 w.gate_scores.rows_mut(t)?,
@@ -600,11 +597,9 @@ impl Pass<'_, '_> {
         )?;
 
         // The shared expert [T, D], and the sum of all.
-        linear(k, w.input.shaped(&input)?, &p.shared_w1, &mut w.shared_gate)?;
-        linear(k, w.input.shaped(&input)?, &p.shared_w3, &mut w.shared_up)?;
         k.swiglu(
-            w.shared_gate.rows(t)?,
-            w.shared_up.rows(t)?,
+            part(&w.projected, product, &p.shared_w1)?,
+            part(&w.projected, product, &p.shared_w3)?,
             w.shared_h.rows_mut(t)?,
             limit,
         )?;
@@ -622,8 +617,9 @@ impl Pass<'_, '_> {
         )?;
         if self.tracer.is_on() {
             let w = &*self.w;
+            let logits = part(&w.projected, product, &p.gate)?;
+            self.tracer.record("gate.logits", logits)?;
             for (name, tensor) in [
-                ("gate.logits", &w.gate_logits),
                 ("gate.scores", &w.gate_scores),
                 ("gate.topk_idx", &w.experts),
                 ("gate.topk_w", &w.expert_weights),
@@ -765,8 +761,9 @@ impl Pass<'_, '_> {
         )
     }
 
-    fn trace_attention(&mut self, kind: LayerKind, cache: &LayerCache, width: usize) -> Done {
+    fn trace_attention(&mut self, layer: &Layer, cache: &LayerCache, width: usize) -> Done {
         let (c, t) = (self.c, self.t);
+        let product = [t, layer.attn.inputs.outputs];
         let w = &*self.w;
         for (name, tensor) in [
             ("attn.q_residual", &w.q_residual),
@@ -782,14 +779,15 @@ impl Pass<'_, '_> {
         self.tracer.record("attn.o_a", w.o_low.shaped(&low)?)?;
         self.tracer.record("attn.out", w.output.rows(t)?)?;
         if let Some(main) = &cache.main {
-            let closed = (self.longest / kind.ratio()) as i64;
+            let closed = (self.longest / layer.kind.ratio()) as i64;
             self.tracer
                 .record("comp.kv", main.entries.view().slice(1, 0..closed)?)?;
-            if let Some(index) = &cache.index {
+            if let (Some(index), Some(p)) = (&cache.index, &layer.attn.indexer) {
                 self.tracer.record("idx.q", w.index_q.rows(t)?)?;
                 self.tracer
                     .record("idx.k", index.entries.view().slice(1, 0..closed)?)?;
-                self.tracer.record("idx.head_w", w.index_w.rows(t)?)?;
+                let weights = part(&w.projected, product, &p.weights_proj)?;
+                self.tracer.record("idx.head_w", weights)?;
                 self.tracer
                     .record("idx.scores", w.index_scores.shaped(&[t, closed as usize])?)?;
                 self.tracer.record("idx.topk", w.picks.rows(t)?)?;
@@ -820,6 +818,11 @@ fn linear(k: &Kernels, x: View, w: &Linear, y: &mut Tensor) -> Done {
     let (rows, groups) = (x.shape()[0] as usize, x.shape()[1] as usize);
     k.linear(x, w.panels(), y.shaped_mut(&[rows, groups, w.outputs])?)?;
     Ok(())
+}
+
+/// The columns of one matrix in a stacked product `[T, N]`.
+fn part<'a>(product: &'a Tensor, shape: [usize; 2], part: &Part) -> Result<View<'a>, ModelError> {
+    Ok(product.shaped(&shape)?.slice(1, part.clone())?)
 }
 
 /// y [R, D] = rms(x [R, D]) · weight.

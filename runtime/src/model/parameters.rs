@@ -2,6 +2,8 @@
 //!
 //! Needs: a checkpoint that was compared with the configuration. Keeps: every conversion is a kernel's work; nothing here looks at a value.
 
+use std::ops::Range;
+
 use tessera_artifact::DType;
 use tessera_device::{Tensor, View};
 
@@ -11,7 +13,7 @@ use super::kernels::Kernels;
 use crate::weights::{self, Checkpoint, Draft};
 
 /// Columns of a panel; the kernels of `linear.tl` are written for it.
-const PANEL: usize = 64;
+const PANEL: i64 = 64;
 
 pub struct Parameters {
     /// `[V, D]`
@@ -44,10 +46,12 @@ pub struct HcSite {
 }
 
 pub struct Attention {
-    pub wq_a: Linear,
+    /// Everything that multiplies the block's input, stacked: one launch.
+    pub inputs: Linear,
+    pub wq_a: Part,
     pub q_norm: Tensor,
     pub wq_b: Linear,
-    pub wkv: Linear,
+    pub wkv: Part,
     pub kv_norm: Tensor,
     pub sink: Tensor,
     /// One map per output group.
@@ -58,28 +62,30 @@ pub struct Attention {
 }
 
 pub struct Compressor {
-    pub wkv: Linear,
-    pub wgate: Linear,
+    pub wkv: Part,
+    pub wgate: Part,
     pub ape: Tensor,
     pub norm: Tensor,
 }
 
 pub struct Indexer {
     pub wq_b: Linear,
-    pub weights_proj: Linear,
+    pub weights_proj: Part,
     pub compressor: Compressor,
 }
 
 pub struct Moe {
-    pub gate: Linear,
+    /// The router's matrix and the shared expert's first two, stacked.
+    pub inputs: Linear,
+    pub gate: Part,
     pub choice: Choice,
     /// `[E, cdiv(I, 64), D, 64]`
     pub w1: Tensor,
     pub w3: Tensor,
     /// `[E, cdiv(D, 64), I, 64]`
     pub w2: Tensor,
-    pub shared_w1: Linear,
-    pub shared_w3: Linear,
+    pub shared_w1: Part,
+    pub shared_w3: Part,
     pub shared_w2: Linear,
 }
 
@@ -108,6 +114,9 @@ pub struct Linear {
     pub outputs: usize,
 }
 
+/// Columns of a stacked product that belong to one of its matrices.
+pub type Part = Range<i64>;
+
 impl Parameters {
     /// Reads and packs all weights; `progress` is told how many of how many tensors are done.
     ///
@@ -135,6 +144,16 @@ impl Parameters {
             total,
         }
         .all(draft)
+    }
+
+    /// Columns of the widest stacked product.
+    pub fn most_columns(&self) -> usize {
+        let blocks = self
+            .layers
+            .iter()
+            .chain(self.draft.as_ref().map(|d| &d.layer));
+        let widths = blocks.flat_map(|b| [b.attn.inputs.outputs, b.moe.inputs.outputs]);
+        widths.max().unwrap_or(0)
     }
 }
 
@@ -191,45 +210,56 @@ impl Loader<'_> {
 
     fn attention(&mut self, at: &str, kind: LayerKind) -> Result<Attention, ModelError> {
         let groups = self.config.o_groups;
+        let mut stack = Stack::default();
+        let wq_a = self.push(&mut stack, &format!("{at}.wq_a.weight"))?;
+        let wkv = self.push(&mut stack, &format!("{at}.wkv.weight"))?;
+        let compressor = kind
+            .is_compressed()
+            .then(|| self.compressor(&mut stack, &format!("{at}.compressor")))
+            .transpose()?;
+        let indexer = matches!(kind, LayerKind::CompressedSparse { .. })
+            .then(|| self.indexer(&mut stack, &format!("{at}.indexer")))
+            .transpose()?;
         Ok(Attention {
-            wq_a: self.linear(&format!("{at}.wq_a.weight"))?,
+            inputs: self.stacked(stack)?,
+            wq_a,
             q_norm: self.vector(&format!("{at}.q_norm.weight"))?,
             wq_b: self.linear(&format!("{at}.wq_b.weight"))?,
-            wkv: self.linear(&format!("{at}.wkv.weight"))?,
+            wkv,
             kv_norm: self.vector(&format!("{at}.kv_norm.weight"))?,
             sink: self.vector(&format!("{at}.attn_sink"))?,
             wo_a: self.grouped(&format!("{at}.wo_a.weight"), groups)?,
             wo_b: self.linear(&format!("{at}.wo_b.weight"))?,
-            compressor: kind
-                .is_compressed()
-                .then(|| self.compressor(&format!("{at}.compressor")))
-                .transpose()?,
-            indexer: matches!(kind, LayerKind::CompressedSparse { .. })
-                .then(|| self.indexer(&format!("{at}.indexer")))
-                .transpose()?,
+            compressor,
+            indexer,
         })
     }
 
-    fn compressor(&mut self, at: &str) -> Result<Compressor, ModelError> {
+    fn compressor(&mut self, stack: &mut Stack, at: &str) -> Result<Compressor, ModelError> {
         Ok(Compressor {
-            wkv: self.linear(&format!("{at}.wkv.weight"))?,
-            wgate: self.linear(&format!("{at}.wgate.weight"))?,
+            wkv: self.push(stack, &format!("{at}.wkv.weight"))?,
+            wgate: self.push(stack, &format!("{at}.wgate.weight"))?,
             ape: self.converted(&format!("{at}.ape"), DType::F32)?,
             norm: self.vector(&format!("{at}.norm.weight"))?,
         })
     }
 
-    fn indexer(&mut self, at: &str) -> Result<Indexer, ModelError> {
+    fn indexer(&mut self, stack: &mut Stack, at: &str) -> Result<Indexer, ModelError> {
         Ok(Indexer {
             wq_b: self.linear(&format!("{at}.wq_b.weight"))?,
-            weights_proj: self.linear(&format!("{at}.weights_proj.weight"))?,
-            compressor: self.compressor(&format!("{at}.compressor"))?,
+            weights_proj: self.push(stack, &format!("{at}.weights_proj.weight"))?,
+            compressor: self.compressor(stack, &format!("{at}.compressor"))?,
         })
     }
 
     fn moe(&mut self, at: &str, hash: bool) -> Result<Moe, ModelError> {
+        let mut stack = Stack::default();
+        let gate = self.push(&mut stack, &format!("{at}.gate.weight"))?;
+        let shared_w1 = self.push(&mut stack, &format!("{at}.shared_experts.w1.weight"))?;
+        let shared_w3 = self.push(&mut stack, &format!("{at}.shared_experts.w3.weight"))?;
         Ok(Moe {
-            gate: self.linear(&format!("{at}.gate.weight"))?,
+            inputs: self.stacked(stack)?,
+            gate,
             choice: if hash {
                 Choice::Table {
                     experts: self.converted(&format!("{at}.gate.tid2eid"), DType::I32)?,
@@ -242,8 +272,8 @@ impl Loader<'_> {
             w1: self.experts(at, "w1")?,
             w3: self.experts(at, "w3")?,
             w2: self.experts(at, "w2")?,
-            shared_w1: self.linear(&format!("{at}.shared_experts.w1.weight"))?,
-            shared_w3: self.linear(&format!("{at}.shared_experts.w3.weight"))?,
+            shared_w1,
+            shared_w3,
             shared_w2: self.linear(&format!("{at}.shared_experts.w2.weight"))?,
         })
     }
@@ -257,6 +287,35 @@ impl Loader<'_> {
             hnorm: self.vector(&format!("{at}.hnorm.weight"))?,
             norm: self.vector(&format!("{at}.norm.weight"))?,
             hc_head: self.hc_site(&format!("{at}.hc_head"))?,
+        })
+    }
+
+    /// Puts a matrix below those already in the stack; says which columns its product gets.
+    fn push(&mut self, stack: &mut Stack, name: &str) -> Result<Part, ModelError> {
+        let weight = self.source(name)?;
+        let start = stack.columns();
+        let part = start..start + weight.shape()[0];
+        stack.matrices.push(weight);
+        Ok(part)
+    }
+
+    /// One matrix of several with the same inputs, each from the start of a panel.
+    fn stacked(&mut self, stack: Stack) -> Result<Linear, ModelError> {
+        let outputs = stack.columns();
+        let inputs = stack.matrices.first().map_or(0, |m| m.shape()[1]);
+        let mut panels = panels(1, outputs, inputs)?;
+        let mut start = 0;
+        for matrix in &stack.matrices {
+            let end = start + panels_of(matrix.shape()[0]);
+            self.kernels.pack_panels(
+                matrix.view(),
+                panels.view_mut()?.select(0, 0)?.slice(0, start..end)?,
+            )?;
+            start = end;
+        }
+        Ok(Linear {
+            panels,
+            outputs: outputs as usize,
         })
     }
 
@@ -335,11 +394,28 @@ impl Loader<'_> {
 }
 
 fn panels(groups: usize, outputs: i64, inputs: i64) -> Result<Tensor, ModelError> {
-    let blocks = (outputs as usize).div_ceil(PANEL) as i64;
     Ok(Tensor::zeros(
         DType::F32,
-        &[groups as i64, blocks, inputs, PANEL as i64],
+        &[groups as i64, panels_of(outputs), inputs, PANEL],
     )?)
+}
+
+fn panels_of(outputs: i64) -> i64 {
+    (outputs + PANEL - 1) / PANEL
+}
+
+/// Matrices `[N, K]` of one K that are multiplied together.
+#[derive(Default)]
+struct Stack {
+    matrices: Vec<Tensor>,
+}
+
+impl Stack {
+    /// Columns of the product so far, each matrix filling its last panel.
+    fn columns(&self) -> i64 {
+        let panels: i64 = self.matrices.iter().map(|m| panels_of(m.shape()[0])).sum();
+        panels * PANEL
+    }
 }
 
 fn device_dtype(dtype: weights::Dtype, name: &str) -> Result<DType, ModelError> {

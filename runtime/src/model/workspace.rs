@@ -58,7 +58,7 @@ fn extents(shape: &[usize]) -> [i64; 4] {
 }
 
 /// Letters: T tokens, D hidden, N streams, H heads, A head dim, Q query rank, G groups, R rank of a group, E experts, K chosen, I width of an
-/// expert, V vocabulary, F half the rotary dims, C columns of a compressor, J index heads, L index head dim.
+/// expert, V vocabulary, F half the rotary dims, J index heads, L index head dim.
 pub(super) struct Workspace {
     pub most_tokens: usize,
     pub ids: Tensor,
@@ -83,24 +83,19 @@ pub(super) struct Workspace {
     pub input: Tensor,
     pub output: Tensor,
 
+    /// `[T, columns]`: the stacked products of a block's input.
+    pub projected: Tensor,
     /// `[T, Q]`
-    pub q_low: Tensor,
     pub q_residual: Tensor,
     /// `[T, H, A]`
     pub q_raw: Tensor,
     pub q: Tensor,
     /// `[T, A]`
-    pub kv_raw: Tensor,
     pub kv_normed: Tensor,
     pub kv: Tensor,
-    /// `[T, C]`
-    pub comp_keys: Tensor,
-    pub comp_gates: Tensor,
     /// `[T, J, L]`
     pub index_q_raw: Tensor,
     pub index_q: Tensor,
-    /// `[T, J]`
-    pub index_w: Tensor,
     /// `[T, most entries]`
     pub index_scores: Tensor,
     /// `[T, index_topk]`
@@ -114,7 +109,6 @@ pub(super) struct Workspace {
     pub o_low: Tensor,
 
     /// `[T, E]`
-    pub gate_logits: Tensor,
     pub gate_scores: Tensor,
     /// `[T, K]`
     pub experts: Tensor,
@@ -134,8 +128,6 @@ pub(super) struct Workspace {
     /// `[T K, D]`
     pub expert_y: Tensor,
     /// `[T, I]`
-    pub shared_gate: Tensor,
-    pub shared_up: Tensor,
     pub shared_h: Tensor,
     /// `[T, D]`
     pub shared_y: Tensor,
@@ -185,11 +177,12 @@ pub(super) fn most_tiles(pairs: usize, experts: usize, rows: usize) -> usize {
 }
 
 impl Workspace {
-    /// `context` bounds the compressed entries that a query may see.
+    /// `context` bounds the compressed entries that a query may see, `most_columns` the stacked products of the model's layers.
     pub fn new(
         config: &Config,
         most_tokens: usize,
         context: usize,
+        most_columns: usize,
         with_draft: bool,
     ) -> Result<Workspace, ModelError> {
         let c = config;
@@ -209,10 +202,6 @@ impl Workspace {
         };
         let (d, n, pairs) = (c.hidden_size, c.hc_mult, t * c.num_experts_per_tok);
         let heads = [t, c.num_attention_heads, c.head_dim];
-        let columns = |width: usize| {
-            let blocks = c.layers.iter().map(|kind| kind.blocks_per_entry());
-            blocks.max().unwrap_or(0) * width
-        };
         let sparse = |kind: &&LayerKind| matches!(kind, LayerKind::CompressedSparse { .. });
         let has_index = c.layers.iter().any(|kind| sparse(&kind));
         let entries = c.layers.iter().filter(sparse).map(|k| context / k.ratio());
@@ -250,25 +239,20 @@ impl Workspace {
             collapsed: floats(&[t, d])?,
             input: floats(&[t, d])?,
             output: floats(&[t, d])?,
-            q_low: floats(&[t, c.q_lora_rank])?,
+            projected: floats(&[t, most_columns])?,
             q_residual: floats(&[t, c.q_lora_rank])?,
             q_raw: floats(&heads)?,
             q: floats(&heads)?,
-            kv_raw: floats(&[t, c.head_dim])?,
             kv_normed: floats(&[t, c.head_dim])?,
             kv: floats(&[t, c.head_dim])?,
-            comp_keys: floats(&[t, columns(c.head_dim.max(index(c.index_head_dim)))])?,
-            comp_gates: floats(&[t, columns(c.head_dim.max(index(c.index_head_dim)))])?,
             index_q_raw: floats(&[t, index(c.index_n_heads), c.index_head_dim])?,
             index_q: floats(&[t, index(c.index_n_heads), c.index_head_dim])?,
-            index_w: floats(&[t, index(c.index_n_heads)])?,
             index_scores: floats(&[t, entries.max().unwrap_or(0)])?,
             picks: ints(&[t, index(c.index_topk)])?,
             no_picks: ints(&[t, 0])?,
             core: floats(&heads)?,
             core_derot: floats(&heads)?,
             o_low: floats(&[t, c.o_groups, c.o_lora_rank])?,
-            gate_logits: floats(&[t, c.n_routed_experts])?,
             gate_scores: floats(&[t, c.n_routed_experts])?,
             experts: ints(&[t, c.num_experts_per_tok])?,
             expert_weights: floats(&[t, c.num_experts_per_tok])?,
@@ -280,8 +264,6 @@ impl Workspace {
             tiles: ints(&[1])?,
             expert_h: floats(&[pairs, c.moe_intermediate_size])?,
             expert_y: floats(&[pairs, d])?,
-            shared_gate: floats(&[t, c.moe_intermediate_size])?,
-            shared_up: floats(&[t, c.moe_intermediate_size])?,
             shared_h: floats(&[t, c.moe_intermediate_size])?,
             shared_y: floats(&[t, d])?,
             routed: floats(&[t, d])?,
