@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use serde_json::json;
 use tessera::model::sample::{Sampler, Sampling};
+use tessera::model::tokenizer::Tokenizer;
 use tessera::model::{Logits, Run};
 
 use super::setup::{Options, parse_ids};
@@ -17,8 +18,16 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
     /// The prompt's token ids as in 1,2,3.
-    #[arg(long, value_name = "IDS")]
-    ids: String,
+    #[arg(
+        long,
+        value_name = "IDS",
+        required_unless_present = "prompt",
+        conflicts_with = "prompt"
+    )]
+    ids: Option<String>,
+    /// The prompt as text, for models with a tokenizer.json.
+    #[arg(long, value_name = "TEXT")]
+    prompt: Option<String>,
     /// Tokens to generate at most.
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..))]
     tokens: u32,
@@ -40,7 +49,22 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, options: &Options) -> CommandResult {
-    let prompt = parse_ids(&args.ids)?;
+    let tokenizer = Tokenizer::open(&args.model)?;
+    let prompt = match (&args.ids, &args.prompt, &tokenizer) {
+        (Some(ids), ..) => parse_ids(ids)?,
+        (None, Some(text), Some(tokenizer)) => tokenizer.encode(text)?,
+        (None, Some(_), None) => {
+            return Err(format!(
+                "{} has no tokenizer.json; give the prompt's token ids with --ids",
+                args.model.display()
+            )
+            .into());
+        }
+        (None, None, _) => return Err("no prompt; give --ids or --prompt".into()),
+    };
+    if prompt.is_empty() {
+        return Err("the prompt has no tokens".into());
+    }
     let sampling = Sampling::new(args.temperature, args.top_p, args.seed)?;
     let model = options.model(&args.model)?;
     let chunk = (args.chunk as usize).min(prompt.len());
@@ -70,14 +94,18 @@ pub fn run(args: &Args, options: &Options) -> CommandResult {
     let decode = start.elapsed();
     let rate =
         |tokens: usize, time: std::time::Duration| tokens as f64 / time.as_secs_f64().max(1e-9);
+    let text = tokenizer.map(|t| t.decode(&tokens)).transpose()?;
     let (prefill, decode) = (rate(prompt.len(), prefill), rate(tokens.len() - 1, decode));
     if options.json {
         println!(
             "{}",
-            json!({ "tokens": tokens, "prefill_tokens_per_s": prefill, "decode_tokens_per_s": decode })
+            json!({ "tokens": tokens, "text": text, "prefill_tokens_per_s": prefill, "decode_tokens_per_s": decode })
         );
     } else {
         println!();
+        if let Some(text) = text {
+            println!("{text}");
+        }
         eprintln!("prefill {prefill:.1} tokens/s, decode {decode:.1} tokens/s");
     }
     Ok(Outcome::Fine)
