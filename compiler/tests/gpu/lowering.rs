@@ -227,15 +227,19 @@ fn folds_scans_and_topk() {
                 b.store_global(picked, at, v, None);
             });
             let compiled = compile(&b.finish()).unwrap();
-            let shuffles = match order {
-                Order::Tree(lanes) if lanes <= 32 => lanes.ilog2() as usize,
+            let least = match order {
+                Order::Tree(lanes) if lanes <= 32 => {
+                    lanes.ilog2() as usize * (dtype.bits() as usize).div_ceil(32)
+                }
                 _ => 0,
             };
-            let words = (dtype.bits() as usize).div_ceil(32);
-            assert_eq!(
-                compiled.count("shfl.sync.down.b32"),
-                shuffles * words,
-                "{dtype} {order:?}"
+            // A multiple of it, where LLVM unrolled the loop over lines.
+            let shuffles = compiled.count("shfl.sync.down.b32");
+            assert!(
+                shuffles >= least
+                    && shuffles.is_multiple_of(least.max(1))
+                    && (least > 0) == (shuffles > 0),
+                "{dtype} {order:?}: {shuffles}"
             );
             compiled.assemble_without_spills();
         }
@@ -277,12 +281,10 @@ fn atomics_and_packed_stores() {
         b.store_global(y, at, v, None);
     });
     let compiled = compile(&b.finish()).unwrap();
-    assert_eq!(compiled.count(".and.b32"), compiled.count(".and.b32"));
-    assert!(
-        compiled.ptx.contains("atom.relaxed.gpu.global.or.b32") || compiled.ptx.contains("red."),
-        "{}",
-        compiled.ptx
-    );
+    // Each half by atomics of its own, since the other may be another thread's.
+    for op in ["atom.global.and.b32", "atom.global.or.b32"] {
+        assert_eq!(compiled.count(op), 1, "{op}\n{}", compiled.ptx);
+    }
     compiled.assemble_without_spills();
 }
 
@@ -391,12 +393,14 @@ fn checks_gathers_and_flags() {
         },
     );
     let compiled = compile(&b.finish()).unwrap();
-    assert!(
-        compiled.ptx.contains(".release.gpu") || compiled.ptx.contains("fence.acq_rel.gpu"),
-        "{}",
-        compiled.ptx
-    );
-    assert!(compiled.ptx.contains("ld.acquire.gpu"), "{}", compiled.ptx);
+    for published in ["fence.acq_rel.gpu", "ld.acquire.gpu"] {
+        assert_eq!(
+            compiled.count(published),
+            1,
+            "{published}\n{}",
+            compiled.ptx
+        );
+    }
     compiled.assemble_without_spills();
 }
 

@@ -223,7 +223,8 @@ impl<'c> Emitter<'_, 'c> {
         let open = self.b.begin_if(first);
         let (at, elem) = self.flag(param, index)?;
         let one = self.b.int(elem, 1, 1);
-        self.b.atomic_release(AtomicOp::Add, at, one);
+        self.b.fence();
+        self.b.atomic_relaxed(AtomicOp::Add, at, one);
         self.b.end_if(open);
         Ok(())
     }

@@ -10,7 +10,7 @@ use melior::ir::{Block, BlockRef, Location, Region, RegionLike, Type, Value};
 /// `relaxed` in PTX.
 const MONOTONIC: i64 = 2;
 const ACQUIRE: i64 = 4;
-const RELEASE: i64 = 5;
+const ACQUIRE_RELEASE: i64 = 6;
 
 /// An `if` with a value whose arms are being filled.
 #[must_use = "an `if` is built when it is closed"]
@@ -110,11 +110,11 @@ impl<'c> Builder<'c> {
         self.value("llvm.atomicrmw", &[at, value], (value.elem, 1), &attributes)
     }
 
-    /// Publishes everything before it.
-    pub fn atomic_release(&mut self, op: AtomicOp, at: Val<'c>, value: Val<'c>) -> Val<'c> {
-        let mut attributes = vec![("bin_op", self.integer_attr(64, op as i64))];
-        attributes.extend(self.ordering_attributes(RELEASE));
-        self.value("llvm.atomicrmw", &[at, value], (value.elem, 1), &attributes)
+    /// Orders everything before it, of this thread and of those it met at a barrier, before everything after it, for the whole GPU.
+    /// (The NVPTX back end drops the ordering of a read-modify-write, so that has to be a fence.)
+    pub fn fence(&mut self) {
+        let attributes = self.ordering_attributes(ACQUIRE_RELEASE);
+        self.op("llvm.fence", &[], &[], &attributes);
     }
 
     /// A load that sees everything published before what it reads.
