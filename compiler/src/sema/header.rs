@@ -207,6 +207,12 @@ fn tensor(p: &ast::Param, mode: ast::Mode, cx: &Evaluator, sink: &mut Sink) -> T
     if p.ty.shape.is_empty() {
         sink.report(say::tensor_without_shape(p));
     }
+    if let Some(extra) = p.ty.shape.get(crate::tile::verify::MAX_RANK) {
+        sink.report(say::too_many_axes(
+            extra.span,
+            crate::tile::verify::MAX_RANK,
+        ));
+    }
     if mode == ast::Mode::Flags && !matches!(dtype, DType::I32 | DType::U32) {
         sink.report(say::flags_dtype(p, dtype));
     }

@@ -22,6 +22,7 @@ pub use program::{Instance, KernelItem, Program};
 
 use crate::diag::Sink;
 use crate::syntax::ast::File;
+use crate::tile::analysis::Ledger;
 use crate::tile::ir;
 
 /// Lowers one instance; `None` if anything in it is wrong (which is reported).
@@ -50,4 +51,16 @@ pub fn program(files: &[File], sink: &mut Sink) -> Vec<ir::Kernel> {
         }
     }
     kernels
+}
+
+/// The analyses on a finished kernel: bounds, and what else the IR must keep. Marks the copies that are proved to stay inside;
+/// `None` if something is wrong, else the ledger of its accesses.
+pub fn check(k: &mut ir::Kernel, sink: &mut Sink) -> Option<Ledger> {
+    let mut mine = Sink::default();
+    let ledger = crate::tile::analysis::check(k, &mut mine);
+    let good = !mine.has_errors();
+    for d in mine.iter() {
+        sink.report(d.clone());
+    }
+    good.then_some(ledger)
 }

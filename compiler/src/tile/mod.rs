@@ -3,6 +3,7 @@
 //! [`build`] makes kernels, [`visit`] walks them, [`print`] and [`parse`] are their text, [`verify`] their rules, [`scalar`] the
 //! value of a scalar op on constants.
 
+pub mod analysis;
 pub mod build;
 pub mod interp;
 pub mod ir;

@@ -1,5 +1,6 @@
 //! The problem catalogue: one function per problem, which takes facts and owns all wording.
 
+pub mod bounds;
 pub mod sema;
 pub mod syntax;
 pub mod testing;

@@ -394,6 +394,10 @@ impl<'p, 'a, 's> Lower<'p, 'a, 's> {
                 }
                 Some(Static::Host(..)) if self.calls.is_empty() => {
                     if let Some(id) = self.k.dims.iter().position(|d| d.name == one.name) {
+                        let d = &self.k.dims[id];
+                        if d.lo == d.hi {
+                            return Binding::Const(Const::Int(d.lo as i128));
+                        }
                         let kind = OpKind::Dim(ir::DimId(id as u32));
                         let v = self.pure(kind, Type::Index, path.span);
                         self.name_value(v, &one.name);

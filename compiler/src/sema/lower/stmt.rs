@@ -155,6 +155,13 @@ impl Lower<'_, '_, '_> {
     // ---- declarations ---------------------------------------------------------------------------------
 
     pub(super) fn tile_shape(&mut self, shape: &[Expr]) -> Option<Vec<u64>> {
+        if let Some(extra) = shape.get(crate::tile::verify::MAX_RANK) {
+            self.report(say::too_many_axes(
+                extra.span,
+                crate::tile::verify::MAX_RANK,
+            ));
+            return None;
+        }
         let mut out = vec![];
         let mut good = true;
         for e in shape {
@@ -266,7 +273,8 @@ impl Lower<'_, '_, '_> {
                     Some(two) => two[i].clone(),
                     None => Binding::Error,
                 };
-                self.declare(name, b, Some("value"));
+                // Both results must be named, so an unused one is no slip.
+                self.declare(name, b, None);
             }
             return;
         };

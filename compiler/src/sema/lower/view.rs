@@ -107,6 +107,17 @@ impl Lower<'_, '_, '_> {
         }
     }
 
+    /// An extent of generics and of dims whose range holds one value.
+    fn static_extent(&self, base: ir::Base, axis: usize) -> Option<i64> {
+        let only_value = |name: &str| {
+            let d = self.k.dims.iter().find(|d| d.name == name)?;
+            (d.lo == d.hi).then_some(d.lo)
+        };
+        self.extent(base, axis)
+            .eval_int(&only_value, &|_| None)
+            .ok()
+    }
+
     fn slots(&mut self, base: ir::Base, slots: &[IndexSlot], e: &Expr) -> Option<Place> {
         let mut out = vec![];
         let mut good = true;
@@ -166,7 +177,7 @@ impl Lower<'_, '_, '_> {
                 })
             }
             IndexSlot::Full(span) => {
-                let HostExpr::Int(extent) = self.extent(base, axis) else {
+                let Some(extent) = self.static_extent(base, axis) else {
                     let extent = host_text(&self.extent(base, axis));
                     self.report(say::full_slot_of_dim(*span, &extent, axis));
                     return None;

@@ -35,6 +35,14 @@ pub fn tile_too_large(span: Span, extents: &[u64]) -> Diagnostic {
     )
 }
 
+pub fn too_many_axes(span: Span, limit: usize) -> Diagnostic {
+    Diagnostic::error(
+        "TL0275",
+        span,
+        format!("a tile or tensor has at most {limit} axes"),
+    )
+}
+
 pub fn tile_of_index(span: Span) -> Diagnostic {
     Diagnostic::error("TL0253", span, "`index` is no element type of a tile").help("use `i32`")
 }
