@@ -225,7 +225,7 @@ pub enum OpKind {
     /// `index` to float rounds once; to `Index` from an integer is exact; to bool: is it not 0; `tf32` is f32 everywhere but in `Dot`.
     /// Exactly: `tessera_artifact::numeric`.
     Cast(ValueId, Type),
-    /// Same width, same bits.
+    /// Same width, same bits. A code of e2m1 is the low half of a byte (`u8`), whose high half counts for nothing.
     Bitcast(ValueId, DType),
     LoadTile {
         tile: TileId,

@@ -8,6 +8,7 @@ pub mod build;
 pub mod interp;
 pub mod ir;
 pub mod parse;
+pub mod pass;
 pub mod print;
 pub mod scalar;
 pub mod verify;

@@ -426,7 +426,7 @@ impl Verifier<'_> {
                 });
             }
             Bitcast(a, d) => {
-                let right = matches!(k.ty(*a), Type::Scalar(from) if from.bits() == d.bits())
+                let right = matches!(k.ty(*a), Type::Scalar(from) if scalar::same_width(from, *d))
                     && *d != DType::Bool
                     && k.ty(*a) != Type::BOOL;
                 self.need(right, || {

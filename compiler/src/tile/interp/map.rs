@@ -292,6 +292,9 @@ impl Run<'_> {
                 }
                 words::cast(ty(*a), *to, &words)
             }
+            OpKind::Bitcast(a, tessera_artifact::DType::E2M1) => {
+                Words::W8(column(*a).w8().iter().map(|c| c & 0xf).collect())
+            }
             OpKind::Bitcast(a, _) => column(*a).into_owned(),
             _ => return Err(ErrorKind::Unsupported(format!("{kind:?} in a map"))),
         };
