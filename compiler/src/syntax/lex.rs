@@ -182,6 +182,8 @@ impl Lexer<'_> {
             None => {
                 self.sink
                     .report(problem::unclosed_comment(self.span(start, start + 2)));
+                // It has swallowed the closing brackets.
+                self.out.unmatched.extend(self.open.drain(..).map(|o| o.at));
                 self.text.len()
             }
         };

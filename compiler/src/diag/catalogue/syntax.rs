@@ -87,6 +87,13 @@ pub fn form_of_stmt(first: &str) -> String {
     format!("`{first}` is written `{form}`")
 }
 
+pub const FORM_OF_EXPRESSION: &str = "an expression is a name, a number, a call, a part of a tensor, or several of them with operators";
+
+pub fn form_of_generic() -> String {
+    "a generic parameter is written `N: int = 64`; the kinds are `int`, `bool` and `dtype`"
+        .to_string()
+}
+
 pub fn form_of_item(first: &str) -> String {
     let form = match first {
         "kernel" => {
@@ -159,9 +166,22 @@ pub fn between_items(span: Span, found: &str) -> Diagnostic {
     )
 }
 
-pub fn foreign_item(span: Span, ours: &str) -> Diagnostic {
-    Diagnostic::error("TL0027", span, "no item starts with this word")
-        .help(format!("the word for this is `{ours}`"))
+/// Words that start what is an item here in other languages; `None` for any other.
+pub fn foreign_item(span: Span, word: &str) -> Option<Diagnostic> {
+    let ours = match word {
+        "def" | "func" | "function" | "void" | "__global__" | "__device__" | "pub" | "proc" => {
+            "the words are `kernel`, and `fn` for what kernels call"
+        }
+        "import" | "from" | "include" | "using" | "mod" => "write `use module::{name};`",
+        "let" | "var" | "static" | "auto" => {
+            "write `const NAME = value;`; it is known when the file is compiled"
+        }
+        "class" | "struct" | "enum" | "type" => {
+            "there are no types of one's own: tensors, tiles and scalars are all"
+        }
+        _ => return None,
+    };
+    Some(Diagnostic::error("TL0027", span, format!("no item starts with `{word}`")).help(ours))
 }
 
 pub fn hash_comment(span: Span, mark: Span) -> Diagnostic {
@@ -407,6 +427,54 @@ pub fn missing_shape_brackets(span: Span, name: &str, extent: &str) -> Diagnosti
     .suggest(format!("write `[{extent}]`"), span, format!("[{extent}]"))
 }
 
+/// `between`: from behind the name to the type.
+pub fn scalar_with_mode(
+    span: Span,
+    between: Span,
+    name: &str,
+    mode: &str,
+    elem: &str,
+) -> Diagnostic {
+    Diagnostic::error("TL0014", span, format!("`{name}` has no shape"))
+        .help(format!(
+            "for a tensor, write its extents in brackets: `{mode} [N] {elem}`"
+        ))
+        .suggest(format!("for a scalar, leave `{mode}` out"), between, ": ")
+}
+
+pub fn mode_in_function(span: Span, name: &str, mode: &str) -> Diagnostic {
+    Diagnostic::error(
+        "TL0056",
+        span,
+        format!("`{mode}` belongs to parameters of kernels"),
+    )
+    .help(format!(
+        "a function only reads its parameters: write `{name}: [N] f32` or `{name}: f32`"
+    ))
+}
+
+pub fn unknown_mode(span: Span, found: &str) -> Diagnostic {
+    Diagnostic::error("TL0058", span, format!("`{found}` is not a mode"))
+        .help("the modes are `in`, `out`, `inout`, `scratch` and `flags`")
+}
+
+pub fn comparison_as_statement(span: Span) -> Diagnostic {
+    Diagnostic::error(
+        "TL0057",
+        span,
+        "`==` compares; alone, a comparison does nothing",
+    )
+    .suggest("to assign, write `=`", span, "=")
+}
+
+pub fn loose_unit(span: Span, number: &str, unit: &str) -> Diagnostic {
+    Diagnostic::error("TL0013", span, "a unit stands right behind its number").suggest(
+        format!("write `{number}{unit}`"),
+        span,
+        format!("{number}{unit}"),
+    )
+}
+
 pub fn mode_before_name(span: Span, name: &str, mode: &str) -> Diagnostic {
     Diagnostic::error(
         "TL0052",
@@ -421,7 +489,10 @@ pub fn no_such_assignment(span: Span, found: &str, target: &str) -> Diagnostic {
     if found == ":=" {
         d.suggest("write `=`", span, "=")
     } else {
-        d.help(format!("write `{target} = {target} {} value`", &found[..1]))
+        {
+            let operator = found.trim_end_matches('=');
+            d.help(format!("write `{target} = {target} {operator} value`"))
+        }
     }
 }
 
@@ -469,11 +540,13 @@ pub fn bad_number(span: Span, text: &str, fault: NumberFault) -> Diagnostic {
     let d =
         |why: &str| Diagnostic::error("TL0013", span, format!("`{text}` is not a number: {why}"));
     match fault {
-        NumberFault::Hex => d("hexadecimal digits must follow `0x`"),
+        NumberFault::Hex => d("hexadecimal digits must follow `0x`")
+            .help("the digits are 0 to 9 and a to f, as in `0xff`"),
         NumberFault::TooLarge => {
             d("it is too large").help("integers go up to 2^64 - 1, floats up to about 1.8e308")
         }
-        NumberFault::FractionOfUnit => d("only whole numbers take a unit"),
+        NumberFault::FractionOfUnit => d("only whole numbers take a unit")
+            .help("write it in the next smaller unit: `1536B` for 1.5 KiB"),
         NumberFault::Unit => {
             let split = text
                 .find(|c: char| !(c.is_ascii_digit() || c == '_' || c == '.'))

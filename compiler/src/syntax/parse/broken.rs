@@ -17,13 +17,27 @@ pub struct Fault<'a> {
 }
 
 impl Builder<'_> {
+    /// Text behind an item that starts no item. Only the first piece and words of other languages are reported: the rest follows
+    /// from what was said, often an extra `}`.
     pub fn report_leftover(&mut self, pair: &Pair<Rule>, out: &mut File) {
         let span = self.span(pair);
-        out.items.push(Item::Error(span));
         let start = pair.as_span().start();
-        if !self.reported(start, pair.as_span().end()) {
-            let (at, found) = self.found(start);
+        let first = !matches!(out.items.last(), Some(Item::Error(_)));
+        out.items.push(Item::Error(span));
+        if self.reported(0, self.source.len()) {
+            return;
+        }
+        let (at, found) = self.found(start);
+        if let Some(d) = problem::foreign_item(at, tokens(pair.as_str()).text(0)) {
+            self.sink.report(d);
+        } else if first {
             self.sink.report(problem::between_items(at, &found));
+        }
+    }
+
+    pub fn report_broken_generic(&mut self, pair: &Pair<Rule>) {
+        if let Some(fault) = self.fault(pair, Rule::only_generic) {
+            self.report_generic(&fault, problem::form_of_generic());
         }
     }
 
@@ -32,7 +46,12 @@ impl Builder<'_> {
             return;
         };
         let first = fault.tokens.text(0);
-        if let Some(d) = self.item_slip(&fault) {
+        let (at, _) = self.found(fault.start);
+        let slip = match first {
+            "const" => self.expr_slip(&fault),
+            _ => problem::foreign_item(at, first),
+        };
+        if let Some(d) = slip {
             self.sink.report(d);
         } else if lex::ITEM_WORDS.contains(&first) {
             self.report_generic(&fault, problem::form_of_item(first));
@@ -43,10 +62,15 @@ impl Builder<'_> {
     }
 
     pub fn report_broken_param(&mut self, pair: &Pair<Rule>, of_kernel: bool) {
-        let Some(fault) = self.fault(pair, Rule::only_param) else {
+        let strict = if of_kernel {
+            Rule::only_param
+        } else {
+            Rule::only_fn_param
+        };
+        let Some(fault) = self.fault(pair, strict) else {
             return;
         };
-        match self.param_slip(&fault) {
+        match self.param_slip(&fault, of_kernel) {
             Some(d) => self.sink.report(d),
             None => self.report_generic(&fault, problem::form_of_param(of_kernel)),
         }
@@ -125,6 +149,8 @@ impl Builder<'_> {
         let word = found.trim_matches('`');
         let d = if fault.expected == NAME && exprs::is_reserved(word) {
             problem::reserved_word(span, word)
+        } else if fault.expected == EXPRESSION {
+            problem::unexpected(span, EXPRESSION, &found, problem::FORM_OF_EXPRESSION)
         } else {
             problem::unexpected(span, &fault.expected, &found, &form)
         };
@@ -147,6 +173,7 @@ impl Builder<'_> {
 }
 
 const NAME: &str = "a name";
+const EXPRESSION: &str = "an expression";
 
 /// The rules that could have gone on, in the user's words. Operators and attributes, which can always go on, are named only where
 /// nothing else can.
@@ -157,7 +184,7 @@ fn expected(rules: &[Rule], tokens: &Tokens, at: usize) -> String {
     let operator = has(&[Rule::op_add, Rule::op_mul]);
     let closers = tokens.closers_at(at);
     if operand {
-        words.push("an expression");
+        words.push(EXPRESSION);
     }
     let mut add = |rules: &[Rule], word| {
         if has(rules) {
@@ -189,7 +216,7 @@ fn expected(rules: &[Rule], tokens: &Tokens, at: usize) -> String {
             add(&[Rule::string], "a text in `\"`");
         }
     }
-    add(&[Rule::block, Rule::set], "`{`");
+    add(&[Rule::block, Rule::set, Rule::open_brace], "`{`");
     add(
         &[Rule::semicolon, Rule::no_semicolon, Rule::no_line_end],
         "`;`",

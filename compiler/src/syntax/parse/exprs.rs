@@ -210,10 +210,14 @@ impl Builder<'_> {
         })
     }
 
+    /// The text of a span of this item.
+    pub fn text_of(&self, span: Span) -> &str {
+        &self.source[span.start as usize - self.base..span.end as usize - self.base]
+    }
+
     /// Whether the text of the span is one bracketed group.
     fn in_parens(&self, span: Span) -> bool {
-        let text = &self.source[span.start as usize - self.base..span.end as usize - self.base];
-        crate::syntax::lex::is_group(text)
+        lex::is_group(self.text_of(span))
     }
 
     fn postfix(&mut self, operand: Node, op: Pair<Rule>) -> Node {

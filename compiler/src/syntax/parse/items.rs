@@ -227,6 +227,10 @@ impl Builder<'_> {
         };
         let mut generics = vec![];
         for p in self.inner(list).pairs {
+            if p.as_rule() == Rule::broken_generic {
+                self.report_broken_generic(&p);
+                continue;
+            }
             let span = self.span(&p);
             let mut inner = self.inner(p);
             let name = self.need_name(&mut inner);
@@ -271,11 +275,20 @@ impl Builder<'_> {
         let ty = self.ty(elem.clone());
         let attrs = self.attrs(&mut inner);
         match mode {
-            Some(_) if ty.shape.is_empty() => self.sink.report(problem::missing_shape(
-                ty.span,
-                &name.name,
-                elem.as_str().trim(),
-            )),
+            Some(mode) if ty.shape.is_empty() => {
+                let between = Span {
+                    start: name.span.end,
+                    end: ty.span.start,
+                    ..span
+                };
+                self.sink.report(problem::scalar_with_mode(
+                    ty.span,
+                    between,
+                    &name.name,
+                    mode_word(mode),
+                    elem.as_str().trim(),
+                ));
+            }
             None if !ty.shape.is_empty() => {
                 self.sink.report(problem::missing_mode(ty.span, &name.name))
             }
@@ -421,5 +434,15 @@ impl Builder<'_> {
                 }
             }
         }
+    }
+}
+
+fn mode_word(mode: Mode) -> &'static str {
+    match mode {
+        Mode::In => "in",
+        Mode::Out => "out",
+        Mode::InOut => "inout",
+        Mode::Scratch => "scratch",
+        Mode::Flags => "flags",
     }
 }

@@ -194,6 +194,7 @@ fn is_mark(rule: Rule) -> bool {
             | at_least
             | tilde
             | open_paren
+            | open_brace
             | question
             | no_semicolon
             | no_line_end

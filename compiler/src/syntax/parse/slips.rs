@@ -10,9 +10,10 @@ pub struct Tokens<'a> {
     list: Vec<(usize, usize)>,
 }
 
-const SYMBOLS: [&str; 29] = [
-    "..=", "max=", "min=", "<-", "->", ":+", "::", "..", "==", "!=", "<=", ">=", "&&", "||", "<<",
-    ">>", "+=", "-=", "*=", "/=", ":=", "++", "--", "**", "//", "%=", "|=", "&=", "^=",
+const SYMBOLS: [&str; 31] = [
+    "..=", "<<=", ">>=", "max=", "min=", "<-", "->", ":+", "::", "..", "==", "!=", "<=", ">=",
+    "&&", "||", "<<", ">>", "+=", "-=", "*=", "/=", ":=", "++", "--", "**", "//", "%=", "|=", "&=",
+    "^=",
 ];
 
 pub fn tokens(text: &str) -> Tokens<'_> {
@@ -86,7 +87,8 @@ impl<'a> Tokens<'a> {
     /// How the innermost bracket around this offset goes on, in words; empty outside of brackets.
     pub fn closers_at(&self, at: usize) -> &'static str {
         let mut open = vec![];
-        for k in 0..self.index_at(at) {
+        let found = self.index_at(at);
+        for k in 0..found {
             match self.text(k) {
                 b @ ("(" | "[" | "{") => open.push(b),
                 ")" | "]" | "}" => {
@@ -95,9 +97,11 @@ impl<'a> Tokens<'a> {
                 _ => {}
             }
         }
-        match open.last() {
-            Some(&"(") => "`,` or `)`",
-            Some(&"[") => "`,` or `]`",
+        match (open.last(), self.text(found)) {
+            (Some(&"("), ",") => "`)`",
+            (Some(&"["), ",") => "`]`",
+            (Some(&"("), _) => "`,` or `)`",
+            (Some(&"["), _) => "`,` or `]`",
             _ => "",
         }
     }
@@ -162,7 +166,6 @@ impl Builder<'_> {
 
     pub fn stmt_slip(&self, fault: &Fault) -> Option<crate::diag::Diagnostic> {
         let t = &fault.tokens;
-        let whole = self.token_span(fault, 0, t.list.len().saturating_sub(1));
         let one = |k: usize| self.token_span(fault, k, k);
         match (t.text(0), t.text(1), t.text(2)) {
             (";", ..) => return Some(problem::stray_semicolon(one(0))),
@@ -177,7 +180,6 @@ impl Builder<'_> {
                 let op = &t.text(0)[..1];
                 return Some(problem::increment(self.token_span(fault, 0, 1), name, op));
             }
-            (name, "++", "") if is_word(name) => {}
             (ty, name, "=" | ";" | "[") if is_foreign_type(ty) && is_word(name) => {
                 return Some(problem::c_declaration(one(0), ty, name));
             }
@@ -210,18 +212,24 @@ impl Builder<'_> {
                     ));
                 }
             }
+            ("reg" | "shared" | "global" | "cluster", name, ":")
+                if is_word(name) && t.text(3) != "[" && is_word(t.text(4)) =>
+            {
+                return Some(problem::missing_shape_brackets(one(3), name, t.text(3)));
+            }
             ("reg" | "shared" | "global" | "cluster", name, "[") if is_word(name) => {
                 return Some(self.tile_without_colon(fault));
             }
-            ("return" | "if", _, _) => {}
             (name, _, _) if is_word(name) && !exprs::is_reserved(name) => {
                 // `a <- b;`, `a[..] <- b;`
                 let arrow = match t.text(1) {
                     "[" => t.matching(1).map_or(usize::MAX, |k| k + 1),
                     _ => 1,
                 };
-                if arrow < t.list.len() && t.text(arrow) == "<-" {
-                    return Some(problem::arrow_without_copy(one(arrow), one(0)));
+                match t.text(arrow) {
+                    "<-" => return Some(problem::arrow_without_copy(one(arrow), one(0))),
+                    "==" => return Some(problem::comparison_as_statement(one(arrow))),
+                    _ => {}
                 }
             }
             _ => {}
@@ -234,7 +242,6 @@ impl Builder<'_> {
                 return Some(d);
             }
         }
-        let _ = whole;
         self.expr_slip(fault)
     }
 
@@ -370,8 +377,15 @@ impl Builder<'_> {
                 }
                 "**" => return Some(problem::power(one(k))),
                 "'" => return Some(problem::single_quotes(one(k))),
-                "%=" | "|=" | "&=" | "^=" | ":=" => {
+                "%=" | "|=" | "&=" | "^=" | ":=" | "<<=" | ">>=" => {
                     return Some(problem::no_such_assignment(one(k), t.text(k), t.text(0)));
+                }
+                "B" | "KiB" | "MiB" | "GiB" if before.starts_with(|c: char| c.is_ascii_digit()) => {
+                    return Some(problem::loose_unit(
+                        self.token_span(fault, k - 1, k),
+                        before,
+                        t.text(k),
+                    ));
                 }
                 "." if k > 0 && before.bytes().all(|b| b.is_ascii_digit()) => {
                     return Some(problem::float_without_fraction(
@@ -453,9 +467,13 @@ impl Builder<'_> {
         ))
     }
 
-    pub fn param_slip(&self, fault: &Fault) -> Option<crate::diag::Diagnostic> {
+    pub fn param_slip(&self, fault: &Fault, of_kernel: bool) -> Option<crate::diag::Diagnostic> {
         let t = &fault.tokens;
         let modes = ["in", "out", "inout", "scratch", "flags"];
+        if !of_kernel && t.text(1) == ":" && modes.contains(&t.text(2)) {
+            let mode = self.token_span(fault, 2, 2);
+            return Some(problem::mode_in_function(mode, t.text(0), t.text(2)));
+        }
         let one = |k: usize| self.token_span(fault, k, k);
         // `out M f32`
         if t.text(1) == ":"
@@ -469,7 +487,16 @@ impl Builder<'_> {
                 t.text(3),
             ));
         }
-        // `a: [M] in f32`, `in a: [M] f32`
+        // `a: input [M] f32`
+        if of_kernel
+            && t.text(1) == ":"
+            && is_word(t.text(2))
+            && !modes.contains(&t.text(2))
+            && t.text(3) == "["
+        {
+            return Some(problem::unknown_mode(one(2), t.text(2)));
+        }
+        // `in a: [M] f32`
         if modes.contains(&t.text(0)) && is_word(t.text(1)) && t.text(2) == ":" {
             return Some(problem::mode_before_name(one(0), t.text(1), t.text(0)));
         }
@@ -487,21 +514,5 @@ impl Builder<'_> {
             return Some(problem::missing_colon(at, t.text(0)));
         }
         self.expr_slip(fault)
-    }
-
-    pub fn item_slip(&self, fault: &Fault) -> Option<crate::diag::Diagnostic> {
-        let t = &fault.tokens;
-        match t.text(0) {
-            "def" | "func" | "function" | "void" | "__global__" | "pub" | "proc" => Some(
-                problem::foreign_item(self.token_span(fault, 0, 0), "kernel` or `fn"),
-            ),
-            "import" | "from" | "include" | "using" | "mod" => {
-                Some(problem::foreign_item(self.token_span(fault, 0, 0), "use"))
-            }
-            "let" | "var" | "static" => {
-                Some(problem::foreign_item(self.token_span(fault, 0, 0), "const"))
-            }
-            _ => self.expr_slip(fault),
-        }
     }
 }

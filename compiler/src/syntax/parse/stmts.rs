@@ -235,6 +235,13 @@ impl Builder<'_> {
         let mut vars = self.names(inner);
         let lo = self.need_expr(inner);
         let Some(op) = inner.next_if(Rule::range_op) else {
+            if let ExprKind::Call { callee, args } = &lo.kind
+                && self.text_of(callee.span) == "range"
+            {
+                let args: Vec<&str> = args.iter().map(|a| self.text_of(a.span)).collect();
+                let problem = problem::python_range(lo.span, &args.join(","), false);
+                self.sink.report(problem);
+            }
             return StmtKind::ForItems {
                 vars,
                 items: lo,

@@ -1,0 +1,82 @@
+//! `.tl` programs as test data: finding them, what the compiler says about one, trees without places.
+
+use std::path::{Path, PathBuf};
+
+use tessera_compiler::diag::{Diagnostic, Sink};
+use tessera_compiler::source::SourceMap;
+use tessera_compiler::syntax::{self, ast};
+
+/// All that the front half says about a program of one file, in source order.
+pub fn diagnose(name: &str, text: &str) -> (SourceMap, Vec<Diagnostic>) {
+    let mut map = SourceMap::default();
+    let id = map.add(name, text);
+    let mut sink = Sink::default();
+    syntax::parse(&mut sink, id, text);
+    (map, sink.finish())
+}
+
+/// The `.tl` files under a directory, in the order of their names.
+pub fn tl_files(directory: &Path, found: &mut Vec<PathBuf>) {
+    let mut entries: Vec<PathBuf> = std::fs::read_dir(directory)
+        .unwrap_or_else(|e| panic!("{}: {e}", directory.display()))
+        .map(|entry| {
+            entry
+                .expect("a directory that is listed can be read")
+                .path()
+        })
+        .collect();
+    entries.sort();
+    for path in entries {
+        if path.is_dir() {
+            tl_files(&path, found);
+        } else if path.extension().is_some_and(|e| e == "tl") {
+            found.push(path);
+        }
+    }
+}
+
+/// Every `.tl` file of the repository with its text.
+pub fn all_programs() -> Vec<(PathBuf, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut files = vec![];
+    for folder in ["kernels-src", "tests", "examples"] {
+        if root.join(folder).is_dir() {
+            tl_files(&root.join(folder), &mut files);
+        }
+    }
+    files
+        .into_iter()
+        .map(|path| {
+            let text = std::fs::read_to_string(&path)
+                .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            (path, text)
+        })
+        .collect()
+}
+
+/// The tree as text without spans and comments, so that trees from different layouts compare.
+pub fn shape(tree: &ast::File) -> String {
+    let mut tree = tree.clone();
+    tree.comments.clear();
+    // `12..34` is how spans print.
+    let text = format!("{tree:?}");
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text.as_str();
+    while let Some(i) = rest.find("..") {
+        let digits = |c: char| c.is_ascii_digit();
+        let before = rest[..i].trim_end_matches(digits);
+        let after = rest[i + 2..].trim_start_matches(digits);
+        if before.len() < i && after.len() < rest.len() - i - 2 {
+            out.push_str(before);
+            out.push('_');
+        } else {
+            out.push_str(&rest[..i + 2]);
+        }
+        rest = after;
+        if !(before.len() < i && after.len() < rest.len() + 1) {
+            continue;
+        }
+    }
+    out.push_str(rest);
+    out
+}
