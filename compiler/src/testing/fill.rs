@@ -89,8 +89,10 @@ impl Distribution {
         }
     }
 
-    /// `count` elements, each rounded to `dtype`, as the bits of their codes.
-    pub fn fill(self, dtype: DType, count: usize, seed: u64) -> Vec<u64> {
+    /// The elements of a dense tensor, each rounded to `dtype`, as the bits of their codes. A random element depends on its coordinates
+    /// alone, so it stays the same when an extent changes.
+    pub fn fill(self, dtype: DType, shape: &[i64], seed: u64) -> Vec<u64> {
+        let count = shape.iter().product::<i64>() as usize;
         let round = |x: f64| match dtype.is_float() {
             true => numeric::from_f64(x, dtype),
             false if dtype == DType::Bool => (x != 0.0) as u64,
@@ -101,36 +103,44 @@ impl Distribution {
             Distribution::Iota => (0..count).map(|i| round(i as f64)).collect(),
             Distribution::Permutation => {
                 let mut order: Vec<usize> = (0..count).collect();
-                order.sort_by_key(|&i| (random_bits(seed, i as u64), i));
+                order.sort_by_key(|&i| (random_bits(seed, [i as u32, (i >> 32) as u32, 0, 0]), i));
                 order.into_iter().map(|i| round(i as f64)).collect()
             }
-            Distribution::Uniform { low, high } => (0..count)
-                .map(|i| round(low + (high - low) * unit(random_bits(seed, i as u64))))
-                .collect(),
-            Distribution::Integers { low, high } => (0..count)
-                .map(|i| {
-                    let span = (high as i128 - low as i128 + 1) as u128;
-                    let offset = (random_bits(seed, i as u64) as u128 * span) >> 64;
-                    let value = low as i128 + offset as i128;
-                    if dtype.is_float() {
-                        numeric::from_f64(value as f64, dtype)
-                    } else {
-                        numeric::from_i128(value, dtype)
-                    }
-                })
-                .collect(),
-            // Integers from a normal would be 0 and ±1 mostly; a test that wants others says so.
-            Distribution::Normal { mean, deviation } => (0..count)
-                .map(|i| {
-                    let bits = random_bits(seed, i as u64);
-                    // Box and Muller, one of the two numbers.
-                    let (u, v) = (unit(bits & 0xFFFF_FFFF_0000_0000), unit(bits << 32));
-                    let radius = (-2.0 * (u + 0.5 / 4_294_967_296.0).ln()).sqrt();
-                    round(mean + deviation * radius * (2.0 * std::f64::consts::PI * v).cos())
-                })
-                .collect(),
+            Distribution::Uniform { low, high } => {
+                at_each(shape, |at| round(low + (high - low) * unit(random_bits(seed, at))))
+            }
+            Distribution::Integers { low, high } => at_each(shape, |at| {
+                let span = (high as i128 - low as i128 + 1) as u128;
+                let value = low as i128 + ((random_bits(seed, at) as u128 * span) >> 64) as i128;
+                if dtype.is_float() { numeric::from_f64(value as f64, dtype) } else { numeric::from_i128(value, dtype) }
+            }),
+            // Integers from a normal are 0 and ±1 mostly; a test that wants others says so.
+            Distribution::Normal { mean, deviation } => at_each(shape, |at| {
+                let bits = random_bits(seed, at);
+                // Box and Muller, one of the two numbers.
+                let (u, v) = (unit(bits & 0xFFFF_FFFF_0000_0000), unit(bits << 32));
+                let radius = (-2.0 * (u + 0.5 / 4_294_967_296.0).ln()).sqrt();
+                round(mean + deviation * radius * (2.0 * std::f64::consts::PI * v).cos())
+            }),
         }
     }
+}
+
+/// Calls `f` for every element in order, with its three last coordinates and the number made of the others.
+fn at_each(shape: &[i64], mut f: impl FnMut([u32; 4]) -> u64) -> Vec<u64> {
+    let mut extents = [1usize; 4];
+    for (i, &n) in shape.iter().rev().enumerate() {
+        extents[i.min(3)] *= n as usize;
+    }
+    let mut out = Vec::with_capacity(extents.iter().product());
+    for a in 0..extents[3] {
+        for b in 0..extents[2] {
+            for c in 0..extents[1] {
+                out.extend((0..extents[0]).map(|d| f([d as u32, c as u32, b as u32, a as u32])));
+            }
+        }
+    }
+    out
 }
 
 /// The seed of an input that no test gives one.
@@ -146,11 +156,8 @@ fn unit(bits: u64) -> f64 {
     (bits >> 11) as f64 / (1u64 << 53) as f64
 }
 
-fn random_bits(seed: u64, counter: u64) -> u64 {
-    let [a, b, _, _] = philox(
-        [counter as u32, (counter >> 32) as u32, 0, 0],
-        [seed as u32, (seed >> 32) as u32],
-    );
+fn random_bits(seed: u64, counter: [u32; 4]) -> u64 {
+    let [a, b, _, _] = philox(counter, [seed as u32, (seed >> 32) as u32]);
     a as u64 | (b as u64) << 32
 }
 
@@ -202,7 +209,7 @@ mod tests {
     }
 
     fn floats(d: Distribution, n: usize) -> Vec<f64> {
-        d.fill(DType::F64, n, 7)
+        d.fill(DType::F64, &[n as i64], 7)
             .into_iter()
             .map(f64::from_bits)
             .collect()
@@ -242,7 +249,7 @@ mod tests {
 
     #[test]
     fn a_permutation_has_every_number_once() {
-        let mut p = Distribution::Permutation.fill(DType::I32, 1000, 3);
+        let mut p = Distribution::Permutation.fill(DType::I32, &[1000], 3);
         assert_ne!(p[..4], [0, 1, 2, 3]);
         p.sort_unstable();
         assert_eq!(p, (0..1000).collect::<Vec<u64>>());
@@ -250,14 +257,23 @@ mod tests {
 
     #[test]
     fn other_seeds_give_other_numbers() {
-        let one = Distribution::DEFAULT.fill(DType::F32, 8, seed_of_name("a"));
+        let one = Distribution::DEFAULT.fill(DType::F32, &[8], seed_of_name("a"));
         assert_eq!(
             one,
-            Distribution::DEFAULT.fill(DType::F32, 8, seed_of_name("a"))
+            Distribution::DEFAULT.fill(DType::F32, &[8], seed_of_name("a"))
         );
         assert_ne!(
             one,
-            Distribution::DEFAULT.fill(DType::F32, 8, seed_of_name("b"))
+            Distribution::DEFAULT.fill(DType::F32, &[8], seed_of_name("b"))
         );
+    }
+
+    #[test]
+    fn an_element_keeps_its_value_when_extents_change() {
+        let small = Distribution::DEFAULT.fill(DType::F32, &[2, 3, 2, 4], 1);
+        let large = Distribution::DEFAULT.fill(DType::F32, &[2, 5, 3, 7], 1);
+        assert_eq!(small[(2 * 2 + 1) * 4 + 3], large[(2 * 3 + 1) * 7 + 3]);
+        assert_ne!(small[0], small[1]);
+        assert_ne!(small[0], small[4]);
     }
 }

@@ -143,3 +143,14 @@ pub fn unknown_target(span: Span, name: &str) -> Diagnostic {
     Diagnostic::error("TL0869", span, format!("no target is called `{name}`"))
         .help("the targets are cpu and sm90")
 }
+
+/// A fault of ours; `what` names the stage and holds a reproducer.
+pub fn internal(span: Span, kernel: &str, what: &str) -> Diagnostic {
+    Diagnostic::error("TL0999", span, format!("the compiler has a fault, which kernel `{kernel}` shows"))
+        .note(what.trim_end().to_owned())
+        .help("please report it with this text")
+}
+
+pub fn no_ptx(span: Span, kernel: &str) -> Diagnostic {
+    Diagnostic::error("TL0990", span, format!("kernel `{kernel}` cannot be compiled to PTX by this version"))
+}

@@ -353,17 +353,7 @@ impl Refusal {
             }
             Refusal::Step { dim, value } => {
                 let d = &entry.dims[*dim];
-                let from = if d.lo == 0 {
-                    String::new()
-                } else {
-                    format!(" counted from {}", d.lo)
-                };
-                format!(
-                    "{} is {value}{}, and it must be a multiple of {}{from}",
-                    d.name,
-                    source(entry, *dim),
-                    d.step
-                )
+format!("{} is {value}{}, and it must be a multiple of {}", d.name, source(entry, *dim), d.step)
             }
             Refusal::Align { param, address } => {
                 let align = match &entry.params[*param].kind {

@@ -1,0 +1,297 @@
+//! The spine: from text to an archive, every stage called once, in order.
+//!
+//! Needs: sources in memory; the core does no I/O but for the cache directory that the options may name. Keeps: the same text and
+//! options give the same bytes; one run reports every problem of the text. Kernels are independent below the tile IR, so they
+//! compile on several threads, each with an MLIR context of its own.
+
+#[cfg(feature = "llvm")]
+mod cache;
+pub mod manifest;
+
+use std::path::PathBuf;
+
+use tessera_artifact::CpuVariant;
+
+use crate::diag::{Diagnostic, Sink};
+use crate::sema::{self, Program};
+use crate::source::SourceMap;
+use crate::syntax::{self, ast};
+use crate::tile::{self, ir, pass, verify};
+
+/// What to make of the sources, and with what.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Variants to make CPU code for.
+    pub cpu: Vec<CpuVariant>,
+    /// Make PTX for sm_90a.
+    pub ptx: bool,
+    /// Keeps compiled kernels by content, so that an unchanged one is not compiled again; `None`: compile always.
+    pub cache: Option<PathBuf>,
+    /// Kernels to compile at a time.
+    pub threads: usize,
+}
+
+impl Default for Options {
+    /// Every CPU variant, no PTX, no cache, all the machine's threads.
+    fn default() -> Self {
+        Options {
+            cpu: CpuVariant::ALL.to_vec(),
+            ptx: false,
+            cache: None,
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+        }
+    }
+}
+
+/// All files as trees; problems are in the sink.
+pub fn parse(map: &SourceMap, sink: &mut Sink) -> Vec<ast::File> {
+    map.files().map(|(id, file)| syntax::parse(sink, id, &file.text)).collect()
+}
+
+/// Every instance of every kernel as checked tile IR; below this line the program is well formed. `None` if anything is wrong.
+pub fn front(files: &[ast::File], sink: &mut Sink) -> Option<Vec<ir::Kernel>> {
+    let mut kernels = sema::program(files, sink);
+    for kernel in &mut kernels {
+        check(kernel, sink);
+    }
+    (!sink.has_errors()).then_some(kernels)
+}
+
+/// One instance, for tests and benches, which may ask for others than the file lists.
+pub fn instance(program: &Program, kernel: usize, instance: &sema::Instance, sink: &mut Sink) -> Option<ir::Kernel> {
+    let mut kernel = sema::elaborate(program, kernel, instance, sink)?;
+    check(&mut kernel, sink).then_some(kernel)
+}
+
+fn check(kernel: &mut ir::Kernel, sink: &mut Sink) -> bool {
+    if let Err(broken) = verify::after("elaboration", kernel) {
+        sink.report(internal(kernel, &broken.to_string()));
+        return false;
+    }
+    sema::check(kernel, sink)
+}
+
+/// The meaning of a kernel: what the interpreter runs.
+///
+/// # Errors
+/// An op that has no expansion.
+pub fn expand(kernel: &ir::Kernel) -> Result<ir::Kernel, Box<Diagnostic>> {
+    let mut kernel = kernel.clone();
+    pass::expand_math(&mut kernel)?;
+    verified("expand_math", kernel)
+}
+
+/// The rewrites for CPUs; the interpreter gives the same bits before and after.
+///
+/// # Errors
+/// What this back end cannot lower.
+pub fn optimise_for_cpu(kernel: &ir::Kernel) -> Result<ir::Kernel, Box<Diagnostic>> {
+    let mut kernel = expand(kernel)?;
+    pass::fuse_roles(&mut kernel)?;
+    kernel = verified("fuse_roles", kernel)?;
+    pass::fuse_maps(&mut kernel);
+    kernel = verified("fuse_maps", kernel)?;
+    pass::forward_tiles(&mut kernel);
+    verified("forward_tiles", kernel)
+}
+
+fn verified(stage: &'static str, kernel: ir::Kernel) -> Result<ir::Kernel, Box<Diagnostic>> {
+    match verify::after(stage, &kernel) {
+        Ok(()) => Ok(kernel),
+        Err(broken) => Err(Box::new(internal(&kernel, &broken.to_string()))),
+    }
+}
+
+/// A fault of the compiler, at the kernel that showed it.
+fn internal(kernel: &ir::Kernel, what: &str) -> Diagnostic {
+    crate::diag::catalogue::testing::internal(kernel.span, &kernel.name, what)
+}
+
+/// The canonical text of a kernel: what its content key is made of.
+fn canonical(kernel: &ir::Kernel) -> String {
+    tile::print::print(kernel)
+}
+
+#[cfg(feature = "llvm")]
+pub use native::{Dump, build, compile, dump};
+
+#[cfg(feature = "llvm")]
+mod native {
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::mlir::{self, CodegenError, Lowering, MlirContext};
+    use crate::target;
+    use tessera_artifact::{CpuCode, KernelEntry, Manifest, PtxCode, write_archive};
+
+    /// Text in, archive out; `None` if the sink has errors.
+    pub fn build(map: &SourceMap, options: &Options, sink: &mut Sink) -> Option<Vec<u8>> {
+        let files = parse(map, sink);
+        let kernels = front(&files, sink)?;
+        compile(&kernels, options, sink)
+    }
+
+    /// Code for every kernel, packed.
+    pub fn compile(kernels: &[ir::Kernel], options: &Options, sink: &mut Sink) -> Option<Vec<u8>> {
+        let jobs: Vec<(usize, Target)> = (0..kernels.len())
+            .flat_map(|k| targets(options).into_iter().map(move |target| (k, target)))
+            .collect();
+        let results = in_parallel(options.threads, jobs.len(), |job, mlir| {
+            let (kernel, target) = jobs[job];
+            cache::through(options.cache.as_deref(), &cache::key(&canonical(&kernels[kernel]), target.name()), || {
+                code(&kernels[kernel], target, mlir)
+            })
+        });
+
+        let mut manifest = Manifest { compiler: cache::compiler_hash().to_owned(), kernels: vec![] };
+        manifest.kernels = kernels.iter().map(|k| manifest::entry(k, &cache::key(&canonical(k), ""))).collect();
+        let mut blobs: Vec<Vec<u8>> = vec![];
+        for ((kernel, target), result) in jobs.iter().zip(results) {
+            match result {
+                Ok(code) => attach(&mut manifest.kernels[*kernel], *target, code, &mut blobs),
+                Err(d) => sink.report(*d),
+            }
+        }
+        if sink.has_errors() {
+            return None;
+        }
+        match write_archive(&manifest, &blobs) {
+            Ok(bytes) => Some(bytes),
+            Err(error) => {
+                sink.report(internal(&kernels[0], &error.to_string()));
+                None
+            }
+        }
+    }
+
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Target {
+        Cpu(CpuVariant),
+        Sm90a,
+    }
+
+    impl Target {
+        fn name(self) -> &'static str {
+            match self {
+                Target::Cpu(variant) => variant.name(),
+                Target::Sm90a => "sm_90a",
+            }
+        }
+    }
+
+    fn targets(options: &Options) -> Vec<Target> {
+        let cpu = options.cpu.iter().map(|&variant| Target::Cpu(variant));
+        cpu.chain(options.ptx.then_some(Target::Sm90a)).collect()
+    }
+
+    /// Compiled code of one kernel for one target, and what a launch must know of it.
+    #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+    pub(super) struct Code {
+        pub symbol: String,
+        pub threads: u32,
+        pub shared_bytes: u32,
+        pub scratch_bytes: u64,
+        pub traps: Vec<String>,
+        #[serde(skip)]
+        pub bytes: Vec<u8>,
+    }
+
+    fn code(kernel: &ir::Kernel, target: Target, mlir: &MlirContext) -> Result<Code, Box<Diagnostic>> {
+        match target {
+            Target::Cpu(variant) => cpu_code(kernel, variant, mlir),
+            Target::Sm90a => Err(Box::new(crate::diag::catalogue::testing::no_ptx(kernel.span, &kernel.name))),
+        }
+    }
+
+    fn cpu_code(kernel: &ir::Kernel, variant: CpuVariant, mlir: &MlirContext) -> Result<Code, Box<Diagnostic>> {
+        let kernel = optimise_for_cpu(kernel)?;
+        let mut emitted = mlir::cpu::emit(mlir.melior(), &kernel, variant)?;
+        let fault = |error: CodegenError| Box::new(internal(&kernel, &error.to_string()));
+        mlir.lower(&mut emitted.module, Lowering::Cpu).map_err(fault)?;
+        let bytes = target::llvm::cpu_object(mlir, &emitted.module, variant).map_err(fault)?;
+        Ok(Code {
+            symbol: emitted.symbol,
+            threads: 1,
+            shared_bytes: 0,
+            scratch_bytes: emitted.scratch_bytes,
+            traps: emitted.traps.into_iter().map(|t| t.message).collect(),
+            bytes,
+        })
+    }
+
+    fn attach(entry: &mut KernelEntry, target: Target, code: Code, blobs: &mut Vec<Vec<u8>>) {
+        // Equal code is kept once.
+        let blob = blobs.iter().position(|b| *b == code.bytes).unwrap_or_else(|| {
+            blobs.push(code.bytes);
+            blobs.len() - 1
+        }) as u32;
+        let Code { symbol, threads, shared_bytes, scratch_bytes, traps, .. } = code;
+        match target {
+            Target::Cpu(variant) => entry.cpu.push(CpuCode { variant, blob, symbol, scratch_bytes, traps }),
+            Target::Sm90a => entry.ptx = Some(PtxCode { blob, symbol, threads, shared_bytes, scratch_bytes }),
+        }
+    }
+
+    /// Runs `work` for every job on `threads` threads, each with its own context; results in order of the jobs.
+    fn in_parallel<R: Send>(threads: usize, jobs: usize, work: impl Fn(usize, &MlirContext) -> R + Sync) -> Vec<R> {
+        let next = AtomicUsize::new(0);
+        let done: Mutex<Vec<Option<R>>> = Mutex::new((0..jobs).map(|_| None).collect());
+        let worker = || {
+            // Made only by a thread that gets something to do, and only then: a context takes milliseconds.
+            let mlir = std::cell::OnceCell::new();
+            loop {
+                let job = next.fetch_add(1, Ordering::Relaxed);
+                if job >= jobs {
+                    return;
+                }
+                let result = work(job, mlir.get_or_init(MlirContext::new));
+                done.lock().expect("workers do not panic with the lock held")[job] = Some(result);
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..threads.min(jobs).max(1) {
+                scope.spawn(worker);
+            }
+            worker();
+        });
+        let done = done.into_inner().expect("workers do not panic with the lock held");
+        done.into_iter().map(|result| result.expect("every job was taken by a worker")).collect()
+    }
+
+    /// A stage whose text `--emit` prints.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Dump {
+        Tile,
+        TileOptimised,
+        Mlir,
+        Llvm,
+        Assembly,
+        Ptx,
+    }
+
+    /// The text of one stage for one kernel.
+    ///
+    /// # Errors
+    /// The stage's own.
+    pub fn dump(kernel: &ir::Kernel, stage: Dump, variant: CpuVariant) -> Result<String, Box<Diagnostic>> {
+        let text = match stage {
+            Dump::Tile => return Ok(tile::print::print(kernel)),
+            Dump::TileOptimised => return Ok(tile::print::print(&optimise_for_cpu(kernel)?)),
+            Dump::Ptx => return Err(Box::new(crate::diag::catalogue::testing::no_ptx(kernel.span, &kernel.name))),
+            other => other,
+        };
+        let kernel = optimise_for_cpu(kernel)?;
+        let mlir = MlirContext::new();
+        let mut emitted = mlir::cpu::emit(mlir.melior(), &kernel, variant)?;
+        let fault = |error: CodegenError| Box::new(internal(&kernel, &error.to_string()));
+        if text == Dump::Mlir {
+            return Ok(emitted.module.as_operation().to_string());
+        }
+        mlir.lower(&mut emitted.module, Lowering::Cpu).map_err(fault)?;
+        match text {
+            Dump::Llvm => Ok(emitted.module.as_operation().to_string()),
+            _ => target::llvm::cpu_assembly(&mlir, &emitted.module, variant).map_err(fault),
+        }
+    }
+}
