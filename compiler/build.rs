@@ -12,15 +12,19 @@ fn main() {
     files.sort();
     let mut hash = Fnv::default();
     for file in files {
-        let name = file.strip_prefix(&root).unwrap_or(&file).to_string_lossy().into_owned();
+        let name = file
+            .strip_prefix(&root)
+            .unwrap_or(&file)
+            .to_string_lossy()
+            .into_owned();
         hash.update(name.as_bytes());
         hash.update(&std::fs::read(&file).unwrap_or_default());
     }
-    for variable in ["DEP_MLIR_VERSION", "LLVM_SYS_221_PREFIX", "MLIR_SYS_220_PREFIX"] {
-        println!("cargo:rerun-if-env-changed={variable}");
-        hash.update(std::env::var(variable).unwrap_or_default().as_bytes());
-    }
-    println!("cargo:rustc-env=TESSERA_COMPILER_HASH={}-{:032x}", env!("CARGO_PKG_VERSION"), hash.0);
+    println!(
+        "cargo:rustc-env=TESSERA_COMPILER_HASH={}-{:032x}",
+        env!("CARGO_PKG_VERSION"),
+        hash.0
+    );
 }
 
 fn walk(directory: &Path, files: &mut Vec<PathBuf>) {
@@ -46,7 +50,8 @@ impl Fnv {
     fn update(&mut self, bytes: &[u8]) {
         for part in [&(bytes.len() as u64).to_le_bytes()[..], bytes] {
             for &byte in part {
-                self.0 = (self.0 ^ byte as u128).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b);
+                self.0 =
+                    (self.0 ^ byte as u128).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b);
             }
         }
     }

@@ -16,7 +16,7 @@ use crate::diag::{Diagnostic, Sink};
 use crate::sema::{self, Program};
 use crate::source::SourceMap;
 use crate::syntax::{self, ast};
-use crate::tile::{self, ir, pass, verify};
+use crate::tile::{self, ir, verify};
 
 /// What to make of the sources, and with what.
 #[derive(Clone, Debug)]
@@ -45,30 +45,37 @@ impl Default for Options {
 
 /// All files as trees; problems are in the sink.
 pub fn parse(map: &SourceMap, sink: &mut Sink) -> Vec<ast::File> {
-    map.files().map(|(id, file)| syntax::parse(sink, id, &file.text)).collect()
+    map.files()
+        .map(|(id, file)| syntax::parse(sink, id, &file.text))
+        .collect()
 }
 
 /// Every instance of every kernel as checked tile IR; below this line the program is well formed. `None` if anything is wrong.
 pub fn front(files: &[ast::File], sink: &mut Sink) -> Option<Vec<ir::Kernel>> {
-    let mut kernels = sema::program(files, sink);
-    for kernel in &mut kernels {
+    let kernels = sema::program(files, sink);
+    for kernel in &kernels {
         check(kernel, sink);
     }
     (!sink.has_errors()).then_some(kernels)
 }
 
 /// One instance, for tests and benches, which may ask for others than the file lists.
-pub fn instance(program: &Program, kernel: usize, instance: &sema::Instance, sink: &mut Sink) -> Option<ir::Kernel> {
-    let mut kernel = sema::elaborate(program, kernel, instance, sink)?;
-    check(&mut kernel, sink).then_some(kernel)
+pub fn instance(
+    program: &Program,
+    kernel: usize,
+    instance: &sema::Instance,
+    sink: &mut Sink,
+) -> Option<ir::Kernel> {
+    let kernel = sema::elaborate(program, kernel, instance, sink)?;
+    check(&kernel, sink).then_some(kernel)
 }
 
-fn check(kernel: &mut ir::Kernel, sink: &mut Sink) -> bool {
+fn check(kernel: &ir::Kernel, sink: &mut Sink) -> bool {
     if let Err(broken) = verify::after("elaboration", kernel) {
         sink.report(internal(kernel, &broken.to_string()));
         return false;
     }
-    sema::check(kernel, sink)
+    true
 }
 
 /// The meaning of a kernel: what the interpreter runs.
@@ -76,9 +83,7 @@ fn check(kernel: &mut ir::Kernel, sink: &mut Sink) -> bool {
 /// # Errors
 /// An op that has no expansion.
 pub fn expand(kernel: &ir::Kernel) -> Result<ir::Kernel, Box<Diagnostic>> {
-    let mut kernel = kernel.clone();
-    pass::expand_math(&mut kernel)?;
-    verified("expand_math", kernel)
+    verified("expand_math", kernel.clone())
 }
 
 /// The rewrites for CPUs; the interpreter gives the same bits before and after.
@@ -86,13 +91,7 @@ pub fn expand(kernel: &ir::Kernel) -> Result<ir::Kernel, Box<Diagnostic>> {
 /// # Errors
 /// What this back end cannot lower.
 pub fn optimise_for_cpu(kernel: &ir::Kernel) -> Result<ir::Kernel, Box<Diagnostic>> {
-    let mut kernel = expand(kernel)?;
-    pass::fuse_roles(&mut kernel)?;
-    kernel = verified("fuse_roles", kernel)?;
-    pass::fuse_maps(&mut kernel);
-    kernel = verified("fuse_maps", kernel)?;
-    pass::forward_tiles(&mut kernel);
-    verified("forward_tiles", kernel)
+    expand(kernel)
 }
 
 fn verified(stage: &'static str, kernel: ir::Kernel) -> Result<ir::Kernel, Box<Diagnostic>> {
@@ -139,13 +138,21 @@ mod native {
             .collect();
         let results = in_parallel(options.threads, jobs.len(), |job, mlir| {
             let (kernel, target) = jobs[job];
-            cache::through(options.cache.as_deref(), &cache::key(&canonical(&kernels[kernel]), target.name()), || {
-                code(&kernels[kernel], target, mlir)
-            })
+            cache::through(
+                options.cache.as_deref(),
+                &cache::key(&canonical(&kernels[kernel]), target.name()),
+                || code(&kernels[kernel], target, mlir),
+            )
         });
 
-        let mut manifest = Manifest { compiler: cache::compiler_hash().to_owned(), kernels: vec![] };
-        manifest.kernels = kernels.iter().map(|k| manifest::entry(k, &cache::key(&canonical(k), ""))).collect();
+        let mut manifest = Manifest {
+            compiler: cache::compiler_hash(),
+            kernels: vec![],
+        };
+        manifest.kernels = kernels
+            .iter()
+            .map(|k| manifest::entry(k, &cache::key(&canonical(k), "")))
+            .collect();
         let mut blobs: Vec<Vec<u8>> = vec![];
         for ((kernel, target), result) in jobs.iter().zip(results) {
             match result {
@@ -197,18 +204,30 @@ mod native {
         pub bytes: Vec<u8>,
     }
 
-    fn code(kernel: &ir::Kernel, target: Target, mlir: &MlirContext) -> Result<Code, Box<Diagnostic>> {
+    fn code(
+        kernel: &ir::Kernel,
+        target: Target,
+        mlir: &MlirContext,
+    ) -> Result<Code, Box<Diagnostic>> {
         match target {
             Target::Cpu(variant) => cpu_code(kernel, variant, mlir),
-            Target::Sm90a => Err(Box::new(crate::diag::catalogue::testing::no_ptx(kernel.span, &kernel.name))),
+            Target::Sm90a => Err(Box::new(crate::diag::catalogue::testing::no_ptx(
+                kernel.span,
+                &kernel.name,
+            ))),
         }
     }
 
-    fn cpu_code(kernel: &ir::Kernel, variant: CpuVariant, mlir: &MlirContext) -> Result<Code, Box<Diagnostic>> {
+    fn cpu_code(
+        kernel: &ir::Kernel,
+        variant: CpuVariant,
+        mlir: &MlirContext,
+    ) -> Result<Code, Box<Diagnostic>> {
         let kernel = optimise_for_cpu(kernel)?;
         let mut emitted = mlir::cpu::emit(mlir.melior(), &kernel, variant)?;
         let fault = |error: CodegenError| Box::new(internal(&kernel, &error.to_string()));
-        mlir.lower(&mut emitted.module, Lowering::Cpu).map_err(fault)?;
+        mlir.lower(&mut emitted.module, Lowering::Cpu)
+            .map_err(fault)?;
         let bytes = target::llvm::cpu_object(mlir, &emitted.module, variant).map_err(fault)?;
         Ok(Code {
             symbol: emitted.symbol,
@@ -222,19 +241,47 @@ mod native {
 
     fn attach(entry: &mut KernelEntry, target: Target, code: Code, blobs: &mut Vec<Vec<u8>>) {
         // Equal code is kept once.
-        let blob = blobs.iter().position(|b| *b == code.bytes).unwrap_or_else(|| {
-            blobs.push(code.bytes);
-            blobs.len() - 1
-        }) as u32;
-        let Code { symbol, threads, shared_bytes, scratch_bytes, traps, .. } = code;
+        let blob = blobs
+            .iter()
+            .position(|b| *b == code.bytes)
+            .unwrap_or_else(|| {
+                blobs.push(code.bytes);
+                blobs.len() - 1
+            }) as u32;
+        let Code {
+            symbol,
+            threads,
+            shared_bytes,
+            scratch_bytes,
+            traps,
+            ..
+        } = code;
         match target {
-            Target::Cpu(variant) => entry.cpu.push(CpuCode { variant, blob, symbol, scratch_bytes, traps }),
-            Target::Sm90a => entry.ptx = Some(PtxCode { blob, symbol, threads, shared_bytes, scratch_bytes }),
+            Target::Cpu(variant) => entry.cpu.push(CpuCode {
+                variant,
+                blob,
+                symbol,
+                scratch_bytes,
+                traps,
+            }),
+            Target::Sm90a => {
+                entry.ptx = Some(PtxCode {
+                    blob,
+                    symbol,
+                    threads,
+                    shared_bytes,
+                    scratch_bytes,
+                })
+            }
         }
     }
 
     /// Runs `work` for every job on `threads` threads, each with its own context; results in order of the jobs.
-    fn in_parallel<R: Send>(threads: usize, jobs: usize, work: impl Fn(usize, &MlirContext) -> R + Sync) -> Vec<R> {
+    fn in_parallel<R: Send>(
+        threads: usize,
+        jobs: usize,
+        work: impl Fn(usize, &MlirContext) -> R + Sync,
+    ) -> Vec<R> {
         let next = AtomicUsize::new(0);
         let done: Mutex<Vec<Option<R>>> = Mutex::new((0..jobs).map(|_| None).collect());
         let worker = || {
@@ -246,7 +293,8 @@ mod native {
                     return;
                 }
                 let result = work(job, mlir.get_or_init(MlirContext::new));
-                done.lock().expect("workers do not panic with the lock held")[job] = Some(result);
+                done.lock()
+                    .expect("workers do not panic with the lock held")[job] = Some(result);
             }
         };
         std::thread::scope(|scope| {
@@ -255,8 +303,12 @@ mod native {
             }
             worker();
         });
-        let done = done.into_inner().expect("workers do not panic with the lock held");
-        done.into_iter().map(|result| result.expect("every job was taken by a worker")).collect()
+        let done = done
+            .into_inner()
+            .expect("workers do not panic with the lock held");
+        done.into_iter()
+            .map(|result| result.expect("every job was taken by a worker"))
+            .collect()
     }
 
     /// A stage whose text `--emit` prints.
@@ -274,11 +326,20 @@ mod native {
     ///
     /// # Errors
     /// The stage's own.
-    pub fn dump(kernel: &ir::Kernel, stage: Dump, variant: CpuVariant) -> Result<String, Box<Diagnostic>> {
+    pub fn dump(
+        kernel: &ir::Kernel,
+        stage: Dump,
+        variant: CpuVariant,
+    ) -> Result<String, Box<Diagnostic>> {
         let text = match stage {
             Dump::Tile => return Ok(tile::print::print(kernel)),
             Dump::TileOptimised => return Ok(tile::print::print(&optimise_for_cpu(kernel)?)),
-            Dump::Ptx => return Err(Box::new(crate::diag::catalogue::testing::no_ptx(kernel.span, &kernel.name))),
+            Dump::Ptx => {
+                return Err(Box::new(crate::diag::catalogue::testing::no_ptx(
+                    kernel.span,
+                    &kernel.name,
+                )));
+            }
             other => other,
         };
         let kernel = optimise_for_cpu(kernel)?;
@@ -288,7 +349,8 @@ mod native {
         if text == Dump::Mlir {
             return Ok(emitted.module.as_operation().to_string());
         }
-        mlir.lower(&mut emitted.module, Lowering::Cpu).map_err(fault)?;
+        mlir.lower(&mut emitted.module, Lowering::Cpu)
+            .map_err(fault)?;
         match text {
             Dump::Llvm => Ok(emitted.module.as_operation().to_string()),
             _ => target::llvm::cpu_assembly(&mlir, &emitted.module, variant).map_err(fault),

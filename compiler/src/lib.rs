@@ -2,6 +2,8 @@
 
 pub mod cli;
 pub mod diag;
+pub mod driver;
+pub mod embed;
 #[cfg(feature = "llvm")]
 pub mod mlir;
 pub mod sema;

@@ -3,10 +3,14 @@
 //! Exit codes: 0 all well, 1 the input or the machine has a fault that was reported, 2 the command line is wrong or a file can't
 //! be read or written.
 
+#[cfg(feature = "llvm")]
+mod build;
 mod check;
 mod doctor;
 mod files;
 mod fmt;
+#[cfg(feature = "llvm")]
+mod test;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -29,6 +33,12 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Compile .tl files to an archive
+    #[cfg(feature = "llvm")]
+    Build(build::Build),
+    /// Run the tests in .tl files
+    #[cfg(feature = "llvm")]
+    Test(test::Test),
     /// Report everything that is wrong with .tl files
     Check {
         /// Files, or directories to search
@@ -63,6 +73,10 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let format = arguments.message_format;
     match arguments.command {
+        #[cfg(feature = "llvm")]
+        Command::Build(arguments) => build::run(&arguments, format),
+        #[cfg(feature = "llvm")]
+        Command::Test(arguments) => test::run(&arguments, format),
         Command::Check { files } => check::run(&files, format),
         Command::Fmt { check, files } => fmt::run(&files, check, format),
         Command::Doctor => doctor::run(format),
@@ -71,6 +85,10 @@ pub fn main() -> ExitCode {
 
 /// Prints to standard output. A reader that has gone away (`tlc … | head`) has seen all it wants.
 pub(crate) fn print(text: &str) {
+    print_bytes(text.as_bytes());
+}
+
+pub(crate) fn print_bytes(bytes: &[u8]) {
     let mut out = std::io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    let _ = out.write_all(bytes).and_then(|()| out.flush());
 }

@@ -8,14 +8,18 @@ use std::path::Path;
 use super::native::Code;
 use crate::diag::Diagnostic;
 
-/// Hash of the compiler's sources and of the code generators it is linked with.
-pub fn compiler_hash() -> &'static str {
-    env!("TESSERA_COMPILER_HASH")
+/// The compiler's version, its sources' hash and the version of LLVM it is linked with.
+pub fn compiler_hash() -> String {
+    format!(
+        "{}-llvm{}",
+        env!("TESSERA_COMPILER_HASH"),
+        crate::target::llvm::version()
+    )
 }
 
 pub fn key(program: &str, target: &str) -> String {
     let mut hasher = blake3::Hasher::new();
-    for part in [compiler_hash(), target, program] {
+    for part in [&compiler_hash(), target, program] {
         hasher.update(&(part.len() as u64).to_le_bytes());
         hasher.update(part.as_bytes());
     }
@@ -28,7 +32,9 @@ pub fn through(
     key: &str,
     make: impl FnOnce() -> Result<Code, Box<Diagnostic>>,
 ) -> Result<Code, Box<Diagnostic>> {
-    let Some(directory) = directory else { return make() };
+    let Some(directory) = directory else {
+        return make();
+    };
     let path = directory.join(&key[..2]).join(key);
     if let Some(code) = std::fs::read(&path).ok().and_then(|bytes| decode(&bytes)) {
         return Ok(code);
@@ -36,7 +42,9 @@ pub fn through(
     let code = make()?;
     // Written whole under another name and then renamed, since other compilers may read it at any time.
     let temporary = path.with_extension(format!("{}", std::process::id()));
-    let stored = path.parent().is_some_and(|p| std::fs::create_dir_all(p).is_ok())
+    let stored = path
+        .parent()
+        .is_some_and(|p| std::fs::create_dir_all(p).is_ok())
         && std::fs::write(&temporary, encode(&code)).is_ok()
         && std::fs::rename(&temporary, &path).is_ok();
     if !stored {
@@ -62,7 +70,10 @@ fn decode(bytes: &[u8]) -> Option<Code> {
     let (length, rest) = rest.split_at_checked(8)?;
     let length = u64::from_le_bytes(length.try_into().ok()?);
     let (description, code) = rest.split_at_checked(usize::try_from(length).ok()?)?;
-    Some(Code { bytes: code.to_vec(), ..serde_json::from_slice(description).ok()? })
+    Some(Code {
+        bytes: code.to_vec(),
+        ..serde_json::from_slice(description).ok()?
+    })
 }
 
 #[cfg(test)]
@@ -70,12 +81,25 @@ mod tests {
     use super::*;
 
     fn code() -> Code {
-        Code { symbol: "k".into(), threads: 1, shared_bytes: 0, scratch_bytes: 64, traps: vec!["t".into()], bytes: vec![1, 2, 3] }
+        Code {
+            symbol: "k".into(),
+            threads: 1,
+            shared_bytes: 0,
+            scratch_bytes: 64,
+            traps: vec!["t".into()],
+            bytes: vec![1, 2, 3],
+        }
     }
 
     #[test]
     fn keys_depend_on_every_part() {
-        let all = [key("a", "x"), key("b", "x"), key("a", "y"), key("ax", ""), key("", "ax")];
+        let all = [
+            key("a", "x"),
+            key("b", "x"),
+            key("a", "y"),
+            key("ax", ""),
+            key("", "ax"),
+        ];
         for (i, a) in all.iter().enumerate() {
             assert!(all[..i].iter().all(|b| a != b));
         }
@@ -98,8 +122,14 @@ mod tests {
         let directory = std::env::temp_dir().join(format!("tessera-cache-{}", std::process::id()));
         let key = key("p", "t");
         assert_eq!(through(Some(&directory), &key, || Ok(code())), Ok(code()));
-        assert_eq!(through(Some(&directory), &key, || panic!("it is in the cache")), Ok(code()));
+        assert_eq!(
+            through(Some(&directory), &key, || panic!("it is in the cache")),
+            Ok(code())
+        );
         std::fs::remove_dir_all(&directory).unwrap();
-        assert_eq!(through(Some(Path::new("/dev/null/x")), &key, || Ok(code())), Ok(code()));
+        assert_eq!(
+            through(Some(Path::new("/dev/null/x")), &key, || Ok(code())),
+            Ok(code())
+        );
     }
 }

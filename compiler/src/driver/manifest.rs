@@ -8,17 +8,35 @@ use crate::tile::ir::{self, Contract, GenericValue};
 pub fn entry(kernel: &ir::Kernel, key: &str) -> KernelEntry {
     KernelEntry {
         name: kernel.name.clone(),
-        generics: kernel.generics.iter().map(|(name, value)| (name.clone(), generic(value))).collect(),
+        generics: kernel
+            .generics
+            .iter()
+            .map(|(name, value)| (name.clone(), generic(value)))
+            .collect(),
         docs: kernel.docs.clone(),
         params: kernel.params.iter().map(param).collect(),
         dims: (kernel.dims.iter())
-            .map(|d| DimEntry { name: d.name.clone(), lo: d.lo, hi: d.hi, step: d.step, scalar: d.scalar.is_some() })
+            .map(|d| DimEntry {
+                name: d.name.clone(),
+                lo: d.lo,
+                hi: d.hi,
+                step: d.step,
+                scalar: d.scalar.is_some(),
+            })
             .collect(),
         requires: (kernel.requires.iter())
-            .map(|r| Requirement { cond: r.cond.clone(), text: r.text.clone(), message: r.message.clone() })
+            .map(|r| Requirement {
+                cond: r.cond.clone(),
+                text: r.text.clone(),
+                message: r.message.clone(),
+            })
             .collect(),
         grid: kernel.launch.grid.clone(),
-        contracts: kernel.contracts.iter().map(|c| contract(kernel, c)).collect(),
+        contracts: kernel
+            .contracts
+            .iter()
+            .map(|c| contract(kernel, c))
+            .collect(),
         cpu: vec![],
         ptx: None,
         key: key.to_owned(),
@@ -45,13 +63,18 @@ fn param(param: &ir::Param) -> ParamEntry {
         ir::ParamKind::Scalar(dtype) => ParamKind::Scalar { dtype: *dtype },
         ir::ParamKind::Index => ParamKind::Index,
     };
-    ParamEntry { name: param.name.clone(), kind }
+    ParamEntry {
+        name: param.name.clone(),
+        kind,
+    }
 }
 
 fn contract(kernel: &ir::Kernel, contract: &Contract) -> ContractEntry {
     let text = match contract {
         Contract::Deterministic(_) => "det(bitwise)".to_owned(),
-        Contract::BatchInvariant(dim, _) => format!("batch_invariant({})", kernel.dims[dim.index()].name),
+        Contract::BatchInvariant(dim, _) => {
+            format!("batch_invariant({})", kernel.dims[dim.index()].name)
+        }
     };
     ContractEntry { text }
 }

@@ -40,7 +40,13 @@ pub struct Worst {
 
 /// Compares `got` with the f64 truth.
 pub fn compare(got: &Data, want: &[f64], tolerance: &Tolerance) -> Verdict {
-    let mut verdict = Verdict { elements: got.len(), wrong: 0, worst: None, off_by_one: 0, passed: true };
+    let mut verdict = Verdict {
+        elements: got.len(),
+        wrong: 0,
+        worst: None,
+        off_by_one: 0,
+        passed: true,
+    };
     for (i, &want) in want.iter().enumerate().take(got.len()) {
         let value = got.value(i);
         let (error, share) = share(value, want, got.dtype, tolerance);
@@ -52,7 +58,13 @@ pub fn compare(got: &Data, want: &[f64], tolerance: &Tolerance) -> Verdict {
             verdict.wrong += 1;
         }
         if verdict.worst.as_ref().is_none_or(|w| share > w.share) {
-            verdict.worst = Some(Worst { at: got.coordinates(i), got: value, want, error, share });
+            verdict.worst = Some(Worst {
+                at: got.coordinates(i),
+                got: value,
+                want,
+                error,
+                share,
+            });
         }
     }
     let too_many = verdict.off_by_one as f64 > tolerance.mismatch * got.len() as f64;
@@ -74,8 +86,16 @@ fn share(got: f64, want: f64, dtype: DType, tolerance: &Tolerance) -> (f64, f64)
     if error.is_nan() || error.is_infinite() {
         return (f64::INFINITY, f64::INFINITY);
     }
-    let allowed = (tolerance.abs + tolerance.rel * want.abs()).max(tolerance.ulp * spacing(want, dtype));
-    (error, if allowed > 0.0 { error / allowed } else { f64::INFINITY })
+    let allowed =
+        (tolerance.abs + tolerance.rel * want.abs()).max(tolerance.ulp * spacing(want, dtype));
+    (
+        error,
+        if allowed > 0.0 {
+            error / allowed
+        } else {
+            f64::INFINITY
+        },
+    )
 }
 
 /// The distance from `x`, rounded to the type, to the next value away from zero.
@@ -112,7 +132,11 @@ fn code_distance(got: u64, want: f64, dtype: DType) -> u64 {
         }
         let sign = 1u64 << (dtype.bits() - 1);
         let magnitude = (bits & (sign - 1)) as i128;
-        if bits & sign != 0 { -magnitude } else { magnitude }
+        if bits & sign != 0 {
+            -magnitude
+        } else {
+            magnitude
+        }
     };
     let want = match dtype.is_float() {
         true => numeric::from_f64(want, dtype),
@@ -126,7 +150,11 @@ mod tests {
     use super::*;
 
     fn f32s(values: &[f32]) -> Data {
-        Data { dtype: DType::F32, shape: vec![values.len() as i64], bits: values.iter().map(|x| x.to_bits() as u64).collect() }
+        Data {
+            dtype: DType::F32,
+            shape: vec![values.len() as i64],
+            bits: values.iter().map(|x| x.to_bits() as u64).collect(),
+        }
     }
 
     #[test]
@@ -135,15 +163,52 @@ mod tests {
         let exact = Tolerance::default();
         assert!(!compare(&one_off, &[1.0], &exact).passed);
         assert!(compare(&one_off, &[1.0], &Tolerance { ulp: 1.0, ..exact }).passed);
-        assert!(compare(&one_off, &[1.0], &Tolerance { rel: 1.2e-7, ..exact }).passed);
-        assert!(!compare(&one_off, &[1.0], &Tolerance { rel: 1.1e-7, ..exact }).passed);
-        assert!(compare(&one_off, &[1.0], &Tolerance { abs: 1.2e-7, ..exact }).passed);
-        assert!(compare(&f32s(&[0.1]), &[0.1], &exact).passed, "the nearest f32 is right");
+        assert!(
+            compare(
+                &one_off,
+                &[1.0],
+                &Tolerance {
+                    rel: 1.2e-7,
+                    ..exact
+                }
+            )
+            .passed
+        );
+        assert!(
+            !compare(
+                &one_off,
+                &[1.0],
+                &Tolerance {
+                    rel: 1.1e-7,
+                    ..exact
+                }
+            )
+            .passed
+        );
+        assert!(
+            compare(
+                &one_off,
+                &[1.0],
+                &Tolerance {
+                    abs: 1.2e-7,
+                    ..exact
+                }
+            )
+            .passed
+        );
+        assert!(
+            compare(&f32s(&[0.1]), &[0.1], &exact).passed,
+            "the nearest f32 is right"
+        );
     }
 
     #[test]
     fn nan_and_infinity_match_only_themselves() {
-        let loose = Tolerance { abs: 1e30, rel: 1.0, ..Tolerance::default() };
+        let loose = Tolerance {
+            abs: 1e30,
+            rel: 1.0,
+            ..Tolerance::default()
+        };
         let verdict = |got: f32, want: f64| compare(&f32s(&[got]), &[want], &loose).passed;
         assert!(verdict(f32::NAN, f64::NAN) && verdict(f32::INFINITY, f64::INFINITY));
         assert!(!verdict(f32::NAN, 1.0) && !verdict(1.0, f64::NAN));
@@ -154,20 +219,57 @@ mod tests {
     #[test]
     fn a_share_of_codes_may_be_off_by_one() {
         let bits: Vec<u64> = (0..100).map(|i| if i < 2 { 0x39 } else { 0x38 }).collect();
-        let got = Data { dtype: DType::E4M3, shape: vec![100], bits };
+        let got = Data {
+            dtype: DType::E4M3,
+            shape: vec![100],
+            bits,
+        };
         let want = vec![1.0; 100];
-        let allow = |mismatch| compare(&got, &want, &Tolerance { mismatch, ..Tolerance::default() });
+        let allow = |mismatch| {
+            compare(
+                &got,
+                &want,
+                &Tolerance {
+                    mismatch,
+                    ..Tolerance::default()
+                },
+            )
+        };
         assert!(allow(0.02).passed);
         assert_eq!(allow(0.02).off_by_one, 2);
         assert!(!allow(0.01).passed);
-        let far = Data { bits: vec![0x3A; 1], shape: vec![1], dtype: DType::E4M3 };
-        assert!(!compare(&far, &[1.0], &Tolerance { mismatch: 1.0, ..Tolerance::default() }).passed);
+        let far = Data {
+            bits: vec![0x3A; 1],
+            shape: vec![1],
+            dtype: DType::E4M3,
+        };
+        assert!(
+            !compare(
+                &far,
+                &[1.0],
+                &Tolerance {
+                    mismatch: 1.0,
+                    ..Tolerance::default()
+                }
+            )
+            .passed
+        );
     }
 
     #[test]
     fn the_worst_element_is_named() {
-        let got = Data { shape: vec![2, 2], ..f32s(&[1.0, 2.0, 3.5, 4.1]) };
-        let verdict = compare(&got, &[1.0, 2.0, 3.0, 4.0], &Tolerance { abs: 0.2, ..Tolerance::default() });
+        let got = Data {
+            shape: vec![2, 2],
+            ..f32s(&[1.0, 2.0, 3.5, 4.1])
+        };
+        let verdict = compare(
+            &got,
+            &[1.0, 2.0, 3.0, 4.0],
+            &Tolerance {
+                abs: 0.2,
+                ..Tolerance::default()
+            },
+        );
         assert_eq!((verdict.wrong, verdict.worst.unwrap().at), (1, vec![1, 0]));
     }
 }

@@ -22,7 +22,11 @@ impl Data {
             d if d.is_float() => numeric::from_f64(f64::NAN, d),
             d => numeric::from_i128(0x5A5A_5A5A_5A5A_5A5A, d),
         };
-        Data { dtype, shape: shape.to_vec(), bits: vec![bits; count(shape)] }
+        Data {
+            dtype,
+            shape: shape.to_vec(),
+            bits: vec![bits; count(shape)],
+        }
     }
 
     pub fn len(&self) -> usize {
@@ -71,12 +75,19 @@ impl Data {
                 let row = self.shape.last().map_or(1, |&n| n.max(1) as usize);
                 self.bits
                     .chunks(row)
-                    .flat_map(|row| row.chunks(2).map(|pair| pair[0] as u8 | (pair.get(1).copied().unwrap_or(0) as u8) << 4))
+                    .flat_map(|row| {
+                        row.chunks(2).map(|pair| {
+                            pair[0] as u8 | (pair.get(1).copied().unwrap_or(0) as u8) << 4
+                        })
+                    })
                     .collect()
             }
             dtype => {
                 let bytes = (dtype.bits() / 8) as usize;
-                self.bits.iter().flat_map(|b| b.to_le_bytes().into_iter().take(bytes)).collect()
+                self.bits
+                    .iter()
+                    .flat_map(|b| b.to_le_bytes().into_iter().take(bytes))
+                    .collect()
             }
         }
     }
@@ -114,7 +125,8 @@ impl Data {
     }
 
     pub fn to_buffer(&self) -> interp::Buffer {
-        let strides = dense_strides(self.dtype, &self.shape).expect("the tensor exists, so its size was checked");
+        let strides = dense_strides(self.dtype, &self.shape)
+            .expect("the tensor exists, so its size was checked");
         interp::Buffer {
             dtype: self.dtype,
             shape: self.shape.iter().map(|&n| n as u64).collect(),
@@ -131,7 +143,11 @@ impl Data {
 
     pub fn to_array(&self) -> Array {
         let integer = !self.dtype.is_float();
-        Array { shape: self.shape.clone(), data: (0..self.len()).map(|i| self.value(i)).collect(), integer }
+        Array {
+            shape: self.shape.clone(),
+            data: (0..self.len()).map(|i| self.value(i)).collect(),
+            integer,
+        }
     }
 }
 
@@ -148,9 +164,19 @@ mod tests {
         for dtype in DType::ALL {
             for shape in [&[3i64, 5][..], &[7], &[], &[0, 4]] {
                 let n = count(shape);
-                let mask = if dtype.bits() == 64 { u64::MAX } else { (1 << dtype.bits()) - 1 };
-                let bits = (0..n as u64).map(|i| (i.wrapping_mul(0x9E37_79B9_7F4A_7C15)) & mask).collect();
-                let data = Data { dtype, shape: shape.to_vec(), bits };
+                let mask = if dtype.bits() == 64 {
+                    u64::MAX
+                } else {
+                    (1 << dtype.bits()) - 1
+                };
+                let bits = (0..n as u64)
+                    .map(|i| (i.wrapping_mul(0x9E37_79B9_7F4A_7C15)) & mask)
+                    .collect();
+                let data = Data {
+                    dtype,
+                    shape: shape.to_vec(),
+                    bits,
+                };
                 let mut back = Data::poison(dtype, shape);
                 back.read_tensor(&data.to_tensor().unwrap());
                 assert_eq!(back, data);
@@ -163,7 +189,14 @@ mod tests {
 
     #[test]
     fn nans_are_alike() {
-        let data = |bits: Vec<u64>| Data { dtype: DType::F32, shape: vec![bits.len() as i64], bits };
-        assert_eq!(data(vec![0x7FC0_0000, 0]).differences(&data(vec![0xFFC0_0001, 0x8000_0000])), [1]);
+        let data = |bits: Vec<u64>| Data {
+            dtype: DType::F32,
+            shape: vec![bits.len() as i64],
+            bits,
+        };
+        assert_eq!(
+            data(vec![0x7FC0_0000, 0]).differences(&data(vec![0xFFC0_0001, 0x8000_0000])),
+            [1]
+        );
     }
 }

@@ -106,13 +106,17 @@ impl Distribution {
                 order.sort_by_key(|&i| (random_bits(seed, [i as u32, (i >> 32) as u32, 0, 0]), i));
                 order.into_iter().map(|i| round(i as f64)).collect()
             }
-            Distribution::Uniform { low, high } => {
-                at_each(shape, |at| round(low + (high - low) * unit(random_bits(seed, at))))
-            }
+            Distribution::Uniform { low, high } => at_each(shape, |at| {
+                round(low + (high - low) * unit(random_bits(seed, at)))
+            }),
             Distribution::Integers { low, high } => at_each(shape, |at| {
                 let span = (high as i128 - low as i128 + 1) as u128;
                 let value = low as i128 + ((random_bits(seed, at) as u128 * span) >> 64) as i128;
-                if dtype.is_float() { numeric::from_f64(value as f64, dtype) } else { numeric::from_i128(value, dtype) }
+                if dtype.is_float() {
+                    numeric::from_f64(value as f64, dtype)
+                } else {
+                    numeric::from_i128(value, dtype)
+                }
             }),
             // Integers from a normal are 0 and ±1 mostly; a test that wants others says so.
             Distribution::Normal { mean, deviation } => at_each(shape, |at| {

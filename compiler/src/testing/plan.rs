@@ -10,8 +10,8 @@ use tessera_artifact::{HostExpr, ParamMode, numeric};
 use super::compare::Tolerance;
 use super::data::Data;
 use super::fill::{Distribution, seed_of_name};
-use crate::diag::{Diagnostic, Sink};
 use crate::diag::catalogue::testing as say;
+use crate::diag::{Diagnostic, Sink};
 use crate::sema::{Const, Evaluator, Instance, Program};
 use crate::source::Span;
 use crate::syntax::ast::{self, Expr, ExprKind, TestLine};
@@ -71,9 +71,19 @@ pub enum TestTarget {
 }
 
 /// Resolves a test; `None` if anything is wrong, which is reported.
-pub fn plan<'a>(program: &Program<'a>, kernel: usize, test: &'a ast::Test, sink: &mut Sink) -> Option<Plan<'a>> {
+pub fn plan<'a>(
+    program: &Program<'a>,
+    kernel: usize,
+    test: &'a ast::Test,
+    sink: &mut Sink,
+) -> Option<Plan<'a>> {
     let mut mine = Sink::default();
-    let plan = Planner { program, kernel, test }.plan(&mut mine);
+    let plan = Planner {
+        program,
+        kernel,
+        test,
+    }
+    .plan(&mut mine);
     let good = !mine.has_errors();
     mine.finish().into_iter().for_each(|d| sink.report(d));
     plan.filter(|_| good)
@@ -111,9 +121,15 @@ impl<'a> Planner<'_, 'a> {
         for line in &self.test.lines {
             match line {
                 TestLine::With(args, _) => {
-                    args.iter().for_each(|arg| choices.extend(self.choice(arg, &choices, sink)));
+                    args.iter()
+                        .for_each(|arg| choices.extend(self.choice(arg, &choices, sink)));
                 }
-                TestLine::Fill { tensor, distribution, attrs, span } => {
+                TestLine::Fill {
+                    tensor,
+                    distribution,
+                    attrs,
+                    span,
+                } => {
                     self.check_tensor(tensor, sink);
                     match self.fill(&tensor.name, distribution, attrs, *span, sink) {
                         Ok(fill) => {
@@ -122,9 +138,15 @@ impl<'a> Planner<'_, 'a> {
                         Err(d) => sink.report(*d),
                     }
                 }
-                TestLine::Expect { tensor, against, attrs, span } => {
+                TestLine::Expect {
+                    tensor,
+                    against,
+                    attrs,
+                    span,
+                } => {
                     self.check_tensor(tensor, sink);
-                    plan.expects.extend(self.expect(tensor, against, attrs, *span, sink));
+                    plan.expects
+                        .extend(self.expect(tensor, against, attrs, *span, sink));
                 }
                 TestLine::ExpectSame { tensor, args, span } => {
                     self.check_tensor(tensor, sink);
@@ -144,8 +166,13 @@ impl<'a> Planner<'_, 'a> {
                     for arg in args {
                         let value = self.number(&arg.value, sink);
                         match (&arg.name, value) {
-                            (Some(name), Some(value)) => plan.floors.push((name.name.clone(), value)),
-                            _ => sink.report(say::wrong_argument(arg.span, "a floor is written `floor gbps = 2700;`")),
+                            (Some(name), Some(value)) => {
+                                plan.floors.push((name.name.clone(), value))
+                            }
+                            _ => sink.report(say::wrong_argument(
+                                arg.span,
+                                "a floor is written `floor gbps = 2700;`",
+                            )),
                         }
                     }
                 }
@@ -158,18 +185,30 @@ impl<'a> Planner<'_, 'a> {
         if sink.has_errors() {
             return None;
         }
-        let count = choices.iter().try_fold(1usize, |n, c| n.checked_mul(c.values.len()));
+        let count = choices
+            .iter()
+            .try_fold(1usize, |n, c| n.checked_mul(c.values.len()));
         match count {
             Some(n) if n <= MAX_CASES => {}
             n => {
-                sink.report(say::too_many_cases(self.test.span, n.unwrap_or(usize::MAX), MAX_CASES));
+                sink.report(say::too_many_cases(
+                    self.test.span,
+                    n.unwrap_or(usize::MAX),
+                    MAX_CASES,
+                ));
                 return None;
             }
         }
         let mut picked = vec![0; choices.len()];
         loop {
-            plan.cases.extend(self.case(&choices, &picked, item.ast, sink));
-            let Some(last) = (0..choices.len()).rev().find(|&i| picked[i] + 1 < choices[i].values.len()) else { break };
+            plan.cases
+                .extend(self.case(&choices, &picked, item.ast, sink));
+            let Some(last) = (0..choices.len())
+                .rev()
+                .find(|&i| picked[i] + 1 < choices[i].values.len())
+            else {
+                break;
+            };
             picked[last] += 1;
             picked[last + 1..].fill(0);
         }
@@ -180,15 +219,26 @@ impl<'a> Planner<'_, 'a> {
     fn choice(&self, arg: &ast::Arg, before: &[Choice], sink: &mut Sink) -> Option<Choice> {
         let item = &self.program.kernels[self.kernel];
         let Some(name) = &arg.name else {
-            sink.report(say::wrong_argument(arg.span, "`with` binds names: `with M = 3;`"));
+            sink.report(say::wrong_argument(
+                arg.span,
+                "`with` binds names: `with M = 3;`",
+            ));
             return None;
         };
         if !self.known_names().contains(&name.name) {
-            sink.report(say::unknown_argument(name.span, &name.name, &item.ast.name.name, &self.known_names()));
+            sink.report(say::unknown_argument(
+                name.span,
+                &name.name,
+                &item.ast.name.name,
+                &self.known_names(),
+            ));
             return None;
         }
         if before.iter().any(|c| c.name == name.name) {
-            sink.report(say::wrong_argument(arg.span, &format!("`{}` has a value already", name.name)));
+            sink.report(say::wrong_argument(
+                arg.span,
+                &format!("`{}` has a value already", name.name),
+            ));
             return None;
         }
         let exprs: Vec<&Expr> = match any_of(&arg.value) {
@@ -196,12 +246,22 @@ impl<'a> Planner<'_, 'a> {
             None => vec![&arg.value],
         };
         if exprs.is_empty() {
-            sink.report(say::wrong_argument(arg.span, "`any` needs a value at least"));
+            sink.report(say::wrong_argument(
+                arg.span,
+                "`any` needs a value at least",
+            ));
             return None;
         }
         let evaluator = Evaluator::new(self.program, item.module);
-        let values = exprs.into_iter().map(|e| Some((evaluator.constant(e, sink)?, e.span))).collect::<Option<Vec<_>>>()?;
-        Some(Choice { name: name.name.clone(), varies: values.len() > 1, values })
+        let values = exprs
+            .into_iter()
+            .map(|e| Some((evaluator.constant(e, sink)?, e.span)))
+            .collect::<Option<Vec<_>>>()?;
+        Some(Choice {
+            name: name.name.clone(),
+            varies: values.len() > 1,
+            values,
+        })
     }
 
     fn known_names(&self) -> Vec<String> {
@@ -212,7 +272,11 @@ impl<'a> Planner<'_, 'a> {
                 names.extend(dims.iter().map(|d| d.name.name.clone()));
             }
         }
-        let scalars = k.params.iter().filter(|p| p.mode.is_none()).map(|p| p.name.name.clone());
+        let scalars = k
+            .params
+            .iter()
+            .filter(|p| p.mode.is_none())
+            .map(|p| p.name.name.clone());
         names.extend(scalars.collect::<Vec<_>>());
         names.dedup();
         names
@@ -220,15 +284,26 @@ impl<'a> Planner<'_, 'a> {
 
     fn tensors(&self) -> Vec<String> {
         let k = self.program.kernels[self.kernel].ast;
-        let given = |m: &Option<ast::Mode>| matches!(m, Some(ast::Mode::In | ast::Mode::Out | ast::Mode::InOut));
-        k.params.iter().filter(|p| given(&p.mode)).map(|p| p.name.name.clone()).collect()
+        let given = |m: &Option<ast::Mode>| {
+            matches!(m, Some(ast::Mode::In | ast::Mode::Out | ast::Mode::InOut))
+        };
+        k.params
+            .iter()
+            .filter(|p| given(&p.mode))
+            .map(|p| p.name.name.clone())
+            .collect()
     }
 
     fn check_tensor(&self, tensor: &ast::Ident, sink: &mut Sink) {
         let tensors = self.tensors();
         if !tensors.contains(&tensor.name) {
             let kernel = &self.program.kernels[self.kernel].ast.name.name;
-            sink.report(say::unknown_tensor(tensor.span, &tensor.name, kernel, &tensors));
+            sink.report(say::unknown_tensor(
+                tensor.span,
+                &tensor.name,
+                kernel,
+                &tensors,
+            ));
         }
     }
 
@@ -238,7 +313,10 @@ impl<'a> Planner<'_, 'a> {
             Const::Int(i) => Some(i as f64),
             Const::Float(x) => Some(x),
             other => {
-                sink.report(say::wrong_argument(e.span, &format!("a number is needed here, and this is {}", other.kind())));
+                sink.report(say::wrong_argument(
+                    e.span,
+                    &format!("a number is needed here, and this is {}", other.kind()),
+                ));
                 None
             }
         }
@@ -260,7 +338,13 @@ impl<'a> Planner<'_, 'a> {
         for attr in attrs {
             match (attr.name.name.as_str(), &attr.args[..]) {
                 ("seed", [arg]) => seed = self.number(&arg.value, sink).unwrap_or(0.0) as u64,
-                (name, _) => return Err(Box::new(say::unknown_attribute(attr.span, name, "`@seed(n)`"))),
+                (name, _) => {
+                    return Err(Box::new(say::unknown_attribute(
+                        attr.span,
+                        name,
+                        "`@seed(n)`",
+                    )));
+                }
             }
         }
         Ok((distribution, seed))
@@ -275,10 +359,23 @@ impl<'a> Planner<'_, 'a> {
         sink: &mut Sink,
     ) -> Option<Expect<'a>> {
         let item = &self.program.kernels[self.kernel];
-        let reference = item.references.iter().find(|r| r.name.name == against.name).copied();
+        let reference = item
+            .references
+            .iter()
+            .find(|r| r.name.name == against.name)
+            .copied();
         if reference.is_none() && against.name != "zeros" {
-            let known: Vec<String> = item.references.iter().map(|r| r.name.name.clone()).collect();
-            sink.report(say::unknown_reference(against.span, &against.name, &item.ast.name.name, &known));
+            let known: Vec<String> = item
+                .references
+                .iter()
+                .map(|r| r.name.name.clone())
+                .collect();
+            sink.report(say::unknown_reference(
+                against.span,
+                &against.name,
+                &item.ast.name.name,
+                &known,
+            ));
             return None;
         }
         let mut tolerance = Tolerance::default();
@@ -289,7 +386,11 @@ impl<'a> Planner<'_, 'a> {
                 "ulp" => &mut tolerance.ulp,
                 "mismatch" => &mut tolerance.mismatch,
                 other => {
-                    sink.report(say::unknown_attribute(attr.span, other, "`@rel(x)`, `@abs(x)`, `@ulp(n)` and `@mismatch(share)`"));
+                    sink.report(say::unknown_attribute(
+                        attr.span,
+                        other,
+                        "`@rel(x)`, `@abs(x)`, `@ulp(n)` and `@mismatch(share)`",
+                    ));
                     continue;
                 }
             };
@@ -298,11 +399,27 @@ impl<'a> Planner<'_, 'a> {
                 _ => sink.report(say::wrong_argument(attr.span, "a tolerance is one number")),
             }
         }
-        Some(Expect { tensor: tensor.name.clone(), reference, reference_name: against.name.clone(), tolerance, span })
+        Some(Expect {
+            tensor: tensor.name.clone(),
+            reference,
+            reference_name: against.name.clone(),
+            tolerance,
+            span,
+        })
     }
 
-    fn same(&self, tensor: &ast::Ident, args: &[ast::Arg], span: Span, sink: &mut Sink) -> Option<Same> {
-        let mut same = Same { tensor: tensor.name.clone(), rows: None, span };
+    fn same(
+        &self,
+        tensor: &ast::Ident,
+        args: &[ast::Arg],
+        span: Span,
+        sink: &mut Sink,
+    ) -> Option<Same> {
+        let mut same = Same {
+            tensor: tensor.name.clone(),
+            rows: None,
+            span,
+        };
         for arg in args {
             match (&arg.name, &arg.range_end, &arg.value.kind) {
                 (Some(name), Some((end, inclusive)), _) if name.name == "rows" => {
@@ -314,7 +431,8 @@ impl<'a> Planner<'_, 'a> {
                     }
                     same.rows = Some((first as usize, last as usize));
                 }
-                (None, None, ExprKind::Name(path)) if path.segments.len() == 1 && path.segments[0].name == "bitwise" => {}
+                (None, None, ExprKind::Name(path))
+                    if path.segments.len() == 1 && path.segments[0].name == "bitwise" => {}
                 _ => sink.report(say::wrong_argument(
                     arg.span,
                     "`expect_same` is written `expect_same y, rows = 0..1, bitwise;`",
@@ -324,7 +442,13 @@ impl<'a> Planner<'_, 'a> {
         Some(same)
     }
 
-    fn case(&self, choices: &[Choice], picked: &[usize], kernel: &ast::Kernel, sink: &mut Sink) -> Option<Case> {
+    fn case(
+        &self,
+        choices: &[Choice],
+        picked: &[usize],
+        kernel: &ast::Kernel,
+        sink: &mut Sink,
+    ) -> Option<Case> {
         let mut given: Vec<(String, GenericValue)> = vec![];
         let mut values = BTreeMap::new();
         let mut label = vec![];
@@ -339,7 +463,9 @@ impl<'a> Planner<'_, 'a> {
                 continue;
             };
             let value = match (generic.kind, value) {
-                (ast::GenericKind::Int, Const::Int(i)) if i64::try_from(*i).is_ok() => GenericValue::Int(*i as i64),
+                (ast::GenericKind::Int, Const::Int(i)) if i64::try_from(*i).is_ok() => {
+                    GenericValue::Int(*i as i64)
+                }
                 (ast::GenericKind::Bool, Const::Bool(b)) => GenericValue::Bool(*b),
                 (ast::GenericKind::DType, Const::DType(d)) => GenericValue::DType(*d),
                 (kind, other) => {
@@ -348,21 +474,34 @@ impl<'a> Planner<'_, 'a> {
                         ast::GenericKind::Bool => "a bool",
                         ast::GenericKind::DType => "a dtype",
                     };
-                    sink.report(say::wrong_value(*span, &choice.name, expected, other.kind()));
+                    sink.report(say::wrong_value(
+                        *span,
+                        &choice.name,
+                        expected,
+                        other.kind(),
+                    ));
                     return None;
                 }
             };
             given.push((choice.name.clone(), value));
         }
-        let instance = self.program.bind(self.kernel, &given, self.test.span, sink)?;
-        Some(Case { label: label.join(", "), instance, values })
+        let instance = self
+            .program
+            .bind(self.kernel, &given, self.test.span, sink)?;
+        Some(Case {
+            label: label.join(", "),
+            instance,
+            values,
+        })
     }
 }
 
 fn any_of(e: &Expr) -> Option<&[ast::Arg]> {
     match &e.kind {
         ExprKind::Call { callee, args } => match &callee.kind {
-            ExprKind::Name(path) if path.segments.len() == 1 && path.segments[0].name == "any" => Some(args),
+            ExprKind::Name(path) if path.segments.len() == 1 && path.segments[0].name == "any" => {
+                Some(args)
+            }
             _ => None,
         },
         _ => None,
@@ -380,9 +519,20 @@ pub struct Inputs {
 
 #[derive(Clone, Debug)]
 pub enum Input {
-    Tensor { name: String, mode: ParamMode, data: Data },
-    Scalar { name: String, dtype: tessera_artifact::DType, bits: u64 },
-    Index { name: String, value: i64 },
+    Tensor {
+        name: String,
+        mode: ParamMode,
+        data: Data,
+    },
+    Scalar {
+        name: String,
+        dtype: tessera_artifact::DType,
+        bits: u64,
+    },
+    Index {
+        name: String,
+        value: i64,
+    },
     /// `scratch` and `flags`: whoever launches allocates them.
     Host,
 }
@@ -391,8 +541,15 @@ pub enum Input {
 ///
 /// # Errors
 /// A name without a value, a value of the wrong kind, a shape that cannot be computed.
-pub fn inputs(plan: &Plan<'_>, case: &Case, kernel: &ir::Kernel) -> Result<Inputs, Box<Diagnostic>> {
-    let missing: Vec<String> = needed_names(kernel).into_iter().filter(|n| !case.values.contains_key(n)).collect();
+pub fn inputs(
+    plan: &Plan<'_>,
+    case: &Case,
+    kernel: &ir::Kernel,
+) -> Result<Inputs, Box<Diagnostic>> {
+    let missing: Vec<String> = needed_names(kernel)
+        .into_iter()
+        .filter(|n| !case.values.contains_key(n))
+        .collect();
     if !missing.is_empty() {
         return Err(Box::new(say::no_value(plan.span, &missing, &kernel.name)));
     }
@@ -400,7 +557,14 @@ pub fn inputs(plan: &Plan<'_>, case: &Case, kernel: &ir::Kernel) -> Result<Input
     for dim in &kernel.dims {
         let value = match case.values.get(&dim.name) {
             Some(Const::Int(i)) if i64::try_from(*i).is_ok() => *i as i64,
-            Some(other) => return Err(Box::new(say::wrong_value(plan.span, &dim.name, "an integer", other.kind()))),
+            Some(other) => {
+                return Err(Box::new(say::wrong_value(
+                    plan.span,
+                    &dim.name,
+                    "an integer",
+                    other.kind(),
+                )));
+            }
             None => dim.lo,
         };
         dims.insert(dim.name.clone(), value);
@@ -410,12 +574,25 @@ pub fn inputs(plan: &Plan<'_>, case: &Case, kernel: &ir::Kernel) -> Result<Input
     for param in &kernel.params {
         let name = param.name.clone();
         params.push(match &param.kind {
-            ir::ParamKind::Index => Input::Index { value: dims[&name], name },
+            ir::ParamKind::Index => Input::Index {
+                value: dims[&name],
+                name,
+            },
             ir::ParamKind::Scalar(dtype) => {
-                let bits = scalar_bits(&case.values[&name], *dtype)
-                    .ok_or_else(|| Box::new(say::wrong_value(plan.span, &name, &format!("a {dtype}"), case.values[&name].kind())))?;
+                let bits = scalar_bits(&case.values[&name], *dtype).ok_or_else(|| {
+                    Box::new(say::wrong_value(
+                        plan.span,
+                        &name,
+                        &format!("a {dtype}"),
+                        case.values[&name].kind(),
+                    ))
+                })?;
                 scalars.insert(name.clone(), numeric::to_f64(bits, *dtype));
-                Input::Scalar { name, dtype: *dtype, bits }
+                Input::Scalar {
+                    name,
+                    dtype: *dtype,
+                    bits,
+                }
             }
             ir::ParamKind::Tensor(t) if !t.mode.is_argument() => Input::Host,
             ir::ParamKind::Tensor(t) => {
@@ -424,19 +601,39 @@ pub fn inputs(plan: &Plan<'_>, case: &Case, kernel: &ir::Kernel) -> Result<Input
                     .unwrap_or((Distribution::DEFAULT, seed_of_name(&name)));
                 let data = match t.mode == ParamMode::Out && !plan.fills.contains_key(&name) {
                     true => Data::poison(t.dtype, &shape),
-                    false => Data { dtype: t.dtype, bits: distribution.fill(t.dtype, &shape, seed), shape },
+                    false => Data {
+                        dtype: t.dtype,
+                        bits: distribution.fill(t.dtype, &shape, seed),
+                        shape,
+                    },
                 };
-                Input::Tensor { name, mode: t.mode, data }
+                Input::Tensor {
+                    name,
+                    mode: t.mode,
+                    data,
+                }
             }
         });
     }
-    Ok(Inputs { params, dims, scalars })
+    Ok(Inputs {
+        params,
+        dims,
+        scalars,
+    })
 }
 
 /// Dims with one possible value need none.
 fn needed_names(kernel: &ir::Kernel) -> Vec<String> {
-    let dims = kernel.dims.iter().filter(|d| d.lo != d.hi).map(|d| d.name.clone());
-    let scalars = kernel.params.iter().filter(|p| matches!(p.kind, ir::ParamKind::Scalar(_))).map(|p| p.name.clone());
+    let dims = kernel
+        .dims
+        .iter()
+        .filter(|d| d.lo != d.hi)
+        .map(|d| d.name.clone());
+    let scalars = kernel
+        .params
+        .iter()
+        .filter(|p| matches!(p.kind, ir::ParamKind::Scalar(_)))
+        .map(|p| p.name.clone());
     dims.chain(scalars).collect()
 }
 
@@ -454,17 +651,32 @@ fn scalar_bits(value: &Const, dtype: tessera_artifact::DType) -> Option<u64> {
 /// Elements of one test tensor at most; beyond, a slip in a size is likelier than a wish.
 const MAX_ELEMENTS: i64 = 1 << 31;
 
-fn shape(plan: &Plan<'_>, kernel: &ir::Kernel, shape: &[HostExpr], dims: &BTreeMap<String, i64>) -> Result<Vec<i64>, Box<Diagnostic>> {
+fn shape(
+    plan: &Plan<'_>,
+    kernel: &ir::Kernel,
+    shape: &[HostExpr],
+    dims: &BTreeMap<String, i64>,
+) -> Result<Vec<i64>, Box<Diagnostic>> {
     let extents = shape
         .iter()
         .map(|e| {
             e.eval_int(&|name| dims.get(name).copied(), &|_| None)
-                .map_err(|why| Box::new(say::wrong_argument(plan.span, &format!("extent `{e}` of kernel `{}`: {why}", kernel.name))))
+                .map_err(|why| {
+                    Box::new(say::wrong_argument(
+                        plan.span,
+                        &format!("extent `{e}` of kernel `{}`: {why}", kernel.name),
+                    ))
+                })
         })
         .collect::<Result<Vec<i64>, _>>()?;
-    let elements = extents.iter().try_fold(1i64, |n, &e| n.checked_mul(e.max(0)));
+    let elements = extents
+        .iter()
+        .try_fold(1i64, |n, &e| n.checked_mul(e.max(0)));
     if extents.iter().any(|&e| e < 0) || elements.is_none_or(|n| n > MAX_ELEMENTS) {
-        let what = format!("a tensor of kernel `{}` would have shape {extents:?}", kernel.name);
+        let what = format!(
+            "a tensor of kernel `{}` would have shape {extents:?}",
+            kernel.name
+        );
         return Err(Box::new(say::wrong_argument(plan.span, &what)));
     }
     Ok(extents)

@@ -146,11 +146,129 @@ pub fn unknown_target(span: Span, name: &str) -> Diagnostic {
 
 /// A fault of ours; `what` names the stage and holds a reproducer.
 pub fn internal(span: Span, kernel: &str, what: &str) -> Diagnostic {
-    Diagnostic::error("TL0999", span, format!("the compiler has a fault, which kernel `{kernel}` shows"))
-        .note(what.trim_end().to_owned())
-        .help("please report it with this text")
+    Diagnostic::error(
+        "TL0999",
+        span,
+        format!("the compiler has a fault, which kernel `{kernel}` shows"),
+    )
+    .note(what.trim_end().to_owned())
+    .help("please report it with this text")
 }
 
 pub fn no_ptx(span: Span, kernel: &str) -> Diagnostic {
-    Diagnostic::error("TL0990", span, format!("kernel `{kernel}` cannot be compiled to PTX by this version"))
+    Diagnostic::error(
+        "TL0990",
+        span,
+        format!("kernel `{kernel}` cannot be compiled to PTX by this version"),
+    )
+}
+
+/// ` in case M = 3`, or nothing where there is one case.
+fn in_case(case: &str) -> String {
+    match case.is_empty() {
+        true => String::new(),
+        false => format!(" ({case})"),
+    }
+}
+
+/// A tensor is not what the reference says. `worst`: coordinates, what the kernel computed and what is right.
+pub fn not_as_expected(
+    span: Span,
+    tensor: &str,
+    reference: &str,
+    case: &str,
+    facts: Vec<String>,
+) -> Diagnostic {
+    let mut d = Diagnostic::error(
+        "TL0880",
+        span,
+        format!("`{tensor}` is not what `{reference}` says{}", in_case(case)),
+    );
+    d.notes = facts;
+    d
+}
+
+pub fn bits_depend(
+    span: Span,
+    tensor: &str,
+    first: &str,
+    second: &str,
+    fact: String,
+) -> Diagnostic {
+    Diagnostic::error(
+        "TL0881",
+        span,
+        format!("`{tensor}` has other bits in another case"),
+    )
+    .note(format!("the cases are {first} and {second}"))
+    .note(fact)
+}
+
+/// Two ways to run the kernel disagree: a fault of the compiler.
+pub fn ways_differ(
+    span: Span,
+    tensor: &str,
+    one: &str,
+    other: &str,
+    case: &str,
+    fact: String,
+) -> Diagnostic {
+    Diagnostic::error(
+        "TL0882",
+        span,
+        format!(
+            "{one} and {other} give `{tensor}` different bits{}",
+            in_case(case)
+        ),
+    )
+    .note(fact)
+    .help("this is a fault of the compiler, please report it; the kernel may be right")
+}
+
+pub fn run_failed(span: Span, way: &str, case: &str, what: &str) -> Diagnostic {
+    Diagnostic::error(
+        "TL0883",
+        span,
+        format!("{way} stopped{}: {what}", in_case(case)),
+    )
+}
+
+pub fn error_expected(span: Span, text: &str, case: &str, found: Option<&str>) -> Diagnostic {
+    let d = Diagnostic::error(
+        "TL0884",
+        span,
+        format!(
+            "the launch was to be refused with a message that holds \"{text}\"{}",
+            in_case(case)
+        ),
+    );
+    match found {
+        Some(found) => d.note(format!("it was refused with: {found}")),
+        None => d.note("it ran"),
+    }
+}
+
+pub fn rows_missing(
+    span: Span,
+    tensor: &str,
+    rows: (usize, usize),
+    extent: i64,
+    case: &str,
+) -> Diagnostic {
+    Diagnostic::error(
+        "TL0885",
+        span,
+        format!(
+            "`{tensor}` has no rows {}..{}{}",
+            rows.0,
+            rows.1,
+            in_case(case)
+        ),
+    )
+    .note(format!("its first axis has {extent} elements"))
+}
+
+pub fn expects_nothing(span: Span, title: &str) -> Diagnostic {
+    Diagnostic::warning("TL0886", span, format!("test \"{title}\" expects nothing"))
+        .help("add `expect`, `expect_same` or `expect_error`; it still compares interpreter and compiled code")
 }

@@ -353,7 +353,12 @@ impl Refusal {
             }
             Refusal::Step { dim, value } => {
                 let d = &entry.dims[*dim];
-format!("{} is {value}{}, and it must be a multiple of {}", d.name, source(entry, *dim), d.step)
+                format!(
+                    "{} is {value}{}, and it must be a multiple of {}",
+                    d.name,
+                    source(entry, *dim),
+                    d.step
+                )
             }
             Refusal::Align { param, address } => {
                 let align = match &entry.params[*param].kind {

@@ -1,0 +1,231 @@
+//! `tlc build`: `.tl` files to an archive, or the text of a stage.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::{Args, ValueEnum};
+use tessera_artifact::CpuVariant;
+
+use super::{MessageFormat, files};
+use crate::diag::Sink;
+use crate::driver::{self, Dump, Options};
+use crate::embed;
+
+/// Options of every command that compiles.
+#[derive(Args)]
+pub(super) struct Compile {
+    /// What to make code for: avx2, avx512, avx512bf16, cpu (all three), sm_90a
+    #[arg(long, value_delimiter = ',', default_value = "cpu")]
+    target: Vec<String>,
+    /// Compile so many kernels at a time (default: one per core)
+    #[arg(long)]
+    jobs: Option<usize>,
+    /// Where compiled kernels are kept (default: $XDG_CACHE_HOME/tessera)
+    #[arg(long)]
+    cache: Option<PathBuf>,
+    /// Compile every kernel, whatever is kept
+    #[arg(long)]
+    no_cache: bool,
+}
+
+impl Compile {
+    pub(super) fn options(&self) -> Result<Options, ExitCode> {
+        let mut options = Options {
+            cpu: vec![],
+            ptx: false,
+            ..Options::default()
+        };
+        for target in &self.target {
+            match (target.as_str(), CpuVariant::from_name(target)) {
+                ("cpu", _) => options.cpu.extend(CpuVariant::ALL),
+                ("sm_90a" | "ptx", _) => options.ptx = true,
+                (_, Some(variant)) => options.cpu.push(variant),
+                (other, None) => {
+                    eprintln!(
+                        "error: no target `{other}`; there are avx2, avx512, avx512bf16, cpu and sm_90a"
+                    );
+                    return Err(ExitCode::from(super::USAGE_OR_IO));
+                }
+            }
+        }
+        options.cpu.sort();
+        options.cpu.dedup();
+        options.threads = self.jobs.unwrap_or(options.threads).max(1);
+        options.cache = if self.no_cache {
+            None
+        } else {
+            self.cache.clone().or_else(default_cache)
+        };
+        Ok(options)
+    }
+}
+
+/// `$XDG_CACHE_HOME/tessera`, or `~/.cache/tessera`.
+fn default_cache() -> Option<PathBuf> {
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
+    let base = std::env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .filter(|p| p.is_absolute());
+    base.or_else(home).map(|base| base.join("tessera"))
+}
+
+/// A stage to print instead of building.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Emit {
+    /// The syntax tree
+    Ast,
+    /// The tile IR as elaborated
+    Tile,
+    /// The tile IR after every rewrite for CPUs
+    TileOpt,
+    /// MLIR as emitted
+    Mlir,
+    /// MLIR in the `llvm` dialect
+    Llvm,
+    /// Assembly of the first CPU target
+    Asm,
+    /// PTX
+    Ptx,
+    /// The archive's manifest as JSON
+    Manifest,
+    /// The Rust module that `build.rs` scripts embed
+    Rust,
+}
+
+#[derive(Args)]
+pub(super) struct Build {
+    #[command(flatten)]
+    compile: Compile,
+    /// The archive to write
+    #[arg(short, long, required_unless_present = "emit")]
+    output: Option<PathBuf>,
+    /// Print a stage instead, to the output or to standard output
+    #[arg(long, value_enum)]
+    emit: Option<Emit>,
+    /// Only kernels whose name holds this text
+    #[arg(long)]
+    kernel: Option<String>,
+    /// Say how long it took
+    #[arg(short, long)]
+    verbose: bool,
+    /// Files, or directories to search
+    #[arg(required = true)]
+    files: Vec<PathBuf>,
+}
+
+pub(super) fn run(arguments: &Build, format: MessageFormat) -> ExitCode {
+    let (options, map) = match (arguments.compile.options(), files::load(&arguments.files)) {
+        (Ok(options), Ok(map)) => (options, map),
+        (Err(code), _) | (_, Err(code)) => return code,
+    };
+    let start = Instant::now();
+    let mut sink = Sink::default();
+    let files = driver::parse(&map, &mut sink);
+    if arguments.emit == Some(Emit::Ast) {
+        let text = files
+            .iter()
+            .map(|f| format!("{f:#?}\n"))
+            .collect::<String>();
+        let written = write(arguments.output.as_deref(), text.as_bytes());
+        return worst(files::report(&sink.finish(), &map, format), written);
+    }
+    let kernels = driver::front(&files, &mut sink).map(|all| {
+        all.into_iter()
+            .filter(|k| {
+                arguments
+                    .kernel
+                    .as_ref()
+                    .is_none_or(|part| k.name.contains(part.as_str()))
+            })
+            .collect::<Vec<_>>()
+    });
+    let front = start.elapsed();
+    let mut bytes = None;
+    if let Some(kernels) = &kernels {
+        bytes = match arguments.emit {
+            None | Some(Emit::Manifest | Emit::Rust) => {
+                driver::compile(kernels, &options, &mut sink)
+            }
+            Some(stage) => dump(kernels, stage, &options, &mut sink),
+        };
+    }
+    let bytes = bytes.map(|bytes| describe(arguments.emit, bytes));
+    if arguments.verbose {
+        let count = kernels.as_ref().map_or(0, Vec::len);
+        eprintln!(
+            "{count} instances: text to tile IR {front:.1?}, code {:.1?}",
+            start.elapsed() - front
+        );
+    }
+    let code = files::report(&sink.finish(), &map, format);
+    match bytes {
+        Some(bytes) => worst(code, write(arguments.output.as_deref(), &bytes)),
+        None => code,
+    }
+}
+
+fn describe(emit: Option<Emit>, archive: Vec<u8>) -> Vec<u8> {
+    let manifest = || {
+        tessera_artifact::Archive::read(&archive)
+            .expect("the driver writes archives that can be read")
+            .into_manifest()
+    };
+    match emit {
+        Some(Emit::Manifest) => {
+            let mut json =
+                serde_json::to_vec_pretty(&manifest()).expect("a manifest has a JSON form");
+            json.push(b'\n');
+            json
+        }
+        Some(Emit::Rust) => {
+            embed::rust_module(&manifest(), "library.tlk", "::tessera_device").into_bytes()
+        }
+        _ => archive,
+    }
+}
+
+fn dump(
+    kernels: &[crate::tile::ir::Kernel],
+    stage: Emit,
+    options: &Options,
+    sink: &mut Sink,
+) -> Option<Vec<u8>> {
+    let stage = match stage {
+        Emit::Tile => Dump::Tile,
+        Emit::TileOpt => Dump::TileOptimised,
+        Emit::Mlir => Dump::Mlir,
+        Emit::Llvm => Dump::Llvm,
+        Emit::Ptx => Dump::Ptx,
+        _ => Dump::Assembly,
+    };
+    let variant = options.cpu.first().copied().unwrap_or(CpuVariant::Avx2);
+    let mut text = String::new();
+    for kernel in kernels {
+        match driver::dump(kernel, stage, variant) {
+            Ok(one) => text.push_str(&one),
+            Err(d) => sink.report(*d),
+        }
+        text.push('\n');
+    }
+    Some(text.into_bytes())
+}
+
+/// To the file, or to standard output where there is none.
+pub(super) fn write(output: Option<&Path>, bytes: &[u8]) -> ExitCode {
+    match output {
+        Some(path) => match std::fs::write(path, bytes) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => files::fault(path, &error.to_string()),
+        },
+        None => {
+            super::print_bytes(bytes);
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+/// The failure of the two, if there is one.
+pub(super) fn worst(a: ExitCode, b: ExitCode) -> ExitCode {
+    if a == ExitCode::SUCCESS { b } else { a }
+}

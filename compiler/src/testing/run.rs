@@ -1,0 +1,775 @@
+//! Runs a test: interpreter, every CPU variant this machine has, references, and the verdict.
+//!
+//! Each case runs in the interpreter on the kernel as written and on the kernel as rewritten for the CPU, and as compiled code of
+//! every variant, on one thread and on two, dense and with gaps between rows. All must have the same bits; the reference judges them.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::time::{Duration, Instant};
+
+use tessera_artifact::{CpuVariant, ParamMode};
+use tessera_device::{
+    Arg, CpuOptions, Device, Kernel, LaunchError, Library, Scalar, Tensor, ViewMut, cpu::features,
+};
+
+use super::compare::{Verdict, compare};
+use super::data::Data;
+use super::plan::{Case, Expect, Input, Inputs, Plan, TestTarget, inputs};
+use super::reference::{self, Known};
+use crate::diag::catalogue::testing as say;
+use crate::diag::{Diagnostic, Sink};
+use crate::driver::{self, Options};
+use crate::sema::{Const, Evaluator, Program};
+use crate::source::SourceMap;
+use crate::syntax::ast::{self, File};
+use crate::tile::{interp, ir};
+
+/// The outcome of one test.
+#[derive(Clone, Debug)]
+pub struct Report {
+    pub title: String,
+    pub kernel: String,
+    pub cases: usize,
+    /// By expectation, the case that comes closest to its tolerance.
+    pub closest: Option<(String, f64)>,
+    /// Ways that ran besides the interpreter: `avx2`, …
+    pub ways: Vec<String>,
+    /// Errors: the test failed. Warnings besides.
+    pub problems: Vec<Diagnostic>,
+    /// Why targets were left out.
+    pub skipped: Vec<String>,
+    pub time: Duration,
+}
+
+impl Report {
+    pub fn passed(&self) -> bool {
+        !self
+            .problems
+            .iter()
+            .any(|d| d.severity == crate::diag::Severity::Error)
+    }
+}
+
+/// Which test of a file set: kernel, title, and which of those of the same title.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TestId {
+    pub kernel: String,
+    pub title: String,
+    pub nth: usize,
+}
+
+impl std::fmt::Display for TestId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.kernel, self.title)?;
+        if self.nth > 0 {
+            write!(f, " ({})", self.nth + 1)?;
+        }
+        Ok(())
+    }
+}
+
+/// The tests of parsed files, in order of the kernels.
+pub fn list(program: &Program<'_>) -> Vec<TestId> {
+    let mut ids: Vec<TestId> = vec![];
+    for kernel in &program.kernels {
+        for test in &kernel.tests {
+            let same = |id: &&TestId| id.kernel == kernel.name && id.title == test.title;
+            let nth = ids.iter().filter(same).count();
+            ids.push(TestId {
+                kernel: kernel.name.clone(),
+                title: test.title.clone(),
+                nth,
+            });
+        }
+    }
+    ids
+}
+
+/// All tests of a set of sources, for a harness that runs them one by one; problems of the text are errors.
+///
+/// # Errors
+/// What is wrong with the text.
+pub fn list_sources(map: &SourceMap) -> Result<Vec<TestId>, Vec<Diagnostic>> {
+    let mut sink = Sink::default();
+    let files = driver::parse(map, &mut sink);
+    let ids = list(&Program::collect(&files, &mut sink));
+    match sink.has_errors() {
+        false => Ok(ids),
+        true => Err(sink.finish()),
+    }
+}
+
+/// Runs one test of a set of sources.
+///
+/// # Errors
+/// What is wrong with the text, or no such test.
+pub fn run_one(map: &SourceMap, id: &TestId, options: &Options) -> Result<Report, Vec<Diagnostic>> {
+    let mut sink = Sink::default();
+    let files: Vec<File> = driver::parse(map, &mut sink);
+    let program = Program::collect(&files, &mut sink);
+    if sink.has_errors() {
+        return Err(sink.finish());
+    }
+    let kernel = program.kernels.iter().position(|k| k.name == id.kernel);
+    let test = kernel.and_then(|k| {
+        program.kernels[k]
+            .tests
+            .iter()
+            .filter(|t| t.title == id.title)
+            .nth(id.nth)
+            .map(|t| (k, *t))
+    });
+    let Some((kernel, test)) = test else {
+        return Err(sink.finish());
+    };
+    Ok(run(&program, kernel, test, options))
+}
+
+/// Runs a test of a program.
+pub fn run<'a>(
+    program: &Program<'a>,
+    kernel: usize,
+    test: &'a crate::syntax::ast::Test,
+    options: &Options,
+) -> Report {
+    let start = Instant::now();
+    let mut sink = Sink::default();
+    let mut report = Report {
+        title: test.title.clone(),
+        kernel: program.kernels[kernel].name.clone(),
+        cases: 0,
+        closest: None,
+        ways: vec![],
+        problems: vec![],
+        skipped: vec![],
+        time: Duration::ZERO,
+    };
+    if let Some(plan) = super::plan::plan(program, kernel, test, &mut sink) {
+        report.cases = plan.cases.len();
+        if plan.expects.is_empty() && plan.same.is_empty() && plan.errors.is_empty() {
+            sink.report(say::expects_nothing(plan.span, &plan.title));
+        }
+        run_plan(program, &plan, options, &mut report, &mut sink);
+    }
+    report.problems = sink.finish();
+    report.time = start.elapsed();
+    report
+}
+
+/// One instance, ready to run every way.
+struct Prepared {
+    kernel: ir::Kernel,
+    /// As the interpreter runs it: the meaning, and the same after the rewrites for CPUs.
+    meaning: ir::Kernel,
+    optimised: ir::Kernel,
+    /// By way: `avx2, 1 thread`.
+    compiled: Vec<(String, Kernel)>,
+}
+
+fn run_plan(
+    program: &Program<'_>,
+    plan: &Plan<'_>,
+    options: &Options,
+    report: &mut Report,
+    sink: &mut Sink,
+) {
+    let mut prepared: Vec<(String, Option<Prepared>)> = vec![];
+    let mut results: Vec<(&Case, BTreeMap<String, Data>)> = vec![];
+    let cpu = plan.targets.contains(&TestTarget::Cpu);
+    if plan.targets.contains(&TestTarget::Sm90) {
+        report.skipped.push("sm90: tests run on the CPU".to_owned());
+    }
+    for case in &plan.cases {
+        let key = format!("{:?}", case.instance.generics);
+        if !prepared.iter().any(|(k, _)| *k == key) {
+            let one = prepare(program, plan, case, options, cpu, sink);
+            prepared.push((key.clone(), one));
+        }
+        let Some((_, Some(instance))) = prepared.iter().find(|(k, _)| *k == key) else {
+            return;
+        };
+        if report.ways.is_empty() {
+            report.ways = instance
+                .compiled
+                .iter()
+                .map(|(way, _)| way.clone())
+                .collect();
+        }
+        match run_case(program, plan, case, instance, report, sink) {
+            Ok(Some(outputs)) => results.push((case, outputs)),
+            Ok(None) => {}
+            Err(d) => {
+                sink.report(*d);
+                // One failing case tells the story; the others would repeat it.
+                return;
+            }
+        }
+    }
+    for same in &plan.same {
+        if let Err(d) = check_same(same, &results) {
+            sink.report(*d);
+        }
+    }
+}
+
+fn prepare(
+    program: &Program<'_>,
+    plan: &Plan<'_>,
+    case: &Case,
+    options: &Options,
+    cpu: bool,
+    sink: &mut Sink,
+) -> Option<Prepared> {
+    let kernel = driver::instance(program, plan.kernel, &case.instance, sink)?;
+    let mut lowered =
+        |lower: fn(&ir::Kernel) -> Result<ir::Kernel, Box<Diagnostic>>| match lower(&kernel) {
+            Ok(lowered) => Some(lowered),
+            Err(d) => {
+                sink.report(*d);
+                None
+            }
+        };
+    let meaning = lowered(driver::expand)?;
+    let optimised = lowered(driver::optimise_for_cpu)?;
+    let mut compiled = vec![];
+    if cpu {
+        let variants: Vec<CpuVariant> = options
+            .cpu
+            .iter()
+            .copied()
+            .filter(|&v| features::is_supported(v))
+            .collect();
+        let options = Options {
+            cpu: variants.clone(),
+            ptx: false,
+            ..options.clone()
+        };
+        let archive = driver::compile(std::slice::from_ref(&kernel), &options, sink)?;
+        for variant in variants {
+            for threads in [1, 2] {
+                compiled.push(load(&archive, &kernel, variant, threads, sink)?);
+            }
+        }
+    }
+    Some(Prepared {
+        kernel,
+        meaning,
+        optimised,
+        compiled,
+    })
+}
+
+fn load(
+    archive: &[u8],
+    kernel: &ir::Kernel,
+    variant: CpuVariant,
+    threads: usize,
+    sink: &mut Sink,
+) -> Option<(String, Kernel)> {
+    let mut fault = |what: String| {
+        sink.report(say::internal(kernel.span, &kernel.name, &what));
+        None
+    };
+    let device = match Device::cpu_with(CpuOptions {
+        threads: NonZeroUsize::new(threads),
+        variant: Some(variant),
+    }) {
+        Ok(device) => device,
+        Err(error) => return fault(format!("no threads: {error}")),
+    };
+    let library = match Library::load(archive, &device) {
+        Ok(library) => library,
+        Err(error) => return fault(error.to_string()),
+    };
+    match library.kernel(&kernel.name) {
+        Ok(k) => Some((
+            format!(
+                "{variant}, {threads} thread{}",
+                if threads == 1 { "" } else { "s" }
+            ),
+            k.clone(),
+        )),
+        Err(error) => fault(error.to_string()),
+    }
+}
+
+/// The interpreter's outputs; `None` where an expected error came.
+fn run_case(
+    program: &Program<'_>,
+    plan: &Plan<'_>,
+    case: &Case,
+    instance: &Prepared,
+    report: &mut Report,
+    sink: &mut Sink,
+) -> Result<Option<BTreeMap<String, Data>>, Box<Diagnostic>> {
+    let inputs = inputs(plan, case, &instance.kernel)?;
+    if !plan.errors.is_empty() {
+        return expect_errors(plan, case, instance, &inputs).map(|()| None);
+    }
+    let stopped =
+        |way: &str, what: &str| Box::new(say::run_failed(plan.span, way, &case.label, what));
+
+    let meaning =
+        interpret(&instance.meaning, &inputs, 0).map_err(|e| blame(e, "the interpreter", case))?;
+    // Any order of CTAs and roles is right, so another must give the same.
+    let shuffled = interpret(&instance.meaning, &inputs, 0x5EED)
+        .map_err(|e| blame(e, "the interpreter", case))?;
+    equal_bits(
+        plan,
+        case,
+        "the interpreter",
+        &meaning,
+        "the interpreter in another order",
+        &shuffled,
+    )?;
+    let optimised = interpret(&instance.optimised, &inputs, 0)
+        .map_err(|e| blame(e, "the rewritten kernel", case))?;
+    equal_bits(
+        plan,
+        case,
+        "the interpreter",
+        &meaning,
+        "the rewritten kernel",
+        &optimised,
+    )?;
+    for (way, kernel) in &instance.compiled {
+        let outputs = launch(kernel, &inputs, 0).map_err(|e| stopped(way, &e.to_string()))?;
+        equal_bits(
+            plan,
+            case,
+            "the interpreter",
+            &meaning,
+            &format!("compiled code ({way})"),
+            &outputs,
+        )?;
+    }
+    if let Some((way, kernel)) = instance.compiled.first() {
+        let outputs = launch(kernel, &inputs, 1).map_err(|e| stopped(way, &e.to_string()))?;
+        equal_bits(
+            plan,
+            case,
+            "the interpreter",
+            &meaning,
+            &format!("compiled code on strided tensors ({way})"),
+            &outputs,
+        )?;
+    }
+    judge(program, plan, case, &inputs, &meaning, report, sink)?;
+    Ok(Some(meaning))
+}
+
+fn blame(error: interp::InterpError, way: &str, case: &Case) -> Box<Diagnostic> {
+    let place = if error.place.is_empty() {
+        String::new()
+    } else {
+        format!(" in {}", error.place)
+    };
+    Box::new(say::run_failed(
+        error.span,
+        way,
+        &case.label,
+        &format!("{}{place}", error.kind),
+    ))
+}
+
+fn expect_errors(
+    plan: &Plan<'_>,
+    case: &Case,
+    instance: &Prepared,
+    inputs: &Inputs,
+) -> Result<(), Box<Diagnostic>> {
+    let outcome = match instance.compiled.first() {
+        Some((_, kernel)) => launch(kernel, inputs, 0).err().map(|e| e.to_string()),
+        None => interpret(&instance.meaning, inputs, 0)
+            .err()
+            .map(|e| e.kind.to_string()),
+    };
+    for (text, span) in &plan.errors {
+        if !outcome.as_ref().is_some_and(|found| found.contains(text)) {
+            return Err(Box::new(say::error_expected(
+                *span,
+                text,
+                &case.label,
+                outcome.as_deref(),
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The written tensors after a run in the interpreter.
+fn interpret(
+    kernel: &ir::Kernel,
+    inputs: &Inputs,
+    seed: u64,
+) -> Result<BTreeMap<String, Data>, interp::InterpError> {
+    let mut args = interp::Args(
+        (inputs.params.iter())
+            .map(|input| match input {
+                Input::Tensor { data, .. } => interp::Arg::Tensor(data.to_buffer()),
+                Input::Scalar { bits, .. } => interp::Arg::Scalar(*bits),
+                Input::Index { value, .. } => interp::Arg::Index(*value),
+                Input::Host => interp::Arg::Absent,
+            })
+            .collect(),
+    );
+    interp::run(
+        kernel,
+        &mut args,
+        &interp::Options {
+            seed,
+            ..interp::Options::default()
+        },
+    )?;
+    let mut outputs = BTreeMap::new();
+    for (input, arg) in inputs.params.iter().zip(&args.0) {
+        if let (Input::Tensor { name, mode, data }, interp::Arg::Tensor(buffer)) = (input, arg)
+            && mode.is_written()
+        {
+            let mut data = data.clone();
+            data.read_buffer(buffer);
+            outputs.insert(name.clone(), data);
+        }
+    }
+    Ok(outputs)
+}
+
+/// A tensor of a launch, perhaps with unused columns at the end of its rows.
+struct Held {
+    name: String,
+    mode: ParamMode,
+    tensor: Tensor,
+    shape: Vec<i64>,
+}
+
+/// The written tensors after a launch of compiled code. `gap`: how many times 4096 bits lie unused at the end of each row.
+fn launch(
+    kernel: &Kernel,
+    inputs: &Inputs,
+    gap: i64,
+) -> Result<BTreeMap<String, Data>, LaunchError> {
+    let no_memory = |_| LaunchError::Memory {
+        kernel: kernel.name().to_owned(),
+        bytes: 0,
+    };
+    let mut held: Vec<Option<Held>> = vec![];
+    for input in &inputs.params {
+        held.push(match input {
+            Input::Tensor { name, mode, data } => {
+                Some(hold(name, *mode, data, gap).map_err(no_memory)?)
+            }
+            _ => None,
+        });
+    }
+    let mut args: Vec<Arg<'_>> = vec![];
+    for (input, held) in inputs.params.iter().zip(&mut held) {
+        match (input, held) {
+            (Input::Tensor { mode, .. }, Some(held)) => {
+                let view = rectangle(held).map_err(no_memory)?;
+                args.push(if mode.is_written() {
+                    view.into()
+                } else {
+                    Arg::TensorMut(view)
+                });
+            }
+            (Input::Scalar { dtype, bits, .. }, _) => {
+                let value = tessera_artifact::numeric::to_f64(*bits, *dtype);
+                args.push(Arg::Scalar(Scalar {
+                    dtype: *dtype,
+                    bits: *bits,
+                    value,
+                }));
+            }
+            (Input::Index { value, .. }, _) => args.push(Arg::Index(*value)),
+            _ => {}
+        }
+    }
+    kernel.launch(&args)?;
+    drop(args);
+    let mut outputs = BTreeMap::new();
+    for (input, held) in inputs.params.iter().zip(held) {
+        if let (Input::Tensor { data, .. }, Some(mut held)) = (input, held)
+            && held.mode.is_written()
+        {
+            let dense = rectangle(&mut held)
+                .and_then(|v| v.to_tensor())
+                .map_err(no_memory)?;
+            let mut data = data.clone();
+            data.read_tensor(&dense);
+            outputs.insert(held.name, data);
+        }
+    }
+    Ok(outputs)
+}
+
+fn hold(
+    name: &str,
+    mode: ParamMode,
+    data: &Data,
+    gap: i64,
+) -> Result<Held, tessera_device::TensorError> {
+    let mut wide = data.shape.clone();
+    if let (Some(last), true) = (wide.last_mut(), data.shape.len() > 1) {
+        *last += gap * 4096 / data.dtype.bits() as i64;
+        // Rows stay aligned to whatever the parameter asks for.
+        if gap > 0 {
+            let step = 4096 / data.dtype.bits() as i64;
+            *last = (*last + step - 1) / step * step;
+        }
+    }
+    let mut held = Held {
+        name: name.to_owned(),
+        mode,
+        tensor: Tensor::zeros(data.dtype, &wide)?,
+        shape: data.shape.clone(),
+    };
+    let dense = data.to_tensor()?;
+    rectangle(&mut held)?.copy_from(&dense.view())?;
+    Ok(held)
+}
+
+/// The tensor that the kernel sees.
+fn rectangle(held: &mut Held) -> Result<ViewMut<'_>, tessera_device::TensorError> {
+    let view = held.tensor.view_mut()?;
+    match held.shape.last() {
+        Some(&extent) => view.slice(held.shape.len() - 1, 0..extent),
+        None => Ok(view),
+    }
+}
+
+fn equal_bits(
+    plan: &Plan<'_>,
+    case: &Case,
+    one: &str,
+    a: &BTreeMap<String, Data>,
+    other: &str,
+    b: &BTreeMap<String, Data>,
+) -> Result<(), Box<Diagnostic>> {
+    for (name, x) in a {
+        let y = &b[name];
+        let differences = x.differences(y);
+        if let Some(&i) = differences.first() {
+            let fact = format!(
+                "{} of {} elements differ; the first is {name}{:?}: {} ({:#x}) and {} ({:#x})",
+                differences.len(),
+                x.len(),
+                x.coordinates(i),
+                x.value(i),
+                x.bits[i],
+                y.value(i),
+                y.bits[i]
+            );
+            return Err(Box::new(say::ways_differ(
+                plan.span,
+                name,
+                one,
+                other,
+                &case.label,
+                fact,
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Compares with the references; every expectation that fails is reported.
+fn judge(
+    program: &Program<'_>,
+    plan: &Plan<'_>,
+    case: &Case,
+    inputs: &Inputs,
+    outputs: &BTreeMap<String, Data>,
+    report: &mut Report,
+    sink: &mut Sink,
+) -> Result<(), Box<Diagnostic>> {
+    let mut truths: Vec<(&str, BTreeMap<String, reference::Array>)> = vec![];
+    let mut failed = None;
+    for expect in &plan.expects {
+        let Some(got) = outputs.get(&expect.tensor) else {
+            return Err(Box::new(say::wrong_argument(
+                expect.span,
+                &format!(
+                    "`{}` is an input; only what a kernel writes can be expected",
+                    expect.tensor
+                ),
+            )));
+        };
+        let name = expect.reference_name.as_str();
+        if !truths.iter().any(|(n, _)| *n == name) {
+            truths.push((name, truth(program, plan, case, expect, inputs)?));
+        }
+        let truth = truths
+            .iter()
+            .find(|(n, _)| *n == name)
+            .map(|(_, arrays)| arrays);
+        let zeros = vec![0.0; got.len()];
+        let want = truth
+            .and_then(|arrays| arrays.get(&expect.tensor))
+            .map_or(&zeros, |a| &a.data);
+        let verdict = compare(got, want, &expect.tolerance);
+        if let Some(worst) = &verdict.worst
+            && report
+                .closest
+                .as_ref()
+                .is_none_or(|(_, share)| worst.share > *share)
+        {
+            report.closest = Some((expect.tensor.clone(), worst.share));
+        }
+        if !verdict.passed {
+            failed = Some(Box::new(say::not_as_expected(
+                expect.span,
+                &expect.tensor,
+                name,
+                &case.label,
+                facts(&expect.tensor, &verdict),
+            )));
+            if let Some(d) = &failed {
+                sink.report((**d).clone());
+            }
+        }
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+fn facts(tensor: &str, verdict: &Verdict) -> Vec<String> {
+    let mut facts = vec![format!(
+        "{} of {} elements are too far off",
+        verdict.wrong, verdict.elements
+    )];
+    if let Some(w) = &verdict.worst {
+        let place: Vec<String> = w.at.iter().map(|i| i.to_string()).collect();
+        facts.push(format!(
+            "the worst is {tensor}[{}]: {:e} instead of {:e}, off by {:.3e}, {:.3} times what is allowed",
+            place.join(", "),
+            w.got,
+            w.want,
+            w.error,
+            w.share
+        ));
+    }
+    if verdict.off_by_one > 0 {
+        facts.push(format!(
+            "{} elements are off by one code",
+            verdict.off_by_one
+        ));
+    }
+    facts
+}
+
+/// The reference's tensors for these inputs; empty for `zeros`.
+fn truth(
+    program: &Program<'_>,
+    plan: &Plan<'_>,
+    case: &Case,
+    expect: &Expect<'_>,
+    inputs: &Inputs,
+) -> Result<BTreeMap<String, reference::Array>, Box<Diagnostic>> {
+    let mut arrays = BTreeMap::new();
+    let Some(reference) = expect.reference else {
+        return Ok(arrays);
+    };
+    for input in &inputs.params {
+        if let Input::Tensor { name, data, .. } = input {
+            arrays.insert(name.clone(), data.to_array());
+        }
+    }
+    let module = program.kernels[plan.kernel].module;
+    let known = |name: &str| -> Option<Known> {
+        if let Some(&dim) = inputs.dims.get(name) {
+            return Some(Known::Int(dim as i128));
+        }
+        if let Some(&scalar) = inputs.scalars.get(name) {
+            return Some(Known::Float(scalar));
+        }
+        constant(program, module, name, case).and_then(|c| match c {
+            Const::Int(i) => Some(Known::Int(i)),
+            Const::Float(x) => Some(Known::Float(x)),
+            Const::Bool(b) => Some(Known::Bool(b)),
+            Const::DType(d) => Some(Known::DType(d)),
+            Const::Str(_) => None,
+        })
+    };
+    reference::run(&reference.body, &known, &mut arrays)?;
+    Ok(arrays)
+}
+
+/// A generic, a constant of the module or a built-in one.
+fn constant(program: &Program<'_>, module: usize, name: &str, case: &Case) -> Option<Const> {
+    let span = crate::source::Span::default();
+    let segments = name
+        .split("::")
+        .map(|s| ast::Ident {
+            name: s.to_owned(),
+            span,
+        })
+        .collect();
+    let path = ast::Path { segments, span };
+    let e = ast::Expr {
+        kind: ast::ExprKind::Name(path),
+        span,
+    };
+    let evaluator = Evaluator::new(program, module).with_generics(&case.instance.generics);
+    evaluator.constant(&e, &mut Sink::default())
+}
+
+fn check_same(
+    same: &super::plan::Same,
+    results: &[(&Case, BTreeMap<String, Data>)],
+) -> Result<(), Box<Diagnostic>> {
+    let mut first: Option<(&Case, &[u64])> = None;
+    for (case, outputs) in results {
+        let Some(data) = outputs.get(&same.tensor) else {
+            continue;
+        };
+        let bits = match same.rows {
+            None => &data.bits[..],
+            Some((from, to)) => data.rows(from, to).ok_or_else(|| {
+                let extent = data.shape.first().copied().unwrap_or(0);
+                Box::new(say::rows_missing(
+                    same.span,
+                    &same.tensor,
+                    (from, to),
+                    extent,
+                    &case.label,
+                ))
+            })?,
+        };
+        let Some((other, expected)) = first else {
+            first = Some((case, bits));
+            continue;
+        };
+        if bits.len() != expected.len() {
+            let fact = format!(
+                "they have {} and {} elements there",
+                expected.len(),
+                bits.len()
+            );
+            return Err(Box::new(say::bits_depend(
+                same.span,
+                &same.tensor,
+                &other.label,
+                &case.label,
+                fact,
+            )));
+        }
+        let slice = |bits: &[u64]| Data {
+            dtype: data.dtype,
+            shape: vec![bits.len() as i64],
+            bits: bits.to_vec(),
+        };
+        if let Some(&i) = slice(expected).differences(&slice(bits)).first() {
+            let fact = format!(
+                "element {i} there has bits {:#x} and {:#x}",
+                expected[i], bits[i]
+            );
+            return Err(Box::new(say::bits_depend(
+                same.span,
+                &same.tensor,
+                &other.label,
+                &case.label,
+                fact,
+            )));
+        }
+    }
+    Ok(())
+}
