@@ -372,15 +372,11 @@ impl<'c> Builder<'c> {
 
     fn float_to_float(&mut self, v: Val<'c>, from: DType, to: DType) -> Val<'c> {
         match (from, to) {
-            (DType::F64, DType::F32) => self.convert("arith.truncf", v, Elem::F32),
+            (DType::F64, DType::F32 | DType::Tf32) => self.convert("arith.truncf", v, Elem::F32),
             (DType::F64, to) => {
                 let odd = self.round_to_odd(v);
-                match to {
-                    DType::Tf32 => self.round_to_tf32(odd),
-                    to => self.narrow(odd, to),
-                }
+                self.narrow(odd, to)
             }
-            (DType::F32, DType::Tf32) => self.round_to_tf32(v),
             (from, DType::F64) => {
                 let wide = self.widen(v, from);
                 self.convert("arith.extf", wide, Elem::F64)
@@ -448,8 +444,8 @@ impl<'c> Builder<'c> {
         };
         match to {
             DType::F64 => self.convert(name, v, Elem::F64),
-            DType::F32 => self.convert(name, v, Elem::F32),
-            to if v.elem.bits() <= 16 && to != DType::Tf32 => {
+            DType::F32 | DType::Tf32 => self.convert(name, v, Elem::F32),
+            to if v.elem.bits() <= 16 => {
                 let exact = self.convert(name, v, Elem::F32);
                 self.narrow(exact, to)
             }
@@ -457,10 +453,7 @@ impl<'c> Builder<'c> {
                 let v = if v.elem == Elem::I64 { self.jam(v) } else { v };
                 let exact = self.convert(name, v, Elem::F64);
                 let odd = self.round_to_odd(exact);
-                match to {
-                    DType::Tf32 => self.round_to_tf32(odd),
-                    to => self.narrow(odd, to),
-                }
+                self.narrow(odd, to)
             }
         }
     }

@@ -1,78 +1,18 @@
-//! Compiles a tile kernel for this machine and runs it on buffers.
+//! Compiles a tile kernel for this machine and runs it on arguments, beside the interpreter.
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use tessera_artifact::{CpuVariant, DType};
+use tessera_artifact::{CpuVariant, DType, HostExpr};
 use tessera_compiler::mlir::{Lowering, MlirContext, cpu};
 use tessera_compiler::target::llvm;
+use tessera_compiler::tile::interp::{self, Arg, Args, Buffer, ErrorKind, Options};
 use tessera_compiler::tile::ir::{Kernel, ParamKind};
-use tessera_device::cpu::loader::CodeObject;
+use tessera_compiler::tile::{print, verify};
+use tessera_device::cpu::{features, loader::CodeObject};
 
-/// A tensor argument: bytes in row-major order, packed.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Array {
-    pub dtype: DType,
-    pub shape: Vec<u64>,
-    pub bytes: Vec<u8>,
-}
-
-impl Array {
-    pub fn zeros(dtype: DType, shape: &[u64]) -> Array {
-        let count: u64 = shape.iter().product();
-        Array {
-            dtype,
-            shape: shape.to_vec(),
-            bytes: vec![0; dtype.bytes_for(count) as usize],
-        }
-    }
-
-    pub fn f32(shape: &[u64], f: impl FnMut(usize) -> f32) -> Array {
-        let count: u64 = shape.iter().product();
-        let bytes = (0..count as usize)
-            .map(f)
-            .flat_map(f32::to_le_bytes)
-            .collect();
-        Array {
-            dtype: DType::F32,
-            shape: shape.to_vec(),
-            bytes,
-        }
-    }
-
-    pub fn i32(shape: &[u64], f: impl FnMut(usize) -> i32) -> Array {
-        let count: u64 = shape.iter().product();
-        let bytes = (0..count as usize)
-            .map(f)
-            .flat_map(i32::to_le_bytes)
-            .collect();
-        Array {
-            dtype: DType::I32,
-            shape: shape.to_vec(),
-            bytes,
-        }
-    }
-
-    pub fn as_f32(&self) -> Vec<f32> {
-        assert_eq!(self.dtype, DType::F32);
-        self.bytes
-            .chunks_exact(4)
-            .map(|c| f32::from_le_bytes(c.try_into().unwrap()))
-            .collect()
-    }
-
-    pub fn as_i32(&self) -> Vec<i32> {
-        self.bytes
-            .chunks_exact(4)
-            .map(|c| i32::from_le_bytes(c.try_into().unwrap()))
-            .collect()
-    }
-}
-
-/// An argument of a launch.
-pub enum Arg<'a> {
-    Tensor(&'a mut Array),
-    /// The bits of a scalar, or the value of an `index`.
-    Scalar(u64),
+/// The best variant that this machine runs.
+pub fn variant() -> CpuVariant {
+    features::choose(CpuVariant::ALL.into_iter(), None).expect("the machine has AVX2")
 }
 
 pub struct Compiled {
@@ -83,85 +23,189 @@ pub struct Compiled {
 }
 
 pub fn compile(kernel: &Kernel, variant: CpuVariant) -> Compiled {
+    if let Err(broken) = verify::after("the test", kernel) {
+        panic!("{broken}");
+    }
     let mlir = MlirContext::new();
     let mut emitted = match cpu::emit(mlir.melior(), kernel, variant) {
         Ok(emitted) => emitted,
-        Err(d) => panic!("{}: {} {:?}", d.code, d.message, d.notes),
+        Err(d) => panic!(
+            "{}: {} {:?}\n{}",
+            d.code,
+            d.message,
+            d.notes,
+            print::print(kernel)
+        ),
     };
     if std::env::var("SHOW").is_ok() {
-        use melior::ir::operation::OperationLike;
-        let _ = emitted.module.as_operation().verify();
         println!("{}", emitted.module.as_operation());
     }
+    let fail = |what: String| -> String { format!("{what}\n{}", print::print(kernel)) };
     mlir.lower(&mut emitted.module, Lowering::Cpu)
-        .unwrap_or_else(|e| panic!("{e}"));
+        .unwrap_or_else(|e| panic!("{}", fail(e.to_string())));
     if std::env::var("ASM").is_ok() {
         println!(
             "{}",
             llvm::cpu_assembly(&mlir, &emitted.module, variant).unwrap()
         );
     }
-    let object =
-        llvm::cpu_object(&mlir, &emitted.module, variant).unwrap_or_else(|e| panic!("{e}"));
+    let object = llvm::cpu_object(&mlir, &emitted.module, variant)
+        .unwrap_or_else(|e| panic!("{}", fail(e.to_string())));
     Compiled {
-        object: Arc::new(CodeObject::load(&object).unwrap_or_else(|e| panic!("{e}"))),
+        object: Arc::new(
+            CodeObject::load(&object).unwrap_or_else(|e| panic!("{}", fail(e.to_string()))),
+        ),
         symbol: emitted.symbol,
         scratch_bytes: emitted.scratch_bytes,
         traps: emitted.traps.into_iter().map(|t| t.message).collect(),
     }
 }
 
+/// What a launch of the whole grid passes: the words, and how many CTAs there are. `Absent` arguments are allocated.
+fn words(kernel: &Kernel, args: &mut Args) -> (Vec<u64>, i64) {
+    let mut words: Vec<u64> = Vec::new();
+    let mut dims: HashMap<String, i64> = HashMap::new();
+    for (param, arg) in kernel.params.iter().zip(&mut args.0) {
+        match (&param.kind, arg) {
+            (ParamKind::Tensor(t), Arg::Tensor(buffer)) => {
+                assert_eq!(t.dtype, buffer.dtype, "{}", param.name);
+                let offset = buffer.dtype.bytes_for(buffer.offset);
+                words.push(buffer.bytes.as_mut_ptr() as u64 + offset);
+                words.extend(buffer.strides.iter().map(|&s| s as u64));
+                for (extent, &n) in t.shape.iter().zip(&buffer.shape) {
+                    if let HostExpr::Dim(name) = extent {
+                        dims.insert(name.clone(), n as i64);
+                    }
+                }
+            }
+            (ParamKind::Index, Arg::Index(i)) => {
+                dims.insert(param.name.clone(), *i);
+                words.push(*i as u64);
+            }
+            (_, Arg::Scalar(bits)) => words.push(*bits),
+            (_, arg) => panic!("{arg:?} for `{}`", param.name),
+        }
+    }
+    for dim in kernel.dims.iter().filter(|d| d.scalar.is_none()) {
+        words.push(dims[&dim.name] as u64);
+    }
+    let get = |name: &str| dims.get(name).copied();
+    let mut ctas = 1;
+    for axis in 0..3 {
+        let extent = kernel.launch.grid.get(axis);
+        let extent = extent.map_or(1, |e| e.eval_int(&get, &|_| None).unwrap());
+        words.push(extent as u64);
+        ctas *= extent;
+    }
+    (words, ctas)
+}
+
 impl Compiled {
     /// Runs the whole grid on this thread; gives the message of the trap that stopped it, if one did.
-    pub fn run(&self, kernel: &Kernel, args: &mut [Arg<'_>]) -> Option<String> {
-        let mut words: Vec<u64> = Vec::new();
-        let mut dims: HashMap<String, i64> = HashMap::new();
-        for (param, arg) in kernel.params.iter().zip(args.iter_mut()) {
-            match (&param.kind, arg) {
-                (ParamKind::Tensor(t), Arg::Tensor(array)) => {
-                    assert_eq!(t.dtype, array.dtype, "{}", param.name);
-                    words.push(array.bytes.as_mut_ptr() as u64);
-                    let mut stride = 1;
-                    let mut strides = vec![0; array.shape.len()];
-                    for axis in (0..array.shape.len()).rev() {
-                        strides[axis] = stride;
-                        stride *= array.shape[axis];
-                    }
-                    words.extend(strides);
-                    for (extent, &n) in t.shape.iter().zip(&array.shape) {
-                        if let tessera_artifact::HostExpr::Dim(name) = extent {
-                            let old = dims.insert(name.clone(), n as i64);
-                            assert!(old.is_none_or(|o| o == n as i64), "dim {name}");
-                        }
-                    }
-                }
-                (ParamKind::Index, Arg::Scalar(bits)) => {
-                    dims.insert(param.name.clone(), *bits as i64);
-                    words.push(*bits);
-                }
-                (_, Arg::Scalar(bits)) => words.push(*bits),
-                _ => panic!("argument of another kind for {}", param.name),
-            }
-        }
-        for dim in kernel.dims.iter().filter(|d| d.scalar.is_none()) {
-            words.push(dims[&dim.name] as u64);
-        }
-        let get = |name: &str| dims.get(name).copied();
-        let mut ctas = 1;
-        for axis in 0..3 {
-            let extent = kernel.launch.grid.get(axis);
-            let extent = extent.map_or(1, |e| e.eval_int(&get, &|_| None).unwrap());
-            words.push(extent as u64);
-            ctas *= extent;
-        }
+    pub fn run(&self, kernel: &Kernel, args: &mut Args) -> Option<String> {
+        let (mut words, ctas) = words(kernel, args);
         let mut record = [0u64; 2];
         words.push(record.as_mut_ptr() as u64);
         let mut scratch = vec![0xa5u8; self.scratch_bytes as usize + 64];
         let aligned = scratch.as_mut_ptr().align_offset(64);
         let code = self.object.kernel(&self.symbol).unwrap();
-        // SAFETY: the words are laid out as the launch ABI says, from arrays that live through the call.
+        // SAFETY: the words are laid out as the launch ABI says, from buffers that live through the call.
         unsafe { code.call(&words, scratch.as_mut_ptr().add(aligned), 0, ctas) };
         let trap = (record[0] as usize).checked_sub(1)?;
         Some(self.traps[trap].clone())
     }
+}
+
+/// The compiled kernel gives the interpreter's bits, or stops where the interpreter reports a failed check.
+pub fn agree(kernel: &Kernel, args: &Args, what: &str) {
+    agree_compiled(kernel, &compile(kernel, variant()), args, what);
+}
+
+pub fn agree_compiled(kernel: &Kernel, code: &Compiled, args: &Args, what: &str) {
+    let mut expected = args.clone();
+    let report = interp::run(kernel, &mut expected, &Options::default());
+    let mut got = args.clone();
+    let trap = code.run(kernel, &mut got);
+    match report {
+        Ok(_) => assert_eq!(trap, None, "{what}: trapped"),
+        Err(e) => match e.kind {
+            ErrorKind::Assert(_) | ErrorKind::OutOfBounds { .. } => {
+                assert!(trap.is_some(), "{what}: the interpreter stops: {}", e.kind);
+                return;
+            }
+            kind => panic!("{what}: {kind}\n{}", print::print(kernel)),
+        },
+    }
+    for (param, (e, g)) in kernel.params.iter().zip(expected.0.iter().zip(&got.0)) {
+        if let (Arg::Tensor(e), Arg::Tensor(g)) = (e, g) {
+            compare(e, g, &format!("{what}: `{}`", param.name), kernel);
+        }
+    }
+}
+
+fn compare(expected: &Buffer, got: &Buffer, what: &str, kernel: &Kernel) {
+    let (e, g) = (expected.canonical_bits(), got.canonical_bits());
+    if e == g {
+        return;
+    }
+    let bad: Vec<_> = (0..e.len()).filter(|&i| e[i] != g[i]).collect();
+    let shown: Vec<_> = bad
+        .iter()
+        .take(8)
+        .map(|&i| format!("[{i}] {:#x} expected, {:#x} found", e[i], g[i]))
+        .collect();
+    panic!(
+        "{what}: {} of {} differ: {}\n{}",
+        bad.len(),
+        e.len(),
+        shown.join(", "),
+        print::print(kernel)
+    );
+}
+
+/// Values of every kind: small and large numbers, zeros of both signs, subnormals, infinities, NaN, codes of all sorts.
+pub fn noise(dtype: DType, shape: &[u64], seed: u64) -> Buffer {
+    let mut buffer = Buffer::zeros(dtype, shape);
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    let count: u64 = shape.iter().product();
+    if dtype.is_float() && dtype.bits() > 8 {
+        let width = (dtype.bits() / 8) as usize;
+        for i in 0..count as usize {
+            let r = next();
+            let uniform = (r >> 40) as f64 / (1u64 << 23) as f64 - 1.0;
+            let x = match r % 16 {
+                0 => [
+                    0.0,
+                    -0.0,
+                    f64::INFINITY,
+                    f64::NEG_INFINITY,
+                    f64::NAN,
+                    1.0,
+                    -1.0,
+                    0.5,
+                ][(r >> 8) as usize % 8],
+                1 => uniform * 1e30,
+                2 => uniform * 1e-30,
+                3 => uniform * 1e-38,
+                4 => (uniform * 100.0).round(),
+                _ => uniform * 4.0,
+            };
+            let bits = tessera_artifact::numeric::from_f64(x, dtype);
+            buffer.bytes[i * width..][..width].copy_from_slice(&bits.to_le_bytes()[..width]);
+        }
+    } else {
+        for byte in buffer.bytes.iter_mut() {
+            *byte = (next() >> 20) as u8;
+        }
+        if dtype == DType::Bool {
+            buffer.bytes.iter_mut().for_each(|b| *b &= 1);
+        }
+    }
+    buffer
 }

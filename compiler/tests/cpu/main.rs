@@ -1,6 +1,9 @@
-//! Compiled CPU code against values known from elsewhere: what each op must give, and the interpreter.
+//! Compiled CPU code against the interpreter, bit for bit.
 #![cfg(feature = "llvm")]
 
+mod copies;
 mod dot;
+mod folds;
 mod harness;
-mod pointwise;
+mod scalars;
+mod speed;

@@ -74,7 +74,12 @@ impl<'c> Emitter<'_, 'c> {
                 order,
             } => self.reduce(*dst, *src, *axis, *op, *order),
             OpKind::Scan { dst, src, axis, op } => self.scan(*dst, *src, *axis, *op),
-            OpKind::TopK { .. } => Err(self.unsupported("`topk`")),
+            OpKind::TopK {
+                values,
+                indices,
+                src,
+                smallest,
+            } => self.topk(*values, *indices, *src, *smallest),
             _ => {
                 let result = self.scalar_op(id, 1)?;
                 if let (Some(form), Some(value)) = (result, op.result) {

@@ -14,6 +14,7 @@ mod layout;
 mod memory;
 mod pointwise;
 mod reduce;
+mod topk;
 
 use super::build::{Builder, Elem, Scope, Val};
 use super::scalar::{Unsupported, stored_as};
@@ -71,6 +72,7 @@ struct Emitter<'k, 'c> {
     layouts: Vec<Layout>,
     memory: MemoryPlan,
     pack_slots: dot::PackSlots,
+    key_slot: Option<usize>,
     /// Address of slot 0.
     scratch: Val<'c>,
     /// 64 lanes of zeros on the stack: what a guarded load reads where its guard is false.
@@ -115,8 +117,10 @@ pub fn emit<'c>(
     let facts = CpuFacts::of(variant);
     let mut memory = memory::plan(kernel, &layouts);
     let pack_slots = dot::plan_packing(kernel, &facts, &mut memory);
+    let key_slot = topk::plan_keys(kernel, &mut memory);
     let mut emitter = Emitter::new(kernel, builder, facts, layouts, memory, arguments[1]);
     emitter.pack_slots = pack_slots;
+    emitter.key_slot = key_slot;
     emitter.function(arguments[0], arguments[2], arguments[3])?;
     let Emitter { memory, traps, .. } = emitter;
 
@@ -207,6 +211,7 @@ impl<'k, 'c> Emitter<'k, 'c> {
             layouts,
             memory,
             pack_slots: dot::PackSlots::default(),
+            key_slot: None,
             scratch,
             zeros: None,
             traps: Vec::new(),

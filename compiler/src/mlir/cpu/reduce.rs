@@ -5,7 +5,7 @@
 //! at once so that their latencies overlap. Where every order gives the same bits (integers, min, max, and, or), `ascending` runs as a
 //! tree.
 //!
-//! A fold over nothing is the identity; any other starts from its first element.
+//! A fold over nothing is the identity. `ascending` starts from the identity, a tree's lanes each from their first element.
 
 use super::access::{Form, Memory};
 use super::pointwise::segments;
@@ -27,6 +27,8 @@ struct Fold {
     outer: u64,
     n: u64,
     inner: u64,
+    /// The first element is added to the identity: a sum then never gives -0.
+    from_identity: bool,
 }
 
 impl Fold {
@@ -38,6 +40,7 @@ impl Fold {
             outer: shape[..axis].iter().product(),
             n: shape[axis],
             inner: shape[axis + 1..].iter().product(),
+            from_identity: op == FoldOp::Sum && dtype.is_float(),
         }
     }
 
@@ -61,7 +64,8 @@ impl<'c> Emitter<'_, 'c> {
         order: Order,
     ) -> Emit {
         let tile = self.kernel.tile(src);
-        let f = Fold::of(op, tile.dtype, &tile.shape, axis);
+        let mut f = Fold::of(op, tile.dtype, &tile.shape, axis);
+        f.from_identity &= order == Order::Ascending;
         let (from, to) = (self.row_major(src)?, self.row_major(dst)?);
         if f.outer == 0 || f.inner == 0 {
             return Ok(());
@@ -85,7 +89,7 @@ impl<'c> Emitter<'_, 'c> {
         }
     }
 
-    fn row_major(&self, tile: TileId) -> Emit<Memory<'c>> {
+    pub(super) fn row_major(&self, tile: TileId) -> Emit<Memory<'c>> {
         let t = self.kernel.tile(tile);
         if self.layouts[tile.index()] != super::layout::Layout::row_major(&t.shape) {
             return Err(self.fault(format!(
@@ -99,6 +103,16 @@ impl<'c> Emitter<'_, 'c> {
     fn combine(&mut self, f: Fold, a: Val<'c>, b: Val<'c>) -> Emit<Val<'c>> {
         let r = self.b.fold_op(f.op, a, b, f.dtype);
         self.lowered(r)
+    }
+
+    /// The first element of a fold.
+    fn load_first(&mut self, f: Fold, m: &Memory<'c>, at: Val<'c>, lanes: u32) -> Emit<Val<'c>> {
+        let x = self.load_at(m, at, lanes);
+        if !f.from_identity {
+            return Ok(x);
+        }
+        let identity = self.b.fold_identity(f.op, f.dtype, lanes);
+        self.combine(f, identity, x)
     }
 
     fn load_at(&mut self, m: &Memory<'c>, at: Val<'c>, lanes: u32) -> Val<'c> {
@@ -178,7 +192,7 @@ impl<'c> Emitter<'_, 'c> {
             for (width, upto) in segments(inner, lanes) {
                 e.repeat(done, upto, width as i64, |e, i| {
                     let first = e.b.addi(src_row, i);
-                    let acc = e.load_at(from, first, width);
+                    let acc = e.load_first(f, from, first, width)?;
                     let (one, end) = (e.b.i64(1), e.b.i64(n));
                     let open = e.b.begin_for(one, end, 1, &[acc]);
                     let at = e.b.mul_const(open.iv, inner);
@@ -208,7 +222,10 @@ impl<'c> Emitter<'_, 'c> {
                 let starts: Vec<_> = (0..rows as i64)
                     .map(|r| e.b.add_const(first, r * n))
                     .collect();
-                let init: Vec<_> = starts.iter().map(|&s| e.load_at(from, s, 1)).collect();
+                let init = starts
+                    .iter()
+                    .map(|&s| e.load_first(f, from, s, 1))
+                    .collect::<Emit<Vec<_>>>()?;
                 let (one, end) = (e.b.i64(1), e.b.i64(n));
                 let open = e.b.begin_for(one, end, 1, &init);
                 let mut next = Vec::new();
@@ -436,7 +453,7 @@ impl<'c> Emitter<'_, 'c> {
             for (width, upto) in segments(inner, lanes) {
                 e.repeat(done, upto, width as i64, |e, i| {
                     let first = e.b.addi(row, i);
-                    let acc = e.load_at(from, first, width);
+                    let acc = e.load_first(f, from, first, width)?;
                     e.store_at(to, first, acc);
                     let (one, end) = (e.b.i64(1), e.b.i64(n));
                     let open = e.b.begin_for(one, end, 1, &[acc]);
@@ -464,7 +481,7 @@ impl<'c> Emitter<'_, 'c> {
                 let mut init = Vec::new();
                 for r in 0..rows as i64 {
                     let start = e.b.add_const(first, r * n);
-                    let x = e.load_at(from, start, 1);
+                    let x = e.load_first(f, from, start, 1)?;
                     e.store_at(to, start, x);
                     starts.push(start);
                     init.push(x);

@@ -1,0 +1,196 @@
+//! Speeds of compiled code and of compiling, on one thread, printed:
+//! `cargo test --release -p tessera-compiler --test cpu speed -- --ignored --nocapture --test-threads 1`.
+
+use crate::harness::{compile, variant};
+use std::time::Instant;
+use tessera_artifact::{DType, HostExpr, HostOp, ParamMode};
+use tessera_compiler::tile::build::Builder;
+use tessera_compiler::tile::interp::{Arg, Args, Buffer};
+use tessera_compiler::tile::ir::*;
+
+/// `c = a · b` (`b` stored `[N, K]` where `transposed`), a CTA for every `[bm, bn]` of `c`, `bk` of k at a time.
+pub fn gemm(dtype: DType, [bm, bn, bk]: [u64; 3], transposed: bool) -> Kernel {
+    let mut b = Builder::new("gemm", Default::default());
+    let [m, n, k] = ["M", "N", "K"].map(|d| b.dim(d, 1, 1 << 20, 1));
+    let dim = |d: &str| HostExpr::dim(d);
+    let a = b.tensor("a", ParamMode::In, dtype, vec![dim("M"), dim("K")]);
+    let b_shape = if transposed { ["N", "K"] } else { ["K", "N"] };
+    let w = b.tensor("b", ParamMode::In, dtype, b_shape.map(dim).to_vec());
+    let c = b.tensor("c", ParamMode::Out, DType::F32, vec![dim("M"), dim("N")]);
+    let cdiv = |d: &str, by: u64| HostExpr::op(HostOp::CeilDiv, [dim(d), HostExpr::Int(by as i64)]);
+    b.grid(vec![cdiv("M", bm), cdiv("N", bn)]);
+    let _ = (m, n);
+    let a_s = b.tile("a_s", Space::Shared, dtype, &[bm, bk]);
+    let b_s = b.tile(
+        "b_s",
+        Space::Shared,
+        dtype,
+        &if transposed { [bn, bk] } else { [bk, bn] },
+    );
+    let acc = b.tile("acc", Space::Reg, DType::F32, &[bm, bn]);
+    let zero_f = b.float(0.0, DType::F32);
+    b.fill(acc, zero_f);
+    let (block_m, block_n) = (b.block_index(0), b.block_index(1));
+    let (bm_v, bn_v, bk_v, zero) = (
+        b.index(bm as i64),
+        b.index(bn as i64),
+        b.index(bk as i64),
+        b.index(0),
+    );
+    let (row, column) = (b.mul(block_m, bm_v), b.mul(block_n, bn_v));
+    let kv = b.dim_value(k);
+    let trips = b.cdiv(kv, bk_v);
+    b.for_loop(zero, trips, LoopKind::Pipeline { stages: None }, |b, i| {
+        let k0 = b.mul(i, bk_v);
+        let span = |start, len| Slot::Span { start, len };
+        let (to, from) = (
+            b.whole_view(a_s),
+            View {
+                base: Base::Param(a),
+                slots: vec![span(row, bm), span(k0, bk)],
+            },
+        );
+        b.copy(to, from, Oob::Zero);
+        let slots = if transposed {
+            vec![span(column, bn), span(k0, bk)]
+        } else {
+            vec![span(k0, bk), span(column, bn)]
+        };
+        let to = b.whole_view(b_s);
+        b.copy(
+            to,
+            View {
+                base: Base::Param(w),
+                slots,
+            },
+            Oob::Zero,
+        );
+        let (acc, x, y) = (
+            b.whole(acc),
+            b.operand(a_s, false),
+            b.operand(b_s, transposed),
+        );
+        b.dot(acc, x, y, true);
+    });
+    let from = b.whole_view(acc);
+    let slots = vec![
+        Slot::Span {
+            start: row,
+            len: bm,
+        },
+        Slot::Span {
+            start: column,
+            len: bn,
+        },
+    ];
+    b.copy(
+        View {
+            base: Base::Param(c),
+            slots,
+        },
+        from,
+        Oob::Zero,
+    );
+    b.finish()
+}
+
+fn best_of(runs: usize, mut f: impl FnMut()) -> f64 {
+    (0..runs)
+        .map(|_| {
+            let start = Instant::now();
+            f();
+            start.elapsed().as_secs_f64()
+        })
+        .fold(f64::INFINITY, f64::min)
+}
+
+fn measure_gemm(dtype: DType, size: [u64; 3], block: [u64; 3], transposed: bool) {
+    let [m, n, k] = size;
+    let kernel = gemm(dtype, block, transposed);
+    let start = Instant::now();
+    let code = compile(&kernel, variant());
+    let compiled = start.elapsed().as_secs_f64();
+    let ramp = |count: u64| (0..count).map(|i| (i * 7 % 31) as f64 / 16.0 - 1.0);
+    let b_shape = if transposed { [n, k] } else { [k, n] };
+    let mut args = Args(vec![
+        Arg::Tensor(Buffer::from_f64(dtype, &[m, k], ramp(m * k))),
+        Arg::Tensor(Buffer::from_f64(dtype, &b_shape, ramp(n * k))),
+        Arg::Tensor(Buffer::zeros(DType::F32, &[m, n])),
+    ]);
+    let seconds = best_of(5, || assert_eq!(code.run(&kernel, &mut args), None));
+    let flops = 2.0 * (m * n * k) as f64;
+    println!(
+        "{dtype} {size:?} blocks {block:?}{}: {:.1} GFLOP/s, {:.2} ms; compiled in {:.0} ms",
+        if transposed { " b^T" } else { "" },
+        flops / seconds / 1e9,
+        seconds * 1e3,
+        compiled * 1e3
+    );
+}
+
+#[test]
+#[ignore]
+fn gemm_speed() {
+    for transposed in [false, true] {
+        for block in [
+            [64, 64, 64],
+            [128, 128, 64],
+            [128, 128, 128],
+            [96, 128, 256],
+        ] {
+            measure_gemm(DType::F32, [1024, 1024, 1024], block, transposed);
+        }
+    }
+    for block in [[64, 64, 64], [128, 128, 128]] {
+        measure_gemm(DType::BF16, [1024, 1024, 1024], block, true);
+        measure_gemm(DType::E4M3, [1024, 1024, 1024], block, true);
+    }
+    for block in [[1, 64, 512], [1, 256, 128], [1, 128, 1024]] {
+        for transposed in [false, true] {
+            measure_gemm(DType::F32, [1, 4096, 4096], block, transposed);
+            measure_gemm(DType::BF16, [1, 4096, 4096], block, transposed);
+        }
+    }
+}
+
+/// `y = x` and `y = f(x)` through tiles: bytes read and written a second.
+#[test]
+#[ignore]
+fn streaming_speed() {
+    for (from, to) in [
+        (DType::F32, DType::F32),
+        (DType::BF16, DType::F32),
+        (DType::F32, DType::BF16),
+    ] {
+        let mut b = Builder::new("stream", Default::default());
+        b.dim("M", 1, 1 << 20, 1);
+        let columns = 4096;
+        let shape = || vec![HostExpr::dim("M"), HostExpr::Int(columns)];
+        let x = b.tensor("x", ParamMode::In, from, shape());
+        let y = b.tensor("y", ParamMode::Out, to, shape());
+        b.grid(vec![HostExpr::dim("M")]);
+        let row = b.block_index(0);
+        b.map(&[columns as u64], |b, c| {
+            let v = b.load_global(x, &[row, c[0]], None);
+            let v = b.cast(v, Type::Scalar(DType::F32));
+            let two = b.float(2.0, DType::F32);
+            let v = b.mul(v, two);
+            let v = b.cast(v, Type::Scalar(to));
+            b.store_global(y, &[row, c[0]], v, None);
+        });
+        let kernel = b.finish();
+        let code = compile(&kernel, variant());
+        let rows = 8192;
+        let mut args = Args(vec![
+            Arg::Tensor(Buffer::zeros(from, &[rows, columns as u64])),
+            Arg::Tensor(Buffer::zeros(to, &[rows, columns as u64])),
+        ]);
+        let seconds = best_of(5, || assert_eq!(code.run(&kernel, &mut args), None));
+        let bytes = (rows * columns as u64) as f64 * (from.bits() + to.bits()) as f64 / 8.0;
+        println!("{from} to {to}: {:.1} GB/s", bytes / seconds / 1e9);
+    }
+    let n = 32 << 20;
+    let (x, mut y) = (vec![1u8; n * 4], vec![0u8; n * 4]);
+    let seconds = best_of(5, || y.copy_from_slice(&x));
+    println!("memcpy: {:.1} GB/s", n as f64 * 8.0 / seconds / 1e9);
+}
