@@ -16,7 +16,7 @@ use crate::diag::{Diagnostic, Sink};
 use crate::sema::{self, Program};
 use crate::source::SourceMap;
 use crate::syntax::{self, ast};
-use crate::tile::{self, ir, verify};
+use crate::tile::{self, ir, pass, verify};
 
 /// What to make of the sources, and with what.
 #[derive(Clone, Debug)]
@@ -52,8 +52,8 @@ pub fn parse(map: &SourceMap, sink: &mut Sink) -> Vec<ast::File> {
 
 /// Every instance of every kernel as checked tile IR; below this line the program is well formed. `None` if anything is wrong.
 pub fn front(files: &[ast::File], sink: &mut Sink) -> Option<Vec<ir::Kernel>> {
-    let kernels = sema::program(files, sink);
-    for kernel in &kernels {
+    let mut kernels = sema::program(files, sink);
+    for kernel in &mut kernels {
         check(kernel, sink);
     }
     (!sink.has_errors()).then_some(kernels)
@@ -66,36 +66,40 @@ pub fn instance(
     instance: &sema::Instance,
     sink: &mut Sink,
 ) -> Option<ir::Kernel> {
-    let kernel = sema::elaborate(program, kernel, instance, sink)?;
-    check(&kernel, sink).then_some(kernel)
+    let mut kernel = sema::elaborate(program, kernel, instance, sink)?;
+    check(&mut kernel, sink).then_some(kernel)
 }
 
-fn check(kernel: &ir::Kernel, sink: &mut Sink) -> bool {
+fn check(kernel: &mut ir::Kernel, sink: &mut Sink) -> bool {
     if let Err(broken) = verify::after("elaboration", kernel) {
         sink.report(internal(kernel, &broken.to_string()));
         return false;
     }
-    true
+    sema::check(kernel, sink).is_some()
 }
 
 /// The meaning of a kernel: what the interpreter runs.
 ///
 /// # Errors
-/// An op that has no expansion.
+/// A fault of a pass.
 pub fn expand(kernel: &ir::Kernel) -> Result<ir::Kernel, Box<Diagnostic>> {
-    verified("expand_math", kernel.clone())
+    rewritten(kernel, pass::pipeline_meaning)
 }
 
 /// The rewrites for CPUs; the interpreter gives the same bits before and after.
 ///
 /// # Errors
-/// What this back end cannot lower.
+/// A fault of a pass.
 pub fn optimise_for_cpu(kernel: &ir::Kernel) -> Result<ir::Kernel, Box<Diagnostic>> {
-    expand(kernel)
+    rewritten(kernel, pass::pipeline_meaning)
 }
 
-fn verified(stage: &'static str, kernel: ir::Kernel) -> Result<ir::Kernel, Box<Diagnostic>> {
-    match verify::after(stage, &kernel) {
+fn rewritten(
+    kernel: &ir::Kernel,
+    pipeline: fn(&mut ir::Kernel) -> Result<(), verify::Broken>,
+) -> Result<ir::Kernel, Box<Diagnostic>> {
+    let mut kernel = kernel.clone();
+    match pipeline(&mut kernel) {
         Ok(()) => Ok(kernel),
         Err(broken) => Err(Box::new(internal(&kernel, &broken.to_string()))),
     }
@@ -107,6 +111,7 @@ fn internal(kernel: &ir::Kernel, what: &str) -> Diagnostic {
 }
 
 /// The canonical text of a kernel: what its content key is made of.
+#[cfg(feature = "llvm")]
 fn canonical(kernel: &ir::Kernel) -> String {
     tile::print::print(kernel)
 }
