@@ -10,8 +10,10 @@
 //! `scratch` is `scratch_bytes` of 64-byte aligned memory that belongs to the calling thread for the call.
 //!
 //! # Launch ABI of PTX
-//! One kernel parameter: the same words by value as one array (`.param .align 8 .b8 args[8 * n]`); the launch is
-//! `grid[0] x grid[1] x grid[2]` CTAs of `threads` threads with `shared_bytes` of dynamic shared memory.
+//! One kernel parameter: the same words by value as one array (`.param .align 8 .b8 args[8 * n]`), and after them the address of scratch
+//! memory, `scratch_bytes` for each CTA of the launch. The launch is one-dimensional, CTAs of `threads` threads with `shared_bytes` of
+//! dynamic shared memory. It may have fewer CTAs than the grid has items (then all of them must run at once): CTA c runs the items c,
+//! c + CTAs, and so on, ascending. A failed check ends its CTA; the others go on.
 
 use crate::{DType, HostExpr, HostType};
 use serde::{Deserialize, Serialize};
@@ -138,8 +140,10 @@ pub struct PtxCode {
     pub threads: u32,
     /// Dynamic shared memory per CTA.
     pub shared_bytes: u32,
-    /// Global scratch per CTA for tiles that exceed shared memory; the address is one more word after the grid extents.
+    /// Global scratch per CTA for tiles that exceed shared memory.
     pub scratch_bytes: u64,
+    /// What each number in the error record means; the first is number 1.
+    pub traps: Vec<String>,
 }
 
 impl CpuVariant {
@@ -501,6 +505,7 @@ pub(crate) mod tests {
                 threads: 128,
                 shared_bytes: 0,
                 scratch_bytes: 0,
+                traps: vec![],
             }),
             key: "k".into(),
         }

@@ -11,6 +11,7 @@ mod memory;
 mod tensor;
 
 pub use cpu::CpuOptions;
+pub use cuda::{CudaError, CudaOptions};
 pub use launch::{Arg, LaunchError, Scalar};
 pub use library::{Device, Kernel, Library, LibraryError};
 pub use tensor::{

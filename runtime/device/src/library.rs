@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tessera_artifact::{Archive, ArchiveError, KernelEntry};
 
 use crate::cpu::{CpuDevice, CpuKernel, CpuLoadError, CpuOptions, Objects};
+use crate::cuda::{CudaDevice, CudaError, CudaKernel, CudaOptions};
 use crate::launch::{Arg, LaunchError, Request, Signature, argument_names, describe_all};
 use crate::tensor::Place;
 
@@ -14,6 +15,7 @@ use crate::tensor::Place;
 #[derive(Clone, Debug)]
 pub enum Device {
     Cpu(Arc<CpuDevice>),
+    Cuda(Arc<CudaDevice>),
 }
 
 impl Device {
@@ -29,10 +31,23 @@ impl Device {
         Ok(Device::Cpu(Arc::new(CpuDevice::new(options)?)))
     }
 
+    /// The first GPU.
+    ///
+    /// # Errors
+    /// [`CudaError`]: no driver, no GPU, or one that the kernels are not for.
+    pub fn cuda() -> Result<Self, CudaError> {
+        Self::cuda_with(CudaOptions::default())
+    }
+
+    pub fn cuda_with(options: CudaOptions) -> Result<Self, CudaError> {
+        Ok(Device::Cuda(Arc::new(CudaDevice::new(options)?)))
+    }
+
     /// Where tensors must be for this device to use them.
     pub fn place(&self) -> Place {
         match self {
             Device::Cpu(_) => Place::Host,
+            Device::Cuda(gpu) => Place::Cuda(gpu.ordinal()),
         }
     }
 }
@@ -41,6 +56,7 @@ impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Device::Cpu(cpu) => write!(f, "CPU, {} threads", cpu.threads()),
+            Device::Cuda(gpu) => f.write_str(gpu.name()),
         }
     }
 }
@@ -129,6 +145,7 @@ struct Instance {
 
 enum Code {
     Cpu(CpuKernel),
+    Cuda(CudaKernel),
     /// Kept until the launch, since a program may never launch it.
     None(LaunchError),
 }
@@ -249,6 +266,16 @@ fn load_code(
                 what: why.to_string(),
             }),
         },
+        Device::Cuda(gpu) => match gpu.load(archive, entry) {
+            Some(Ok(kernel)) => Ok(Code::Cuda(kernel)),
+            Some(Err(what)) => Err(LibraryError::Code {
+                kernel: entry.instance_name(),
+                what,
+            }),
+            None => Ok(Code::None(LaunchError::NoPtx {
+                kernel: entry.name.clone(),
+            })),
+        },
     }
 }
 
@@ -268,7 +295,7 @@ impl Kernel {
     }
 
     /// Runs the first instance that takes the arguments, which are in order of [`Kernel::argument_names`]; returns when the kernel
-    /// is done (CPU) or queued (CUDA).
+    /// is done.
     ///
     /// # Errors
     /// [`LaunchError`]; a refused launch has run nothing and written nothing.
@@ -284,6 +311,14 @@ impl Kernel {
                 match &inner.pick(args, request)?.code {
                     Code::Cpu(kernel) => Ok(kernel),
                     Code::None(why) => Err(why.clone()),
+                    Code::Cuda(_) => unreachable!("a library's code is for its device"),
+                }
+            }),
+            Device::Cuda(gpu) => gpu.launch(&inner.name, |request| {
+                match &inner.pick(args, request)?.code {
+                    Code::Cuda(kernel) => Ok(kernel),
+                    Code::None(why) => Err(why.clone()),
+                    Code::Cpu(_) => unreachable!("a library's code is for its device"),
                 }
             }),
         }

@@ -118,6 +118,8 @@ pub enum TensorError {
     },
     /// The operation needs memory of the host.
     NotOnHost,
+    /// The GPU refused an allocation or a copy.
+    Device(crate::cuda::CudaError),
 }
 
 impl fmt::Display for TensorError {
@@ -180,6 +182,7 @@ impl fmt::Display for TensorError {
                 f,
                 "the tensor lives on the device; copy it to the host first"
             ),
+            Device(why) => why.fmt(f),
         }
     }
 }
@@ -280,7 +283,6 @@ pub struct Tensor {
 }
 
 #[derive(Clone)]
-#[allow(dead_code, reason = "CUDA memory is made once that device allocates")]
 enum Storage {
     Host(HostBuffer),
     Shared {
@@ -348,7 +350,6 @@ impl Tensor {
         Self::over(dtype, shape, Storage::Shared { bytes, offset, len })
     }
 
-    #[allow(dead_code, reason = "as `Storage::Cuda`")]
     pub(crate) fn from_cuda(
         dtype: DType,
         shape: &[i64],
@@ -364,6 +365,69 @@ impl Tensor {
             });
         }
         Self::over(dtype, shape, Storage::Cuda(buffer))
+    }
+
+    /// A copy in memory that `device` uses; of a tensor that is there already, too.
+    ///
+    /// # Errors
+    /// No memory there, or a device that does not work.
+    pub fn to_device(&self, device: &crate::Device) -> Result<Self, TensorError> {
+        match (&self.storage, device) {
+            (_, crate::Device::Cpu(_)) => self.to_host(),
+            (Storage::Cuda(buffer), crate::Device::Cuda(gpu))
+                if buffer.ordinal() == gpu.ordinal() =>
+            {
+                let copy = buffer.duplicate().map_err(TensorError::Device)?;
+                Self::from_cuda(self.dtype, &self.shape, copy)
+            }
+            (Storage::Cuda(_), crate::Device::Cuda(_)) => self.to_host()?.to_device(device),
+            (_, crate::Device::Cuda(gpu)) => {
+                let bytes = self.bytes()?;
+                let buffer = gpu.allocate(bytes.len()).map_err(TensorError::Device)?;
+                buffer.write(bytes).map_err(TensorError::Device)?;
+                Self::from_cuda(self.dtype, &self.shape, buffer)
+            }
+        }
+    }
+
+    /// A copy in the host's memory; of a tensor that is there already, too.
+    ///
+    /// # Errors
+    /// No memory, or a device that does not work.
+    pub fn to_host(&self) -> Result<Self, TensorError> {
+        match &self.storage {
+            Storage::Cuda(buffer) => {
+                let mut copy = Self::zeros(self.dtype, &self.shape)?;
+                buffer
+                    .read(copy.bytes_mut()?)
+                    .map_err(TensorError::Device)?;
+                Ok(copy)
+            }
+            Storage::Host(_) | Storage::Shared { .. } => {
+                Self::from_bytes(self.dtype, &self.shape, self.bytes()?)
+            }
+        }
+    }
+
+    /// All bytes zero, in memory that `device` uses.
+    ///
+    /// # Errors
+    /// As [`Tensor::zeros`], or a device that does not work.
+    pub fn zeros_on(
+        device: &crate::Device,
+        dtype: DType,
+        shape: &[i64],
+    ) -> Result<Self, TensorError> {
+        match device {
+            crate::Device::Cpu(_) => Self::zeros(dtype, shape),
+            crate::Device::Cuda(gpu) => {
+                let buffer = gpu
+                    .allocate(dense_bytes(dtype, shape)?)
+                    .map_err(TensorError::Device)?;
+                buffer.fill(0).map_err(TensorError::Device)?;
+                Self::from_cuda(dtype, shape, buffer)
+            }
+        }
     }
 
     fn over(dtype: DType, shape: &[i64], storage: Storage) -> Result<Self, TensorError> {

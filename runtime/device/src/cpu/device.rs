@@ -160,15 +160,13 @@ impl CpuDevice {
                     .get(number as usize - 1)
                     .cloned()
                     .unwrap_or_else(|| format!("check {number}")),
-                block: coordinates(error_record[1].load(Ordering::Acquire), &request.grid),
+                block: crate::launch::coordinates(
+                    error_record[1].load(Ordering::Acquire),
+                    &request.grid,
+                ),
             }),
         }
     }
-}
-
-fn coordinates(cta: u64, grid: &[i64; 3]) -> [i64; 3] {
-    let (cta, width, height) = (cta as i64, grid[0].max(1), grid[1].max(1));
-    [cta % width, cta / width % height, cta / width / height]
 }
 
 impl std::fmt::Debug for CpuDevice {

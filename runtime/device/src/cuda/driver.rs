@@ -45,7 +45,7 @@ impl fmt::Display for DriverError {
 
 impl std::error::Error for DriverError {}
 
-const LIBRARY: &str = "libcuda.so.1";
+pub(super) const LIBRARY: &str = "libcuda.so.1";
 const COMPUTE_CAPABILITY_MAJOR: c_int = 75;
 const COMPUTE_CAPABILITY_MINOR: c_int = 76;
 
@@ -140,7 +140,7 @@ impl Calls<'_> {
 }
 
 /// The loader's words are in the source, if anywhere.
-fn not_installed(error: &libloading::Error) -> DriverError {
+pub(super) fn not_installed(error: &libloading::Error) -> DriverError {
     let source = std::error::Error::source(error);
     DriverError::NotInstalled(source.map_or_else(|| error.to_string(), ToString::to_string))
 }

@@ -1,19 +1,10 @@
 //! NVIDIA GPUs as a device. The driver's library is looked up at run time: the program starts on a machine that has none.
 
+mod api;
+mod context;
+mod device;
 pub mod driver;
 
-/// Memory of a CUDA device.
-#[derive(Clone)]
-pub enum CudaBuffer {}
-
-impl CudaBuffer {
-    pub fn ordinal(&self) -> u32 {
-        match *self {}
-    }
-    pub fn address(&self) -> u64 {
-        match *self {}
-    }
-    pub fn bytes(&self) -> usize {
-        match *self {}
-    }
-}
+pub use context::{CudaBuffer, CudaError};
+pub(crate) use device::CudaKernel;
+pub use device::{CudaDevice, CudaOptions};

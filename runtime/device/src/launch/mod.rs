@@ -60,6 +60,12 @@ impl<'a> From<ViewMut<'a>> for Arg<'a> {
     }
 }
 
+/// `block(0)`, `block(1)`, `block(2)` of a CTA.
+pub(crate) fn coordinates(cta: u64, grid: &[i64; 3]) -> [i64; 3] {
+    let (cta, width, height) = (cta as i64, grid[0].max(1), grid[1].max(1));
+    [cta % width, cta / width % height, cta / width / height]
+}
+
 macro_rules! scalars {
     ($($ty:ty => $dtype:ident, $bits:expr, $value:expr;)*) => {$(
         impl From<$ty> for Scalar {
