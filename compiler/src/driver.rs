@@ -126,7 +126,7 @@ mod native {
 
     use super::*;
     use crate::mlir::{self, CodegenError, Lowering, MlirContext};
-    use crate::target;
+    use crate::target::{self, nvptx::SM_90A};
     use tessera_artifact::{CpuCode, KernelEntry, Manifest, PtxCode, write_archive};
 
     /// Text in, archive out; `None` if the sink has errors.
@@ -216,11 +216,26 @@ mod native {
     ) -> Result<Code, Box<Diagnostic>> {
         match target {
             Target::Cpu(variant) => cpu_code(kernel, variant, mlir),
-            Target::Sm90a => Err(Box::new(crate::diag::catalogue::testing::no_ptx(
-                kernel.span,
-                &kernel.name,
-            ))),
+            Target::Sm90a => gpu_code(kernel, mlir),
         }
+    }
+
+    /// The same arithmetic as on CPUs, so that the bits are equal; `threads`, shared and scratch memory are of a CTA.
+    fn gpu_code(kernel: &ir::Kernel, mlir: &MlirContext) -> Result<Code, Box<Diagnostic>> {
+        let kernel = expand(kernel)?;
+        let mut emitted = mlir::gpu::emit(mlir.melior(), &kernel, &SM_90A)?;
+        let fault = |error: CodegenError| Box::new(internal(&kernel, &error.to_string()));
+        mlir.lower(&mut emitted.module, Lowering::Nvptx)
+            .map_err(fault)?;
+        let ptx = target::llvm::ptx(mlir, &emitted.module, &SM_90A).map_err(fault)?;
+        Ok(Code {
+            symbol: emitted.symbol,
+            threads: emitted.threads,
+            shared_bytes: emitted.shared_bytes,
+            scratch_bytes: emitted.scratch_bytes,
+            traps: emitted.traps.into_iter().map(|t| t.message).collect(),
+            bytes: ptx.into_bytes(),
+        })
     }
 
     fn cpu_code(
@@ -276,6 +291,7 @@ mod native {
                     threads,
                     shared_bytes,
                     scratch_bytes,
+                    traps,
                 })
             }
         }
@@ -340,10 +356,8 @@ mod native {
             Dump::Tile => return Ok(tile::print::print(kernel)),
             Dump::TileOptimised => return Ok(tile::print::print(&optimise_for_cpu(kernel)?)),
             Dump::Ptx => {
-                return Err(Box::new(crate::diag::catalogue::testing::no_ptx(
-                    kernel.span,
-                    &kernel.name,
-                )));
+                let code = gpu_code(kernel, &MlirContext::new())?;
+                return Ok(String::from_utf8_lossy(&code.bytes).into_owned());
             }
             other => other,
         };

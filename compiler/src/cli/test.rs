@@ -3,8 +3,11 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Args;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
 use serde_json::json;
+use tessera_device::{CudaOptions, Device};
 
 use super::build::Compile;
 use super::{MessageFormat, files};
@@ -22,16 +25,42 @@ pub(super) struct Test {
     /// Only tests whose kernel or title holds this text
     #[arg(long, short)]
     filter: Option<String>,
+    /// Where compiled code runs, to be compared with the interpreter; `cuda`: the first GPU instead of the CPU
+    #[arg(long, value_enum, default_value_t = DeviceKind::Cpu)]
+    device: DeviceKind,
+    /// With `--device cuda`: a kernel that runs longer is taken to hang
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    watchdog: u64,
     /// Files, or directories to search
     #[arg(required = true)]
     files: Vec<PathBuf>,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum DeviceKind {
+    Cpu,
+    Cuda,
+}
+
 pub(super) fn run(arguments: &Test, format: MessageFormat) -> ExitCode {
-    let (options, map) = match (arguments.compile.options(), files::load(&arguments.files)) {
+    let (mut options, map) = match (arguments.compile.options(), files::load(&arguments.files)) {
         (Ok(options), Ok(map)) => (options, map),
         (Err(code), _) | (_, Err(code)) => return code,
     };
+    let mut gpu = None;
+    if arguments.device == DeviceKind::Cuda {
+        options.cpu.clear();
+        match Device::cuda_with(CudaOptions {
+            watchdog: Duration::from_secs(arguments.watchdog),
+            ..CudaOptions::default()
+        }) {
+            Ok(device) => gpu = Some(device),
+            Err(why) => {
+                eprintln!("error: {why}");
+                return ExitCode::FAILURE;
+            }
+        }
+    }
     let mut sink = Sink::default();
     let parsed = driver::parse(&map, &mut sink);
     let program = Program::collect(&parsed, &mut sink);
@@ -51,7 +80,7 @@ pub(super) fn run(arguments: &Test, format: MessageFormat) -> ExitCode {
             .iter()
             .filter(|t| wanted(&kernel.name, &t.title))
         {
-            let report = run::run(&program, id, test, &options);
+            let report = run::run_on(&program, id, test, &options, gpu.as_ref());
             *(if report.passed() {
                 &mut passed
             } else {

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use tessera_artifact::{CpuVariant, ParamMode};
 use tessera_device::{
-    Arg, CpuOptions, Device, Kernel, LaunchError, Library, Scalar, Tensor, ViewMut, cpu::features,
+    Arg, CpuOptions, Device, Kernel, LaunchError, Library, Place, Scalar, Tensor, TensorError,
+    ViewMut, cpu::features,
 };
 
 use super::compare::{Verdict, compare};
@@ -132,6 +133,17 @@ pub fn run<'a>(
     test: &'a crate::syntax::ast::Test,
     options: &Options,
 ) -> Report {
+    run_on(program, kernel, test, options, None)
+}
+
+/// As [`run`], and on a GPU too.
+pub fn run_on<'a>(
+    program: &Program<'a>,
+    kernel: usize,
+    test: &'a crate::syntax::ast::Test,
+    options: &Options,
+    gpu: Option<&Device>,
+) -> Report {
     let start = Instant::now();
     let mut sink = Sink::default();
     let mut report = Report {
@@ -149,7 +161,7 @@ pub fn run<'a>(
         if plan.expects.is_empty() && plan.same.is_empty() && plan.errors.is_empty() {
             sink.report(say::expects_nothing(plan.span, &plan.title));
         }
-        run_plan(program, &plan, options, &mut report, &mut sink);
+        run_plan(program, &plan, options, gpu, &mut report, &mut sink);
     }
     report.problems = sink.finish();
     report.time = start.elapsed();
@@ -170,19 +182,22 @@ fn run_plan(
     program: &Program<'_>,
     plan: &Plan<'_>,
     options: &Options,
+    gpu: Option<&Device>,
     report: &mut Report,
     sink: &mut Sink,
 ) {
     let mut prepared: Vec<(String, Option<Prepared>)> = vec![];
     let mut results: Vec<(&Case, BTreeMap<String, Data>)> = vec![];
     let cpu = plan.targets.contains(&TestTarget::Cpu);
-    if plan.targets.contains(&TestTarget::Sm90) {
-        report.skipped.push("sm90: tests run on the CPU".to_owned());
+    if plan.targets.contains(&TestTarget::Sm90) && gpu.is_none() {
+        report
+            .skipped
+            .push("sm90: no GPU was asked for (`--device cuda`)".to_owned());
     }
     for case in &plan.cases {
         let key = format!("{:?}", case.instance.generics);
         if !prepared.iter().any(|(k, _)| *k == key) {
-            let one = prepare(program, plan, case, options, cpu, sink);
+            let one = prepare(program, plan, case, options, cpu, gpu, sink);
             prepared.push((key.clone(), one));
         }
         let Some((_, Some(instance))) = prepared.iter().find(|(k, _)| *k == key) else {
@@ -218,6 +233,7 @@ fn prepare(
     case: &Case,
     options: &Options,
     cpu: bool,
+    gpu: Option<&Device>,
     sink: &mut Sink,
 ) -> Option<Prepared> {
     let kernel = driver::instance(program, plan.kernel, &case.instance, sink)?;
@@ -251,6 +267,15 @@ fn prepare(
             }
         }
     }
+    if let Some(gpu) = gpu {
+        let options = Options {
+            cpu: vec![],
+            ptx: true,
+            ..options.clone()
+        };
+        let archive = driver::compile(std::slice::from_ref(&kernel), &options, sink)?;
+        compiled.push((gpu.to_string(), load_on(&archive, &kernel, gpu, sink)?));
+    }
     Some(Prepared {
         kernel,
         meaning,
@@ -277,19 +302,31 @@ fn load(
         Ok(device) => device,
         Err(error) => return fault(format!("no threads: {error}")),
     };
-    let library = match Library::load(archive, &device) {
-        Ok(library) => library,
-        Err(error) => return fault(error.to_string()),
-    };
-    match library.kernel(&kernel.name) {
-        Ok(k) => Some((
-            format!(
-                "{variant}, {threads} thread{}",
-                if threads == 1 { "" } else { "s" }
-            ),
-            k.clone(),
-        )),
-        Err(error) => fault(error.to_string()),
+    let way = format!(
+        "{variant}, {threads} thread{}",
+        if threads == 1 { "" } else { "s" }
+    );
+    load_on(archive, kernel, &device, sink).map(|loaded| (way, loaded))
+}
+
+fn load_on(
+    archive: &[u8],
+    kernel: &ir::Kernel,
+    device: &Device,
+    sink: &mut Sink,
+) -> Option<Kernel> {
+    let loaded = Library::load(archive, device)
+        .map_err(|error| error.to_string())
+        .and_then(|library| match library.kernel(&kernel.name) {
+            Ok(loaded) => Ok(loaded.clone()),
+            Err(error) => Err(error.to_string()),
+        });
+    match loaded {
+        Ok(loaded) => Some(loaded),
+        Err(what) => {
+            sink.report(say::internal(kernel.span, &kernel.name, &what));
+            None
+        }
     }
 }
 
@@ -448,15 +485,19 @@ fn launch(
     inputs: &Inputs,
     gap: i64,
 ) -> Result<BTreeMap<String, Data>, LaunchError> {
-    let no_memory = |_| LaunchError::Memory {
+    let no_memory = |why: TensorError| LaunchError::Device {
         kernel: kernel.name().to_owned(),
-        bytes: 0,
+        what: why.to_string(),
     };
     let mut held: Vec<Option<Held>> = vec![];
     for input in &inputs.params {
         held.push(match input {
             Input::Tensor { name, mode, data } => {
-                Some(hold(name, *mode, data, gap).map_err(no_memory)?)
+                let mut held = hold(name, *mode, data, gap).map_err(no_memory)?;
+                if kernel.device().place() != Place::Host {
+                    held.tensor = held.tensor.to_device(kernel.device()).map_err(no_memory)?;
+                }
+                Some(held)
             }
             _ => None,
         });
@@ -491,6 +532,9 @@ fn launch(
         if let (Input::Tensor { data, .. }, Some(mut held)) = (input, held)
             && held.mode.is_written()
         {
+            if held.tensor.place() != Place::Host {
+                held.tensor = held.tensor.to_host().map_err(no_memory)?;
+            }
             let dense = rectangle(&mut held)
                 .and_then(|v| v.to_tensor())
                 .map_err(no_memory)?;
@@ -502,12 +546,7 @@ fn launch(
     Ok(outputs)
 }
 
-fn hold(
-    name: &str,
-    mode: ParamMode,
-    data: &Data,
-    gap: i64,
-) -> Result<Held, tessera_device::TensorError> {
+fn hold(name: &str, mode: ParamMode, data: &Data, gap: i64) -> Result<Held, TensorError> {
     let mut wide = data.shape.clone();
     if let (Some(last), true) = (wide.last_mut(), data.shape.len() > 1) {
         *last += gap * 4096 / data.dtype.bits() as i64;
@@ -529,7 +568,7 @@ fn hold(
 }
 
 /// The tensor that the kernel sees.
-fn rectangle(held: &mut Held) -> Result<ViewMut<'_>, tessera_device::TensorError> {
+fn rectangle(held: &mut Held) -> Result<ViewMut<'_>, TensorError> {
     let view = held.tensor.view_mut()?;
     match held.shape.last() {
         Some(&extent) => view.slice(held.shape.len() - 1, 0..extent),

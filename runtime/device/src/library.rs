@@ -284,6 +284,10 @@ impl Kernel {
         &self.0.name
     }
 
+    pub fn device(&self) -> &Device {
+        &self.0.device
+    }
+
     /// The manifest entries of its instances, in order of the archive.
     pub fn instances(&self) -> impl Iterator<Item = &KernelEntry> {
         self.0.instances.iter().map(|i| &i.entry)

@@ -155,14 +155,6 @@ pub fn internal(span: Span, kernel: &str, what: &str) -> Diagnostic {
     .help("please report it with this text")
 }
 
-pub fn no_ptx(span: Span, kernel: &str) -> Diagnostic {
-    Diagnostic::error(
-        "TL0990",
-        span,
-        format!("kernel `{kernel}` cannot be compiled to PTX by this version"),
-    )
-}
-
 /// ` in case M = 3`, or nothing where there is one case.
 fn in_case(case: &str) -> String {
     match case.is_empty() {
