@@ -57,6 +57,10 @@ struct AtomInfo {
     /// The same for those in force now.
     active: Vec<Fact>,
     interval_grounds: Grounds,
+    /// What it is computed from.
+    from: Vec<Linear>,
+    /// Grows, or stays, when all of that grows.
+    monotone: bool,
 }
 
 /// An unbounded end of an interval.
@@ -100,8 +104,44 @@ impl Facts {
             facts: vec![],
             active: vec![],
             interval_grounds: Grounds::default(),
+            from: vec![],
+            monotone: false,
         });
         Atom(self.atoms.len() as u32 - 1)
+    }
+
+    fn made_from(&mut self, a: Atom, from: &[&Linear], monotone: bool) {
+        let info = &mut self.atoms[a.0 as usize];
+        info.from = from.iter().map(|l| (*l).clone()).collect();
+        info.monotone = monotone;
+    }
+
+    /// Whether the value of `e` is computed from `target`.
+    pub fn depends(&self, e: &Linear, target: Atom) -> bool {
+        e.terms.iter().any(|(a, _)| {
+            *a == target
+                || self.atoms[a.0 as usize]
+                    .from
+                    .iter()
+                    .any(|f| self.depends(f, target))
+        })
+    }
+
+    /// Whether `e` grows, or stays, when `target` grows.
+    pub fn rises(&self, e: &Linear, target: Atom) -> bool {
+        e.terms.iter().all(|(a, c)| {
+            if *a == target {
+                return *c > 0;
+            }
+            let info = &self.atoms[a.0 as usize];
+            let from: Vec<&Linear> = info
+                .from
+                .iter()
+                .filter(|f| self.depends(f, target))
+                .collect();
+            from.is_empty()
+                || (*c > 0 && info.monotone && from.iter().all(|f| self.rises(f, target)))
+        })
     }
 
     /// `form >= 0` always (while its atoms mean something).
@@ -243,6 +283,7 @@ impl Facts {
             }
         }
         let p = self.new_atom(Kind::Product, lo, hi);
+        self.made_from(p, &[&Linear::atom(x), &Linear::atom(y)], xl >= 0 && yl >= 0);
         self.products.insert(key, p);
         for (c, rest, grounds) in facts {
             if let Some(form) = rest.add_scaled(&Linear::atom(p), c) {
@@ -280,6 +321,7 @@ impl Facts {
             None => {
                 let q = self.new_atom(Kind::Plain, lo.div_euclid(d), hi.div_euclid(d));
                 self.quotients.insert(key, q);
+                self.made_from(q, &[&rest], true);
                 let q_times_d = Linear::atom(q).scale(d)?;
                 self.define(rest.sub(&q_times_d));
                 self.define(q_times_d.plus(d - 1)?.sub(&rest));
@@ -307,6 +349,7 @@ impl Facts {
         };
         let q = self.new_atom(Kind::Plain, lo, hi);
         self.quotients.insert(key, q);
+        self.made_from(q, &[a, b], false);
         if bl >= 1 {
             let q = Linear::atom(q);
             if al >= 0 {
@@ -329,7 +372,9 @@ impl Facts {
         }
         let (bl, bh) = self.interval(b);
         if bl < 1 {
-            return Some(self.fresh(-INF, INF));
+            let r = self.new_atom(Kind::Plain, -INF, INF);
+            self.made_from(r, &[a, b], false);
+            return Some(Linear::atom(r));
         }
         let key = (a.clone(), b.scale(-1)?);
         if let Some(&r) = self.quotients.get(&key) {
@@ -338,6 +383,7 @@ impl Facts {
         let r = self.new_atom(Kind::Plain, 0, bh - 1);
         // Remainders share the table under the negated divisor, which is no quotient's (those are positive here).
         self.quotients.insert(key, r);
+        self.made_from(r, &[a, b], false);
         let r = Linear::atom(r);
         self.define(b.plus(-1)?.sub(&r));
         Some(r)
@@ -360,7 +406,9 @@ impl Facts {
         } else {
             (Kind::Min(a.clone(), b.clone()), al.min(bl), ah.min(bh))
         };
-        let m = Linear::atom(self.new_atom(kind, lo, hi));
+        let m = self.new_atom(kind, lo, hi);
+        self.made_from(m, &[a, b], true);
+        let m = Linear::atom(m);
         for x in [a, b] {
             self.define(if max { m.sub(x) } else { x.sub(&m) });
         }
@@ -379,8 +427,13 @@ impl Facts {
             return a.clone();
         }
         let ((al, ah), (bl, bh)) = (self.interval(a), self.interval(b));
-        let kind = Kind::Select(positive, a.clone(), negative, b.clone());
-        Linear::atom(self.new_atom(kind, al.min(bl), ah.max(bh)))
+        let mut from: Vec<&Linear> = vec![a, b];
+        from.extend(&positive);
+        from.extend(&negative);
+        let kind = Kind::Select(positive.clone(), a.clone(), negative.clone(), b.clone());
+        let s = self.new_atom(kind, al.min(bl), ah.max(bh));
+        self.made_from(s, &from, false);
+        Linear::atom(s)
     }
 
     // ---- questions -----------------------------------------------------------------------------------------

@@ -1,11 +1,16 @@
-//! Facts about a kernel, computed from its tile IR: [`bounds`] whether every access stays inside.
+//! Facts about a kernel, computed from its tile IR: [`bounds`] whether every access stays inside, `init` whether what is read was
+//! written, `races` whether writes can meet, [`contracts`] whether `ensures` holds.
 //!
 //! Analyses report through the sink and change nothing, but that [`bounds`] marks the copies which it proved.
 
 pub mod bounds;
+pub mod contracts;
 mod example;
 mod facts;
+mod forms;
+mod init;
 mod linear;
+mod races;
 
 use super::ir::Kernel;
 use crate::diag::Sink;
@@ -15,5 +20,11 @@ pub use example::Example;
 
 /// All checks on one kernel; the ledger of its accesses for `tlc check -v`.
 pub fn check(k: &mut Kernel, sink: &mut Sink) -> Ledger {
-    bounds::check(k, sink)
+    let ledger = bounds::check(k, sink);
+    init::check(k, sink);
+    races::check(k, sink);
+    if !sink.has_errors() {
+        contracts::check(k, sink);
+    }
+    ledger
 }
