@@ -12,11 +12,13 @@ use std::path::PathBuf;
 
 use tessera_artifact::CpuVariant;
 
-use crate::diag::{Diagnostic, Sink};
+use crate::diag::{Diagnostic, Sink, catalogue};
 use crate::sema::{self, Program};
 use crate::source::SourceMap;
 use crate::syntax::{self, ast};
-use crate::tile::{self, ir, pass, verify};
+#[cfg(feature = "llvm")]
+use crate::tile;
+use crate::tile::{ir, pass, verify};
 
 /// What to make of the sources, and with what.
 #[derive(Clone, Debug)]
@@ -89,25 +91,30 @@ pub fn expand(kernel: &ir::Kernel) -> Result<ir::Kernel, Box<Diagnostic>> {
 /// The rewrites for CPUs; the interpreter gives the same bits before and after.
 ///
 /// # Errors
-/// A fault of a pass.
+/// A fault of a pass, or a network of roles that has no sequential order.
 pub fn optimise_for_cpu(kernel: &ir::Kernel) -> Result<ir::Kernel, Box<Diagnostic>> {
     rewritten(kernel, pass::pipeline_meaning)
 }
 
 fn rewritten(
     kernel: &ir::Kernel,
-    pipeline: fn(&mut ir::Kernel) -> Result<(), verify::Broken>,
+    pipeline: fn(&mut ir::Kernel) -> Result<(), pass::PassError>,
 ) -> Result<ir::Kernel, Box<Diagnostic>> {
     let mut kernel = kernel.clone();
     match pipeline(&mut kernel) {
         Ok(()) => Ok(kernel),
-        Err(broken) => Err(Box::new(internal(&kernel, &broken.to_string()))),
+        Err(pass::PassError::Broken(broken)) => {
+            Err(Box::new(internal(&kernel, &broken.to_string())))
+        }
+        Err(pass::PassError::Unsupported { span, message }) => Err(Box::new(
+            catalogue::testing::no_sequence(span, &kernel.name, &message),
+        )),
     }
 }
 
 /// A fault of the compiler, at the kernel that showed it.
 fn internal(kernel: &ir::Kernel, what: &str) -> Diagnostic {
-    crate::diag::catalogue::testing::internal(kernel.span, &kernel.name, what)
+    catalogue::testing::internal(kernel.span, &kernel.name, what)
 }
 
 /// The canonical text of a kernel: what its content key is made of.

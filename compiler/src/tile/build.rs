@@ -351,15 +351,21 @@ impl Builder {
 
     /// A pure scalar op, folded where its operands are constants; the result type follows from the operands.
     pub fn pure(&mut self, kind: OpKind) -> ValueId {
-        if let Some(value) = self.neutral(&kind) {
+        if let Some(value) = self.known(&kind) {
             return value;
-        }
-        if let Some(c) = scalar::fold(&kind, &|v| self.kernel.constant(v)) {
-            return self.constant(c);
         }
         let ty = scalar::result_type(&kind, &|v| self.kernel.ty(v))
             .expect("callers pass pure ops with operands");
         self.value(kind, ty)
+    }
+
+    /// What a pure op gives without being computed: one of its operands or a constant.
+    pub fn known(&mut self, kind: &OpKind) -> Option<ValueId> {
+        if let Some(value) = self.neutral(kind) {
+            return Some(value);
+        }
+        let c = scalar::fold(kind, &|v| self.kernel.constant(v))?;
+        Some(self.constant(c))
     }
 
     /// `x + 0`, `x * 1`, `x / 1` … of `index` values.

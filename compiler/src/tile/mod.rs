@@ -5,6 +5,8 @@
 
 pub mod analysis;
 pub mod build;
+#[doc(hidden)]
+pub mod generate;
 pub mod interp;
 pub mod ir;
 pub mod parse;

@@ -26,10 +26,11 @@ pub fn int(i: i128, dtype: DType) -> Const {
     Const::Int(numeric::to_i128(numeric::from_i128(i, dtype), dtype), dtype)
 }
 
+/// The element whose bits are 0 (in ue8m0 that is 2^-127).
 pub fn zero(dtype: DType) -> Const {
     match dtype {
         DType::Bool => Const::Bool(false),
-        d if d.is_float() => Const::Float(0.0, d),
+        d if d.is_float() => float(0.0, d),
         d => Const::Int(0, d),
     }
 }

@@ -155,6 +155,16 @@ pub fn internal(span: Span, kernel: &str, what: &str) -> Diagnostic {
     .help("please report it with this text")
 }
 
+/// A network of roles that no sequential program stands for.
+pub fn no_sequence(span: Span, kernel: &str, why: &str) -> Diagnostic {
+    Diagnostic::error(
+        "TL0991",
+        span,
+        format!("kernel `{kernel}` cannot be compiled for a CPU"),
+    )
+    .note(why.to_owned())
+}
+
 /// ` in case M = 3`, or nothing where there is one case.
 fn in_case(case: &str) -> String {
     match case.is_empty() {

@@ -452,67 +452,7 @@ fn flags_order_ctas() {
     assert!(failed);
 }
 
-const NETWORK: &str = r#"kernel "k" {
-  dim d0 "T" 0 to 100 step 1
-  param p0 "x" in [dim "T", 3, 4] f32 align 4
-  param p1 "y" out [dim "T", 4] f32 align 4
-  grid [dim "T"] persistent
-  tile t0 "s" slot [4] f32
-  tile t1 "s" slot [4] f32
-  tile t2 "w" slot [4] f32
-  tile t3 "acc" reg [4] f32
-  tile t4 "half" reg [4] f32
-  channel c0 "in" [4] f32 parts 2 slots 2
-  channel c1 "mid" [4] f32 parts 1 slots 1
-  body {
-    %0 = const index 0
-    %1 = const index 3
-    role "load" copies 1 (%2) {
-      items (%3) {
-        for %0 to %1 (%4) {
-          put c0 <- p0[%3, %4, %0 :+ 4] oob never
-        }
-      }
-    }
-    role "double" copies 1 (%5) {
-      items (%6) {
-        for %0 to %1 (%7) {
-          get c0 as t0
-          map [4] (%8) {
-            %9 = load t0[%8]
-            %10 = add %9, %9
-            store t4[%8] = %10
-          }
-          put c1 <- t4[%0 :+ 4] oob never
-        }
-      }
-    }
-    role "sum" copies 2 (%11) {
-      items (%12) {
-        %13 = const index 2
-        %14 = mul %11, %13
-        %15 = const f32 0.0
-        map [4] (%16) {
-          store t3[%16] = %15
-        }
-        for %0 to %1 (%17) {
-          get c1 as t2
-          get c0 as t1
-          map [2] (%18) {
-            %19 = add %18, %14
-            %20 = load t2[%19]
-            %21 = load t1[%19]
-            %22 = load t3[%19]
-            %23 = fma %20, %21, %22
-            store t3[%19] = %23
-          }
-          release t1
-        }
-        copy p1[%12, %14 :+ 2] <- t3[%14 :+ 2] oob never
-      }
-    }
-  }
-}"#;
+const NETWORK: &str = include_str!("network.tile");
 
 #[test]
 fn networks_do_not_depend_on_order() {

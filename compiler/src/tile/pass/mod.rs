@@ -1,29 +1,127 @@
 //! Rewrites of the tile IR, one per file; each keeps the bits of every result (tested: the interpreter before = after).
 //!
-//! [`pipeline_meaning`] is what the interpreter and every back end need; [`pipeline_cpu`] and [`pipeline_gpu`] go on from there.
+//! [`pipeline_meaning`] is what the interpreter and every back end need; [`pipeline_cpu`] and [`pipeline_gpu`] contain it and go on.
 
+mod clone;
+mod dead_tiles;
 mod expand_casts;
 mod expand_math;
+mod flatten_items;
+mod fuse_maps;
+mod fuse_roles;
+mod hoist;
 mod legalize_small_floats;
 mod rewrite;
+mod simplify;
 
+pub use dead_tiles::dead_tiles;
 pub use expand_casts::expand_casts;
 pub use expand_math::expand_math;
+pub use flatten_items::flatten_items;
+pub use fuse_maps::{forward_stores, fuse_maps};
+pub use fuse_roles::fuse_roles;
+pub use hoist::hoist;
 pub use legalize_small_floats::legalize_small_floats;
+pub use simplify::simplify;
 
 use super::ir::Kernel;
 use super::verify::{self, Broken};
+use crate::source::Span;
+use std::fmt;
+
+/// Why a pipeline stopped.
+#[derive(Clone, Debug)]
+pub enum PassError {
+    /// A bug in a pass.
+    Broken(Box<Broken>),
+    /// A program this way of compiling cannot take, in the user's terms.
+    Unsupported { span: Span, message: String },
+}
+
+impl fmt::Display for PassError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PassError::Broken(b) => b.fmt(f),
+            PassError::Unsupported { message, .. } => f.write_str(message),
+        }
+    }
+}
+
+impl std::error::Error for PassError {}
+
+fn unsupported(span: Span, message: impl Into<String>) -> PassError {
+    PassError::Unsupported {
+        span,
+        message: message.into(),
+    }
+}
+
+type Pass = fn(&mut Kernel) -> Result<(), PassError>;
 
 /// Runs passes in order with the verifier after each.
-fn run(kernel: &mut Kernel, passes: &[(&'static str, fn(&mut Kernel))]) -> Result<(), Broken> {
+fn run(kernel: &mut Kernel, passes: &[(&'static str, Pass)]) -> Result<(), PassError> {
     for (name, pass) in passes {
-        pass(kernel);
-        verify::after(name, kernel)?;
+        pass(kernel)?;
+        verify::after(name, kernel).map_err(|b| PassError::Broken(Box::new(b)))?;
     }
     Ok(())
 }
 
-/// Transcendentals become arithmetic: after this a kernel has its meaning (`interp`) and nothing else has changed.
-pub fn pipeline_meaning(kernel: &mut Kernel) -> Result<(), Broken> {
-    run(kernel, &[("expand_math", expand_math)])
+/// A pass that always succeeds, as an entry of a list.
+macro_rules! pass {
+    ($name:ident) => {
+        (
+            stringify!($name),
+            (|kernel: &mut Kernel| {
+                $name(kernel);
+                Ok(())
+            }) as Pass,
+        )
+    };
 }
+
+/// Transcendentals become arithmetic: after this a kernel has its meaning (`interp`) and nothing else has changed.
+pub fn pipeline_meaning(kernel: &mut Kernel) -> Result<(), PassError> {
+    run(kernel, &[pass!(expand_math)])
+}
+
+/// What the CPU emitter takes: no roles, no items, maps fused.
+pub fn pipeline_cpu(kernel: &mut Kernel) -> Result<(), PassError> {
+    run(kernel, CPU)
+}
+
+const CPU: &[(&str, Pass)] = &[
+    ("fuse_roles", fuse_roles),
+    ("flatten_items", flatten_items),
+    pass!(legalize_small_floats),
+    pass!(expand_math),
+    pass!(simplify),
+    pass!(hoist),
+    pass!(fuse_maps),
+    // Equal coordinates of maps that have become one are one value again.
+    pass!(simplify),
+    pass!(forward_stores),
+    pass!(dead_tiles),
+    pass!(simplify),
+];
+
+/// What the GPU emitter takes: roles and items stay, casts are bit operations.
+pub fn pipeline_gpu(kernel: &mut Kernel) -> Result<(), PassError> {
+    run(kernel, GPU)
+}
+
+const GPU: &[(&str, Pass)] = &[
+    pass!(legalize_small_floats),
+    pass!(expand_math),
+    pass!(expand_casts),
+    pass!(simplify),
+    pass!(hoist),
+    pass!(fuse_maps),
+    pass!(simplify),
+    pass!(forward_stores),
+    pass!(dead_tiles),
+    pass!(simplify),
+];
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,445 @@
+//! A network of roles becomes one sequential program, for CPUs.
+//!
+//! Every copy of every role is a part with values and tiles of its own. Parts run in declaration order, each until it must wait for
+//! a channel; loops that hold channel ops run together with those of the other parts that have the same bounds. A `put` becomes a
+//! copy to a tile of the channel, a `get` a name for it, a `release` and the end of the block free it for the next `put`; so which
+//! tile holds what is known here, and a channel takes as many tiles as are held at once. As a network computes the same in every
+//! order, this one is as good as any.
+//!
+//! Needs: verified IR. Keeps: bits. Refuses (with the reason) a network that has no such order: loops whose bounds differ, tiles
+//! that stay in a channel across iterations, a branch with channel ops that has an `else`.
+
+use super::clone::Cloner;
+use super::{PassError, unsupported};
+use crate::source::Span;
+use crate::tile::build::Builder;
+use crate::tile::ir::*;
+use std::collections::HashMap;
+
+pub fn fuse_roles(kernel: &mut Kernel) -> Result<(), PassError> {
+    let body = kernel.body;
+    let is_role = |k: &Kernel, op: OpId| matches!(k.op(op).kind, OpKind::Role { .. });
+    let ops = kernel.block(body).ops.clone();
+    let roles: Vec<OpId> = ops
+        .iter()
+        .copied()
+        .filter(|&op| is_role(kernel, op))
+        .collect();
+    if roles.is_empty() {
+        return Ok(());
+    }
+    kernel.blocks[body.index()]
+        .ops
+        .retain(|op| !roles.contains(op));
+    let taken = std::mem::replace(kernel, Builder::new("", kernel.span).finish());
+    let channels = taken.channels.len();
+    let mut f = Fusion {
+        b: Builder::at_block(taken, body),
+        renamed: HashMap::new(),
+        parts: Vec::new(),
+        queues: vec![Vec::new(); channels],
+        pool: vec![Vec::new(); channels],
+        readers: vec![0; channels],
+    };
+    let mut blocks = Vec::new();
+    for role in roles {
+        blocks.extend(f.clone_role(role));
+    }
+    let everyone = blocks.into_iter().enumerate().collect();
+    let result = f.run(everyone, f.b.kernel.span);
+    *kernel = f.b.finish();
+    result
+}
+
+/// One copy of one role.
+struct Part {
+    name: String,
+    /// Whether it gets from each channel, and the next entry of its queue.
+    reads: Vec<bool>,
+    cursors: Vec<usize>,
+    /// Slot tiles and the entries they name now: channel, position.
+    bound: HashMap<TileId, (ChannelId, usize)>,
+}
+
+/// A tile in a channel.
+#[derive(Clone)]
+struct Entry {
+    tile: TileId,
+    /// Readers that have not given it back.
+    left: usize,
+}
+
+struct Fusion {
+    b: Builder,
+    /// Loop variables of the parts and those of the fused loops.
+    renamed: HashMap<ValueId, ValueId>,
+    parts: Vec<Part>,
+    /// Everything ever put, by channel.
+    queues: Vec<Vec<Entry>>,
+    /// Tiles of each channel that nobody holds.
+    pool: Vec<Vec<TileId>>,
+    /// Parts that get from each channel.
+    readers: Vec<usize>,
+}
+
+/// What the channels hold, relative to what each part has taken: equal before and after an iteration.
+#[derive(PartialEq)]
+struct State {
+    waiting: Vec<Vec<usize>>,
+    held: Vec<Vec<TileId>>,
+}
+
+impl Fusion {
+    fn clone_role(&mut self, role: OpId) -> Vec<BlockId> {
+        let OpKind::Role { name, copies, body } = self.b.kernel.op(role).kind.clone() else {
+            return Vec::new();
+        };
+        let mut used: Vec<TileId> = Vec::new();
+        let mut gets = vec![false; self.readers.len()];
+        let k = &self.b.kernel;
+        k.walk(body, &mut |_, op| {
+            let kind = &k.op(op).kind;
+            kind.for_each_tile(&mut |t, _| {
+                if !used.contains(&t) {
+                    used.push(t);
+                }
+            });
+            if let OpKind::Get { channel, .. } = kind {
+                gets[channel.index()] = true;
+            }
+        });
+        let mut blocks = Vec::new();
+        for copy in 0..copies {
+            let mut cloner = Cloner::default();
+            if copies > 1 {
+                for &t in &used {
+                    let tile = self.b.kernel.tile(t).clone();
+                    self.b.kernel.tiles.push(tile);
+                    cloner
+                        .tiles
+                        .insert(t, TileId(self.b.kernel.tiles.len() as u32 - 1));
+                }
+            }
+            let block = cloner.block(&mut self.b.kernel, body);
+            let copy_id = self.b.block_arg(block, 0);
+            let number = self.b.index(copy as i64);
+            self.renamed.insert(copy_id, number);
+            let name = if copies > 1 {
+                format!("{name} copy {copy}")
+            } else {
+                name.clone()
+            };
+            let cursors = vec![0; self.readers.len()];
+            self.parts.push(Part {
+                name,
+                reads: gets.clone(),
+                cursors,
+                bound: HashMap::new(),
+            });
+            for (n, got) in self.readers.iter_mut().zip(&gets) {
+                *n += *got as usize;
+            }
+            blocks.push(block);
+        }
+        blocks
+    }
+
+    /// Runs blocks of several parts to their ends.
+    fn run(&mut self, blocks: Vec<(usize, BlockId)>, span: Span) -> Result<(), PassError> {
+        let mut next = vec![0; blocks.len()];
+        let mut opened: Vec<Vec<TileId>> = vec![Vec::new(); blocks.len()];
+        loop {
+            let mut progress = false;
+            for (i, &(part, block)) in blocks.iter().enumerate() {
+                while let Some(&op) = self.b.kernel.block(block).ops.get(next[i]) {
+                    if !self.emit(part, op, &mut opened[i])? {
+                        break;
+                    }
+                    next[i] += 1;
+                    progress = true;
+                    if next[i] == self.b.kernel.block(block).ops.len() {
+                        for tile in std::mem::take(&mut opened[i]) {
+                            self.release(part, tile);
+                        }
+                    }
+                }
+            }
+            let current =
+                |f: &Self, i: usize| f.b.kernel.block(blocks[i].1).ops.get(next[i]).copied();
+            let waiting: Vec<usize> = (0..blocks.len())
+                .filter(|&i| current(self, i).is_some())
+                .collect();
+            if waiting.is_empty() {
+                return Ok(());
+            }
+            if progress {
+                continue;
+            }
+            // Everyone stands before a loop or an empty channel: the loops with the bounds of the first go on together.
+            let loops: Vec<(usize, OpId)> = waiting
+                .iter()
+                .filter_map(|&i| current(self, i).map(|op| (i, op)))
+                .filter(|&(_, op)| self.is_structure(op))
+                .collect();
+            let Some(&(_, first)) = loops.first() else {
+                let names: Vec<&str> = waiting
+                    .iter()
+                    .map(|&i| self.parts[blocks[i].0].name.as_str())
+                    .collect();
+                let span = current(self, waiting[0]).map_or(span, |op| self.b.kernel.op(op).span);
+                return Err(unsupported(
+                    span,
+                    format!(
+                        "deadlock: the roles {} all wait for a tile",
+                        names.join(", ")
+                    ),
+                ));
+            };
+            let together: Vec<(usize, OpId)> = loops
+                .into_iter()
+                .filter(|&(_, op)| self.same_bounds(first, op))
+                .collect();
+            let members = together
+                .iter()
+                .map(|&(i, op)| (blocks[i].0, op))
+                .collect::<Vec<_>>();
+            self.fuse_loops(&members)?;
+            for (i, _) in together {
+                next[i] += 1;
+                if next[i] == self.b.kernel.block(blocks[i].1).ops.len() {
+                    for tile in std::mem::take(&mut opened[i]) {
+                        self.release(blocks[i].0, tile);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A loop or branch with channel ops inside.
+    fn is_structure(&self, op: OpId) -> bool {
+        let k = &self.b.kernel;
+        let mut found = false;
+        for block in k.op(op).kind.blocks() {
+            k.walk(block, &mut |_, inner| {
+                found |= matches!(
+                    k.op(inner).kind,
+                    OpKind::Put { .. } | OpKind::Get { .. } | OpKind::Release { .. }
+                );
+            });
+        }
+        found
+    }
+
+    /// Moves one op to the end of the program; false: the part must wait.
+    fn emit(&mut self, part: usize, op: OpId, opened: &mut Vec<TileId>) -> Result<bool, PassError> {
+        if self.is_structure(op) {
+            return Ok(false);
+        }
+        let span = self.b.kernel.op(op).span;
+        match self.b.kernel.op(op).kind.clone() {
+            OpKind::Put {
+                channel,
+                mut src,
+                oob,
+            } => {
+                let mut kind = OpKind::Put {
+                    channel,
+                    src: src.clone(),
+                    oob,
+                };
+                self.rename(part, &mut kind);
+                if let OpKind::Put { src: renamed, .. } = kind {
+                    src = renamed;
+                }
+                let tile = self.take_tile(channel);
+                let outer = self.b.set_span(span);
+                let dst = self.b.whole_view(tile);
+                self.b.copy(dst, src, oob);
+                self.b.set_span(outer);
+                self.queues[channel.index()].push(Entry {
+                    tile,
+                    left: self.readers[channel.index()],
+                });
+                if self.readers[channel.index()] == 0 {
+                    self.pool[channel.index()].push(tile);
+                }
+            }
+            OpKind::Get { channel, tile } => {
+                let at = self.parts[part].cursors[channel.index()];
+                if at >= self.queues[channel.index()].len() {
+                    return Ok(false);
+                }
+                self.release(part, tile);
+                self.parts[part].cursors[channel.index()] += 1;
+                self.parts[part].bound.insert(tile, (channel, at));
+                opened.push(tile);
+            }
+            // Parts go with the whole: a freed part could hold nothing here.
+            OpKind::Release { tile, part: None } => self.release(part, tile),
+            OpKind::Release { .. } => {}
+            _ => {
+                self.rename_deep(part, op);
+                let block = self.b.current();
+                self.b.kernel.blocks[block.index()].ops.push(op);
+            }
+        }
+        Ok(true)
+    }
+
+    fn take_tile(&mut self, channel: ChannelId) -> TileId {
+        if let Some(tile) = self.pool[channel.index()].pop() {
+            return tile;
+        }
+        let c = self.b.kernel.channels[channel.index()].clone();
+        self.b.kernel.tiles.push(Tile {
+            name: c.name,
+            space: Space::Shared,
+            shape: c.shape,
+            dtype: c.dtype,
+            span: c.span,
+        });
+        TileId(self.b.kernel.tiles.len() as u32 - 1)
+    }
+
+    fn release(&mut self, part: usize, tile: TileId) {
+        if let Some((channel, at)) = self.parts[part].bound.remove(&tile) {
+            let entry = &mut self.queues[channel.index()][at];
+            entry.left -= 1;
+            if entry.left == 0 {
+                self.pool[channel.index()].push(entry.tile);
+            }
+        }
+    }
+
+    fn rename(&self, part: usize, kind: &mut OpKind) {
+        kind.for_each_value_mut(&mut |v| *v = self.resolve(*v));
+        kind.for_each_tile_mut(&mut |t| {
+            if let Some(&(channel, at)) = self.parts[part].bound.get(t) {
+                *t = self.queues[channel.index()][at].tile;
+            }
+        });
+    }
+
+    fn rename_deep(&mut self, part: usize, op: OpId) {
+        let mut kind = self.b.kernel.op(op).kind.clone();
+        self.rename(part, &mut kind);
+        for block in kind.blocks() {
+            for inner in self.b.kernel.block(block).ops.clone() {
+                self.rename_deep(part, inner);
+            }
+        }
+        self.b.kernel.ops[op.index()].kind = kind;
+    }
+
+    fn resolve(&self, v: ValueId) -> ValueId {
+        self.renamed.get(&v).copied().unwrap_or(v)
+    }
+
+    fn same_bounds(&self, a: OpId, b: OpId) -> bool {
+        match (&self.b.kernel.op(a).kind, &self.b.kernel.op(b).kind) {
+            (OpKind::For { lo, hi, .. }, OpKind::For { lo: l, hi: h, .. }) => {
+                self.same_value(*lo, *l) && self.same_value(*hi, *h)
+            }
+            (OpKind::If { cond, .. }, OpKind::If { cond: c, .. }) => self.same_value(*cond, *c),
+            (OpKind::ForItems { .. }, OpKind::ForItems { .. }) => true,
+            _ => false,
+        }
+    }
+
+    /// Whether two values are the same computation.
+    fn same_value(&self, a: ValueId, b: ValueId) -> bool {
+        let (a, b) = (self.resolve(a), self.resolve(b));
+        if a == b {
+            return true;
+        }
+        let (Some(x), Some(y)) = (self.b.kernel.def(a), self.b.kernel.def(b)) else {
+            return false;
+        };
+        if !x.is_pure() || !y.is_pure() {
+            return false;
+        }
+        let (mut left, mut right) = (Vec::new(), Vec::new());
+        let (mut x, mut y) = (x.clone(), y.clone());
+        x.for_each_value_mut(&mut |v| left.push(std::mem::replace(v, ValueId(0))));
+        y.for_each_value_mut(&mut |v| right.push(std::mem::replace(v, ValueId(0))));
+        x == y
+            && left
+                .iter()
+                .zip(&right)
+                .all(|(&l, &r)| self.same_value(l, r))
+    }
+
+    /// One loop (or branch) for the loops of several parts.
+    fn fuse_loops(&mut self, members: &[(usize, OpId)]) -> Result<(), PassError> {
+        let (_, first) = members[0];
+        let Op { mut kind, span, .. } = self.b.kernel.op(first).clone();
+        if let OpKind::If {
+            otherwise: Some(_), ..
+        } = kind
+        {
+            return Err(unsupported(
+                span,
+                "a branch with an `else` that puts to or gets from a channel",
+            ));
+        }
+        kind.for_each_value_mut(&mut |v| *v = self.resolve(*v));
+        let inner: Vec<(usize, BlockId)> = members
+            .iter()
+            .map(|&(part, op)| (part, self.b.kernel.op(op).kind.blocks()[0]))
+            .collect();
+        let args = self.b.kernel.block(inner[0].1).args.len();
+        let body = self.b.block(&vec![Type::Index; args]);
+        for &(_, block) in &inner {
+            for i in 0..args {
+                let (old, new) = (self.b.block_arg(block, i), self.b.block_arg(body, i));
+                if let Some(name) = self.b.kernel.value(old).name.clone() {
+                    self.b.name(new, name);
+                }
+                self.renamed.insert(old, new);
+            }
+        }
+        let before = self.state();
+        self.b.push(body);
+        let result = self.run(inner, span);
+        self.b.pop();
+        result?;
+        if self.state() != before {
+            let message = "a tile stays in a channel from one iteration to the next: put and get it in the same iteration";
+            return Err(unsupported(span, message));
+        }
+        match &mut kind {
+            OpKind::For { body: b, .. }
+            | OpKind::ForItems { body: b }
+            | OpKind::If { then: b, .. } => *b = body,
+            _ => {}
+        }
+        let outer = self.b.set_span(span);
+        self.b.effect(kind);
+        self.b.set_span(outer);
+        Ok(())
+    }
+
+    fn state(&self) -> State {
+        let ahead = |part: &Part| {
+            let one = |c: usize| {
+                if part.reads[c] {
+                    self.queues[c].len() - part.cursors[c]
+                } else {
+                    0
+                }
+            };
+            (0..self.queues.len()).map(one).collect()
+        };
+        let held = |queue: &Vec<Entry>| {
+            queue
+                .iter()
+                .filter(|e| e.left > 0)
+                .map(|e| e.tile)
+                .collect()
+        };
+        State {
+            waiting: self.parts.iter().map(ahead).collect(),
+            held: self.queues.iter().map(held).collect(),
+        }
+    }
+}
