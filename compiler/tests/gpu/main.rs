@@ -1,6 +1,6 @@
 //! Tile kernels through the GPU back end: to PTX, and on through ptxas where there is one.
+#![cfg(feature = "llvm")]
 
-#[cfg(feature = "llvm")]
 mod harness;
-#[cfg(feature = "llvm")]
+mod kernels;
 mod lowering;
