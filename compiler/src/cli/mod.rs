@@ -4,11 +4,15 @@
 //! be read or written.
 
 #[cfg(feature = "llvm")]
+mod bench;
+#[cfg(feature = "llvm")]
 mod build;
 mod check;
 mod doctor;
 mod files;
 mod fmt;
+#[cfg(feature = "llvm")]
+mod run;
 #[cfg(feature = "llvm")]
 mod test;
 
@@ -36,6 +40,12 @@ enum Command {
     /// Compile .tl files to an archive
     #[cfg(feature = "llvm")]
     Build(build::Build),
+    /// Measure the benches in .tl files on this machine's CPU
+    #[cfg(feature = "llvm")]
+    Bench(bench::Bench),
+    /// Run one kernel once, with inputs from the command line
+    #[cfg(feature = "llvm")]
+    Run(run::Run),
     /// Run the tests in .tl files
     #[cfg(feature = "llvm")]
     Test(test::Test),
@@ -74,7 +84,11 @@ pub fn main() -> ExitCode {
     let format = arguments.message_format;
     match arguments.command {
         #[cfg(feature = "llvm")]
+        Command::Bench(arguments) => bench::run(&arguments, format),
+        #[cfg(feature = "llvm")]
         Command::Build(arguments) => build::run(&arguments, format),
+        #[cfg(feature = "llvm")]
+        Command::Run(arguments) => run::run(&arguments, format),
         #[cfg(feature = "llvm")]
         Command::Test(arguments) => test::run(&arguments, format),
         Command::Check { files } => check::run(&files, format),

@@ -3,7 +3,10 @@
 //! [`plan`] makes cases of a test's lines, [`fill`] and [`data`] their inputs, [`reference`] the truth, [`compare`] the verdict on a
 //! tensor; [`run`] runs a test through interpreter and compiled code, [`bench`] measures, [`count`] says how much work a launch is.
 
+#[cfg(feature = "llvm")]
+pub mod bench;
 pub mod compare;
+pub mod count;
 pub mod data;
 pub mod fill;
 pub mod plan;

@@ -347,10 +347,10 @@ fn run_case(
         |way: &str, what: &str| Box::new(say::run_failed(plan.span, way, &case.label, what));
 
     let meaning =
-        interpret(&instance.meaning, &inputs, 0).map_err(|e| blame(e, "the interpreter", case))?;
+        interpret(&instance.meaning, &inputs, 0).map_err(|e| blame(e, "the interpreter", &case.label))?;
     // Any order of CTAs and roles is right, so another must give the same.
     let shuffled = interpret(&instance.meaning, &inputs, 0x5EED)
-        .map_err(|e| blame(e, "the interpreter", case))?;
+        .map_err(|e| blame(e, "the interpreter", &case.label))?;
     equal_bits(
         plan,
         case,
@@ -360,7 +360,7 @@ fn run_case(
         &shuffled,
     )?;
     let optimised = interpret(&instance.optimised, &inputs, 0)
-        .map_err(|e| blame(e, "the rewritten kernel", case))?;
+        .map_err(|e| blame(e, "the rewritten kernel", &case.label))?;
     equal_bits(
         plan,
         case,
@@ -395,7 +395,7 @@ fn run_case(
     Ok(Some(meaning))
 }
 
-fn blame(error: interp::InterpError, way: &str, case: &Case) -> Box<Diagnostic> {
+fn blame(error: interp::InterpError, way: &str, case: &str) -> Box<Diagnostic> {
     let place = if error.place.is_empty() {
         String::new()
     } else {
@@ -440,7 +440,13 @@ fn interpret(
     inputs: &Inputs,
     seed: u64,
 ) -> Result<BTreeMap<String, Data>, interp::InterpError> {
-    let mut args = interp::Args(
+    let mut args = arguments(inputs);
+    interp::run(kernel, &mut args, &interp::Options { seed, ..interp::Options::default() })?;
+    Ok(outputs(inputs, &args))
+}
+
+fn arguments(inputs: &Inputs) -> interp::Args {
+    interp::Args(
         (inputs.params.iter())
             .map(|input| match input {
                 Input::Tensor { data, .. } => interp::Arg::Tensor(data.to_buffer()),
@@ -449,15 +455,10 @@ fn interpret(
                 Input::Host => interp::Arg::Absent,
             })
             .collect(),
-    );
-    interp::run(
-        kernel,
-        &mut args,
-        &interp::Options {
-            seed,
-            ..interp::Options::default()
-        },
-    )?;
+    )
+}
+
+fn outputs(inputs: &Inputs, args: &interp::Args) -> BTreeMap<String, Data> {
     let mut outputs = BTreeMap::new();
     for (input, arg) in inputs.params.iter().zip(&args.0) {
         if let (Input::Tensor { name, mode, data }, interp::Arg::Tensor(buffer)) = (input, arg)
@@ -468,7 +469,39 @@ fn interpret(
             outputs.insert(name.clone(), data);
         }
     }
-    Ok(outputs)
+    outputs
+}
+
+/// As a test runs it in the interpreter, with a call for every tile that is written; the lines that it printed besides.
+///
+/// # Errors
+/// What the interpreter found, at its place.
+pub fn interpret_traced(
+    kernel: &ir::Kernel,
+    inputs: &Inputs,
+    case: &str,
+    trace: &mut dyn FnMut(&str, &str, &[u64], &[Option<f64>]),
+) -> Result<(BTreeMap<String, Data>, Vec<String>), Box<Diagnostic>> {
+    let mut args = arguments(inputs);
+    let mut each = |event: &interp::TraceEvent<'_>| trace(&event.place, event.name, event.shape, &event.values);
+    let report = interp::run_traced(kernel, &mut args, &interp::Options::default(), &mut each)
+        .map_err(|error| blame(error, "the interpreter", case))?;
+    Ok((outputs(inputs, &args), report.prints))
+}
+
+/// The kernel as compiled code of the best variant, on all threads.
+pub fn compiled(kernel: &ir::Kernel, options: &Options, sink: &mut Sink) -> Option<Kernel> {
+    let variant = match features::choose(options.cpu.iter().copied(), None) {
+        Ok(variant) => variant,
+        Err(error) => {
+            sink.report(say::run_failed(kernel.span, "compiled code", "", &error.to_string()));
+            return None;
+        }
+    };
+    let options = Options { cpu: vec![variant], ptx: false, ..options.clone() };
+    let archive = driver::compile(std::slice::from_ref(kernel), &options, sink)?;
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    load(&archive, kernel, variant, threads, sink).map(|(_, kernel)| kernel)
 }
 
 /// A tensor of a launch, perhaps with unused columns at the end of its rows.

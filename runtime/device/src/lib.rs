@@ -10,6 +10,9 @@ mod library;
 mod memory;
 mod tensor;
 
+/// Element types, as the archive names them.
+pub use tessera_artifact::DType;
+
 pub use cpu::CpuOptions;
 pub use cuda::{CudaError, CudaOptions};
 pub use launch::{Arg, LaunchError, Scalar};
