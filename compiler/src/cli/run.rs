@@ -42,32 +42,59 @@ pub(super) struct Run {
 }
 
 pub(super) fn run(arguments: &Run, format: MessageFormat) -> ExitCode {
-    let (options, mut map) = match (arguments.compile.options(), files::load(std::slice::from_ref(&arguments.file))) {
+    let (options, mut map) = match (
+        arguments.compile.options(),
+        files::load(std::slice::from_ref(&arguments.file)),
+    ) {
         (Ok(options), Ok(map)) => (options, map),
         (Err(code), _) | (_, Err(code)) => return code,
     };
     let mut sink = Sink::default();
     let mut parsed = driver::parse(&map, &mut sink);
     // What the command line says is a test of one case, so that it means what it means there.
-    let short = arguments.kernel.rsplit("::").next().unwrap_or(&arguments.kernel);
-    let with = if arguments.with.is_empty() { String::new() } else { format!("with {};", arguments.with) };
-    let fills: String = arguments.fill.iter().map(|f| format!(" fill {f};")).collect();
+    let short = arguments
+        .kernel
+        .rsplit("::")
+        .next()
+        .unwrap_or(&arguments.kernel);
+    let with = if arguments.with.is_empty() {
+        String::new()
+    } else {
+        format!("with {};", arguments.with)
+    };
+    let fills: String = arguments
+        .fill
+        .iter()
+        .map(|f| format!(" fill {f};"))
+        .collect();
     let text = format!("test \"run\" for {short} {{ {with}{fills} }}");
     let id = map.add("<command line>", text.clone());
     let command = crate::syntax::parse(&mut sink, id, &text);
-    let test = command.items.iter().find_map(|item| if let Item::Test(t) = item { Some(t.clone()) } else { None });
+    let test = command.items.iter().find_map(|item| {
+        if let Item::Test(t) = item {
+            Some(t.clone())
+        } else {
+            None
+        }
+    });
     parsed.push(command);
     let program = Program::collect(&parsed, &mut sink);
     let Some(kernel) = program.kernel(&arguments.kernel) else {
         if !sink.has_errors() {
             let known: Vec<&str> = program.kernels.iter().map(|k| k.name.as_str()).collect();
-            eprintln!("error: no kernel `{}`; there are {}", arguments.kernel, known.join(", "));
+            eprintln!(
+                "error: no kernel `{}`; there are {}",
+                arguments.kernel,
+                known.join(", ")
+            );
         }
         files::report(&sink.finish(), &map, format);
         return ExitCode::FAILURE;
     };
     if let (Some(test), false) = (test, sink.has_errors()) {
-        one_launch(arguments, &program, kernel, &test, &options, format, &mut sink);
+        one_launch(
+            arguments, &program, kernel, &test, &options, format, &mut sink,
+        );
     }
     files::report(&sink.finish(), &map, format)
 }
@@ -93,19 +120,34 @@ fn one_launch<'a>(
             let meaning = driver::expand(&instance).map_err(&mut report).ok()?;
             let mut trace = |place: &str, name: &str, shape: &[u64], values: &[Option<f64>]| {
                 if arguments.trace.iter().any(|t| t == name) {
-                    let values: Vec<String> = values.iter().map(|v| v.map_or("_".to_owned(), |v| format!("{v}"))).collect();
-                    super::print(&format!("{place}: {name}{shape:?} = [{}]\n", values.join(", ")));
+                    let values: Vec<String> = values
+                        .iter()
+                        .map(|v| v.map_or("_".to_owned(), |v| format!("{v}")))
+                        .collect();
+                    super::print(&format!(
+                        "{place}: {name}{shape:?} = [{}]\n",
+                        values.join(", ")
+                    ));
                 }
             };
-            let (outputs, prints) = interpret_traced(&meaning, &inputs, &case.label, &mut trace).map_err(&mut report).ok()?;
-            prints.iter().for_each(|line| super::print(&format!("{line}\n")));
+            let (outputs, prints) = interpret_traced(&meaning, &inputs, &case.label, &mut trace)
+                .map_err(&mut report)
+                .ok()?;
+            prints
+                .iter()
+                .for_each(|line| super::print(&format!("{line}\n")));
             outputs
         } else {
             let ready = compiled(&instance, options, sink)?;
             match launch(&ready, &inputs, 0) {
                 Ok(outputs) => outputs,
                 Err(error) => {
-                    sink.report(crate::diag::catalogue::testing::run_failed(plan.span, "the launch", &case.label, &error.to_string()));
+                    sink.report(crate::diag::catalogue::testing::run_failed(
+                        plan.span,
+                        "the launch",
+                        &case.label,
+                        &error.to_string(),
+                    ));
                     return None;
                 }
             }
@@ -124,7 +166,11 @@ fn one_launch<'a>(
 fn print(name: &str, data: &Data, case: &str, all: bool, format: MessageFormat) {
     const SHOWN: usize = 8;
     let values: Vec<f64> = (0..data.len()).map(|i| data.value(i)).collect();
-    let shown = if all { values.len() } else { values.len().min(SHOWN) };
+    let shown = if all {
+        values.len()
+    } else {
+        values.len().min(SHOWN)
+    };
     if format == MessageFormat::Json {
         let line = json!({
             "tensor": name, "dtype": data.dtype.name(), "shape": data.shape, "case": case,
@@ -139,7 +185,11 @@ fn print(name: &str, data: &Data, case: &str, all: bool, format: MessageFormat) 
     let odd = values.len() - finite.count();
     let list: Vec<String> = values[..shown].iter().map(|v| format!("{v}")).collect();
     let rest = if shown < values.len() { ", …" } else { "" };
-    let odd = if odd > 0 { format!(", {odd} not finite") } else { String::new() };
+    let odd = if odd > 0 {
+        format!(", {odd} not finite")
+    } else {
+        String::new()
+    };
     super::print(&format!(
         "{name}: {}{:?} from {low:.6} to {high:.6}, mean {mean:.6}{odd}\n  [{}{rest}]\n",
         data.dtype,

@@ -8,7 +8,8 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use tessera_artifact::{CpuVariant, ParamMode};
-use tessera_device::{Arg, CpuOptions, Device, Library, Scalar, Tensor, cpu::features};
+use tessera_device::cpu::{CpuDevice, CpuOptions, features};
+use tessera_device::{Arg, Device, Library, Scalar, Tensor};
 
 use super::count::dot_flops;
 use super::plan::{Input, Inputs, inputs, plan};
@@ -158,16 +159,15 @@ fn measure(
     how: &BenchOptions,
 ) -> Result<(Vec<f64>, usize), String> {
     let text = |e: &dyn std::fmt::Display| e.to_string();
-    let device = Device::cpu_with(CpuOptions {
+    let cpu = CpuDevice::new(CpuOptions {
         threads: how.threads,
         variant: Some(variant),
     })
     .map_err(|e| text(&e))?;
+    let threads = cpu.threads();
+    let device = Device::Cpu(std::sync::Arc::new(cpu));
     let library = Library::load(archive, &device).map_err(|e| text(&e))?;
     let kernel = library.kernel(name).map_err(|e| text(&e))?;
-    let threads = match &device {
-        Device::Cpu(cpu) => cpu.threads(),
-    };
     let mut tensors: Vec<Option<Tensor>> = vec![];
     for input in &inputs.params {
         tensors.push(match input {

@@ -346,8 +346,8 @@ fn run_case(
     let stopped =
         |way: &str, what: &str| Box::new(say::run_failed(plan.span, way, &case.label, what));
 
-    let meaning =
-        interpret(&instance.meaning, &inputs, 0).map_err(|e| blame(e, "the interpreter", &case.label))?;
+    let meaning = interpret(&instance.meaning, &inputs, 0)
+        .map_err(|e| blame(e, "the interpreter", &case.label))?;
     // Any order of CTAs and roles is right, so another must give the same.
     let shuffled = interpret(&instance.meaning, &inputs, 0x5EED)
         .map_err(|e| blame(e, "the interpreter", &case.label))?;
@@ -404,7 +404,7 @@ fn blame(error: interp::InterpError, way: &str, case: &str) -> Box<Diagnostic> {
     Box::new(say::run_failed(
         error.span,
         way,
-        &case.label,
+        case,
         &format!("{}{place}", error.kind),
     ))
 }
@@ -441,7 +441,14 @@ fn interpret(
     seed: u64,
 ) -> Result<BTreeMap<String, Data>, interp::InterpError> {
     let mut args = arguments(inputs);
-    interp::run(kernel, &mut args, &interp::Options { seed, ..interp::Options::default() })?;
+    interp::run(
+        kernel,
+        &mut args,
+        &interp::Options {
+            seed,
+            ..interp::Options::default()
+        },
+    )?;
     Ok(outputs(inputs, &args))
 }
 
@@ -483,7 +490,9 @@ pub fn interpret_traced(
     trace: &mut dyn FnMut(&str, &str, &[u64], &[Option<f64>]),
 ) -> Result<(BTreeMap<String, Data>, Vec<String>), Box<Diagnostic>> {
     let mut args = arguments(inputs);
-    let mut each = |event: &interp::TraceEvent<'_>| trace(&event.place, event.name, event.shape, &event.values);
+    let mut each = |event: &interp::TraceEvent<'_>| {
+        trace(&event.place, event.name, event.shape, &event.values)
+    };
     let report = interp::run_traced(kernel, &mut args, &interp::Options::default(), &mut each)
         .map_err(|error| blame(error, "the interpreter", case))?;
     Ok((outputs(inputs, &args), report.prints))
@@ -494,11 +503,20 @@ pub fn compiled(kernel: &ir::Kernel, options: &Options, sink: &mut Sink) -> Opti
     let variant = match features::choose(options.cpu.iter().copied(), None) {
         Ok(variant) => variant,
         Err(error) => {
-            sink.report(say::run_failed(kernel.span, "compiled code", "", &error.to_string()));
+            sink.report(say::run_failed(
+                kernel.span,
+                "compiled code",
+                "",
+                &error.to_string(),
+            ));
             return None;
         }
     };
-    let options = Options { cpu: vec![variant], ptx: false, ..options.clone() };
+    let options = Options {
+        cpu: vec![variant],
+        ptx: false,
+        ..options.clone()
+    };
     let archive = driver::compile(std::slice::from_ref(kernel), &options, sink)?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     load(&archive, kernel, variant, threads, sink).map(|(_, kernel)| kernel)
@@ -513,7 +531,10 @@ struct Held {
 }
 
 /// The written tensors after a launch of compiled code. `gap`: how many times 4096 bits lie unused at the end of each row.
-fn launch(
+///
+/// # Errors
+/// The launch's.
+pub fn launch(
     kernel: &Kernel,
     inputs: &Inputs,
     gap: i64,
