@@ -93,7 +93,7 @@ pub fn expand(kernel: &ir::Kernel) -> Result<ir::Kernel, Box<Diagnostic>> {
 /// # Errors
 /// A fault of a pass, or a network of roles that has no sequential order.
 pub fn optimise_for_cpu(kernel: &ir::Kernel) -> Result<ir::Kernel, Box<Diagnostic>> {
-    rewritten(kernel, pass::pipeline_meaning)
+    rewritten(kernel, pass::pipeline_cpu)
 }
 
 fn rewritten(

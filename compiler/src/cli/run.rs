@@ -67,7 +67,11 @@ pub(super) fn run(arguments: &Run, format: MessageFormat) -> ExitCode {
         .iter()
         .map(|f| format!(" fill {f};"))
         .collect();
-    let text = format!("test \"run\" for {short} {{ {with}{fills} }}");
+    let full = full_name(&parsed, &arguments.kernel);
+    let module = full
+        .rsplit_once("::")
+        .map_or(String::new(), |(module, _)| format!("module {module}; "));
+    let text = format!("{module}test \"run\" for {short} {{ {with}{fills} }}");
     let id = map.add("<command line>", text.clone());
     let command = crate::syntax::parse(&mut sink, id, &text);
     let test = command.items.iter().find_map(|item| {
@@ -79,7 +83,7 @@ pub(super) fn run(arguments: &Run, format: MessageFormat) -> ExitCode {
     });
     parsed.push(command);
     let program = Program::collect(&parsed, &mut sink);
-    let Some(kernel) = program.kernel(&arguments.kernel) else {
+    let Some(kernel) = program.kernel(&full) else {
         if !sink.has_errors() {
             let known: Vec<&str> = program.kernels.iter().map(|k| k.name.as_str()).collect();
             eprintln!(
@@ -97,6 +101,14 @@ pub(super) fn run(arguments: &Run, format: MessageFormat) -> ExitCode {
         );
     }
     files::report(&sink.finish(), &map, format)
+}
+
+/// The kernel's name with its module, if there is such a kernel.
+fn full_name(files: &[crate::syntax::ast::File], kernel: &str) -> String {
+    let program = Program::collect(files, &mut Sink::default());
+    program
+        .kernel(kernel)
+        .map_or_else(|| kernel.to_owned(), |id| program.kernels[id].name.clone())
 }
 
 fn one_launch<'a>(
