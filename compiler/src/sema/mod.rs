@@ -20,7 +20,7 @@ pub use constant::{Const, FoldError};
 pub use evaluate::{Evaluator, HostType, Static};
 pub use program::{Instance, KernelItem, Program};
 
-use crate::diag::Sink;
+use crate::diag::{Severity, Sink};
 use crate::syntax::ast::File;
 use crate::tile::analysis::Ledger;
 use crate::tile::ir;
@@ -35,7 +35,11 @@ pub fn elaborate(
     let mut mine = Sink::default();
     let k = lower::kernel(program, kernel, instance, &mut mine);
     let good = !mine.has_errors();
-    for d in mine.iter() {
+    // What is unused where something is wrong is mostly a consequence.
+    for d in mine
+        .iter()
+        .filter(|d| good || d.severity == Severity::Error)
+    {
         sink.report(d.clone());
     }
     good.then_some(k)

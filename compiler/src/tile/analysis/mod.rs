@@ -4,6 +4,7 @@
 //! Analyses report through the sink and change nothing, but that [`bounds`] marks the copies which it proved.
 
 pub mod bounds;
+mod budget;
 pub mod contracts;
 mod example;
 mod facts;
@@ -11,9 +12,11 @@ mod forms;
 mod init;
 mod linear;
 mod races;
+mod roles;
 
 use super::ir::Kernel;
 use crate::diag::Sink;
+use crate::diag::catalogue::channels;
 
 pub use bounds::{Entry, Ledger, Proof};
 pub use example::Example;
@@ -23,6 +26,13 @@ pub fn check(k: &mut Kernel, sink: &mut Sink) -> Ledger {
     let ledger = bounds::check(k, sink);
     init::check(k, sink);
     races::check(k, sink);
+    roles::check(k, sink);
+    budget::check(k, sink);
+    if k.deny.iter().any(|d| d == "in_kernel_checks") {
+        for e in ledger.entries.iter().filter(|e| e.proof == Proof::Oob) {
+            sink.report(channels::checked_in_kernel(e.span, &e.what));
+        }
+    }
     if !sink.has_errors() {
         contracts::check(k, sink);
     }
