@@ -19,54 +19,142 @@ fn panels<T: Copy + Default>(b: &[T], k: usize, n: usize) -> Vec<T> {
     out
 }
 
-/// Runs `step(accumulators, a column, b row)` for every k of every block of `ROWS` x `PANEL` outputs.
-macro_rules! blocked {
-    ($acc:ident, $a:ident, $b:ident, $m:ident, $n:ident, $k:ident, $ty:ty, $step:expr) => {{
-        let packed = panels($b, $k, $n);
-        for p in 0..$n.div_ceil(PANEL) {
-            let panel = &packed[p * $k * PANEL..][..$k * PANEL];
-            let columns = PANEL.min($n - p * PANEL);
-            for m0 in (0..$m).step_by(ROWS) {
-                let rows = ROWS.min($m - m0);
-                let mut c = [[<$ty>::default(); PANEL]; ROWS];
-                for r in 0..rows {
-                    c[r][..columns].copy_from_slice(&$acc[(m0 + r) * $n + p * PANEL..][..columns]);
-                }
-                // Rows past the end repeat the last one and are dropped.
-                let line = |r: usize| &$a[(m0 + r.min(rows - 1)) * $k..][..$k];
-                let (a0, a1, a2, a3) = (line(0), line(1), line(2), line(3));
-                for (k, b_row) in panel.as_chunks::<PANEL>().0.iter().enumerate() {
-                    let column = [a0[k], a1[k], a2[k], a3[k]];
-                    for r in 0..ROWS {
-                        for j in 0..PANEL {
-                            c[r][j] = $step(column[r], b_row[j], c[r][j]);
-                        }
-                    }
-                }
-                for r in 0..rows {
-                    $acc[(m0 + r) * $n + p * PANEL..][..columns].copy_from_slice(&c[r][..columns]);
-                }
+/// One block of outputs for all k: `c[r][j] = step(a[r][k], panel[k][j], c[r][j])`, k ascending.
+#[inline(always)]
+fn block<T: Copy>(
+    c: &mut [[T; PANEL]; ROWS],
+    a: [&[T]; ROWS],
+    panel: &[[T; PANEL]],
+    step: impl Fn(T, T, T) -> T,
+) {
+    for (k, b_row) in panel.iter().enumerate() {
+        for (row, a) in c.iter_mut().zip(a) {
+            for (out, &b) in row.iter_mut().zip(b_row) {
+                *out = step(a[k], b, *out);
             }
         }
-    }};
+    }
 }
 
-vectorised! {
-    /// `acc[m, n] = fma(a[m, k], b[k, n], acc[m, n])`, k ascending; all row-major.
-    pub fn dot_f32(acc: &mut [f32], a: &[f32], b: &[f32], m: usize, n: usize, k: usize) {
-        blocked!(acc, a, b, m, n, k, f32, |x: f32, y: f32, z: f32| x.mul_add(y, z))
+/// Calls `block` for every block of `ROWS` x `PANEL` outputs; all matrices row-major.
+#[inline(always)]
+fn blocked<T: Copy + Default>(
+    acc: &mut [T],
+    a: &[T],
+    b: &[T],
+    (m, n, k): (usize, usize, usize),
+    block: impl Fn(&mut [[T; PANEL]; ROWS], [&[T]; ROWS], &[[T; PANEL]]),
+) {
+    let packed = panels(b, k, n);
+    for p in 0..n.div_ceil(PANEL) {
+        let panel = packed[p * k * PANEL..][..k * PANEL].as_chunks::<PANEL>().0;
+        let columns = PANEL.min(n - p * PANEL);
+        for m0 in (0..m).step_by(ROWS) {
+            let rows = ROWS.min(m - m0);
+            let mut c = [[T::default(); PANEL]; ROWS];
+            for r in 0..rows {
+                c[r][..columns].copy_from_slice(&acc[(m0 + r) * n + p * PANEL..][..columns]);
+            }
+            // Rows past the end repeat the last one and are dropped.
+            let lines = std::array::from_fn(|r: usize| &a[(m0 + r.min(rows - 1)) * k..][..k]);
+            block(&mut c, lines, panel);
+            for r in 0..rows {
+                acc[(m0 + r) * n + p * PANEL..][..columns].copy_from_slice(&c[r][..columns]);
+            }
+        }
     }
+}
+
+/// [`block`] for f32 and fma, in registers; `FLUSH`: subnormal results become zeros of their sign.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn block_avx2<const FLUSH: bool>(
+    c: &mut [[f32; PANEL]; ROWS],
+    a: [&[f32]; ROWS],
+    panel: &[[f32; PANEL]],
+) {
+    use std::arch::x86_64::*;
+    let a = a.map(|line| &line[..panel.len()]);
+    let least = _mm256_set1_ps(f32::MIN_POSITIVE);
+    let sign = _mm256_set1_ps(-0.0);
+    let step = |x, y, z| {
+        let sum = _mm256_fmadd_ps(x, y, z);
+        if !FLUSH {
+            return sum;
+        }
+        // All bits of what is not below the least normal number (or is NaN), else the sign.
+        let kept = _mm256_cmp_ps::<_CMP_NLT_UQ>(_mm256_andnot_ps(sign, sum), least);
+        _mm256_and_ps(sum, _mm256_or_ps(kept, sign))
+    };
+    let mut sums = [[_mm256_setzero_ps(); 2]; ROWS];
+    for (sums, row) in sums.iter_mut().zip(c.iter()) {
+        // SAFETY: a row holds two vectors of eight.
+        *sums = unsafe {
+            [
+                _mm256_loadu_ps(row.as_ptr()),
+                _mm256_loadu_ps(row.as_ptr().add(8)),
+            ]
+        };
+    }
+    for (k, b_row) in panel.iter().enumerate() {
+        // SAFETY: as above.
+        let b = unsafe {
+            [
+                _mm256_loadu_ps(b_row.as_ptr()),
+                _mm256_loadu_ps(b_row.as_ptr().add(8)),
+            ]
+        };
+        for r in 0..ROWS {
+            let x = _mm256_set1_ps(a[r][k]);
+            sums[r] = [step(x, b[0], sums[r][0]), step(x, b[1], sums[r][1])];
+        }
+    }
+    for (sums, row) in sums.iter().zip(c.iter_mut()) {
+        // SAFETY: as above.
+        unsafe {
+            _mm256_storeu_ps(row.as_mut_ptr(), sums[0]);
+            _mm256_storeu_ps(row.as_mut_ptr().add(8), sums[1]);
+        }
+    }
+}
+
+fn dot_f32_any<const FLUSH: bool>(
+    acc: &mut [f32],
+    a: &[f32],
+    b: &[f32],
+    size: (usize, usize, usize),
+) {
+    #[cfg(target_arch = "x86_64")]
+    if super::words::has_avx2() {
+        // SAFETY: the features were found on this machine.
+        return blocked(acc, a, b, size, |c, a, panel| unsafe {
+            block_avx2::<FLUSH>(c, a, panel)
+        });
+    }
+    blocked(acc, a, b, size, |c, a, panel| {
+        block(c, a, panel, |x: f32, y, z| {
+            let sum = x.mul_add(y, z);
+            if FLUSH { flush(sum) } else { sum }
+        })
+    });
+}
+
+/// `acc[m, n] = fma(a[m, k], b[k, n], acc[m, n])`, k ascending; all row-major.
+pub fn dot_f32(acc: &mut [f32], a: &[f32], b: &[f32], m: usize, n: usize, k: usize) {
+    dot_f32_any::<false>(acc, a, b, (m, n, k));
 }
 
 vectorised! {
     pub fn dot_f64(acc: &mut [f64], a: &[f64], b: &[f64], m: usize, n: usize, k: usize) {
-        blocked!(acc, a, b, m, n, k, f64, |x: f64, y: f64, z: f64| x.mul_add(y, z))
+        blocked(acc, a, b, (m, n, k), |c, a, panel| block(c, a, panel, |x: f64, y, z| x.mul_add(y, z)))
     }
 }
 
 vectorised! {
     pub fn dot_i32(acc: &mut [i32], a: &[i32], b: &[i32], m: usize, n: usize, k: usize) {
-        blocked!(acc, a, b, m, n, k, i32, |x: i32, y: i32, z: i32| x.wrapping_mul(y).wrapping_add(z))
+        blocked(acc, a, b, (m, n, k), |c, a, panel| {
+            block(c, a, panel, |x: i32, y, z: i32| x.wrapping_mul(y).wrapping_add(z))
+        })
     }
 }
 
@@ -77,13 +165,6 @@ pub fn flush(x: f32) -> f32 {
         f32::from_bits(x.to_bits() & (1 << 31))
     } else {
         x
-    }
-}
-
-vectorised! {
-    /// As `dot_f32` on operands whose pairs of k are swapped already ([`swap_pairs`]), subnormal results flushed.
-    fn dot_flushed(acc: &mut [f32], a: &[f32], b: &[f32], m: usize, n: usize, k: usize) {
-        blocked!(acc, a, b, m, n, k, f32, |x: f32, y: f32, z: f32| flush(x.mul_add(y, z)))
     }
 }
 
@@ -107,7 +188,7 @@ pub fn dot_bf16(acc: &mut [f32], a: &[f32], b: &[f32], m: usize, n: usize, k: us
         }
     }
     acc.iter_mut().for_each(|c| *c = flush(*c));
-    dot_flushed(acc, &a_pairs, &b_pairs, m, n, even);
+    dot_f32_any::<true>(acc, &a_pairs, &b_pairs, (m, n, even));
 }
 
 #[cfg(test)]
