@@ -18,6 +18,7 @@ use crate::source::SourceMap;
 use crate::syntax::{self, ast};
 #[cfg(feature = "llvm")]
 use crate::tile;
+use crate::tile::analysis::Ledger;
 use crate::tile::{ir, pass, verify};
 
 /// What to make of the sources, and with what.
@@ -54,11 +55,21 @@ pub fn parse(map: &SourceMap, sink: &mut Sink) -> Vec<ast::File> {
 
 /// Every instance of every kernel as checked tile IR; below this line the program is well formed. `None` if anything is wrong.
 pub fn front(files: &[ast::File], sink: &mut Sink) -> Option<Vec<ir::Kernel>> {
-    let mut kernels = sema::program(files, sink);
-    for kernel in &mut kernels {
-        check(kernel, sink);
+    let kernels = front_with_ledgers(files, sink)?;
+    Some(kernels.into_iter().map(|(kernel, _)| kernel).collect())
+}
+
+/// As [`front`], with how each access was proved.
+pub fn front_with_ledgers(
+    files: &[ast::File],
+    sink: &mut Sink,
+) -> Option<Vec<(ir::Kernel, Ledger)>> {
+    let mut checked = vec![];
+    for mut kernel in sema::program(files, sink) {
+        let ledger = check(&mut kernel, sink);
+        checked.extend(ledger.map(|ledger| (kernel, ledger)));
     }
-    (!sink.has_errors()).then_some(kernels)
+    (!sink.has_errors()).then_some(checked)
 }
 
 /// One instance, for tests and benches, which may ask for others than the file lists.
@@ -69,15 +80,15 @@ pub fn instance(
     sink: &mut Sink,
 ) -> Option<ir::Kernel> {
     let mut kernel = sema::elaborate(program, kernel, instance, sink)?;
-    check(&mut kernel, sink).then_some(kernel)
+    check(&mut kernel, sink).map(|_| kernel)
 }
 
-fn check(kernel: &mut ir::Kernel, sink: &mut Sink) -> bool {
+fn check(kernel: &mut ir::Kernel, sink: &mut Sink) -> Option<Ledger> {
     if let Err(broken) = verify::after("elaboration", kernel) {
         sink.report(internal(kernel, &broken.to_string()));
-        return false;
+        return None;
     }
-    sema::check(kernel, sink).is_some()
+    sema::check(kernel, sink)
 }
 
 /// The meaning of a kernel: what the interpreter runs.

@@ -11,8 +11,10 @@
 //!
 //! With `TESSERA_ARCHIVE` set to a ready archive that is embedded instead, so that a program also builds where LLVM isn't installed.
 
+mod header;
 mod rust;
 
+pub use header::{c_header, static_library};
 pub use rust::rust_module;
 
 use std::fmt;

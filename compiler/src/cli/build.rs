@@ -89,6 +89,10 @@ pub(super) enum Emit {
     Ptx,
     /// The archive's manifest as JSON
     Manifest,
+    /// A C header with a launch function for every instance (of one CPU target)
+    Header,
+    /// A static library with the code of one CPU target, for C
+    Lib,
     /// The Rust module that `build.rs` scripts embed
     Rust,
 }
@@ -119,6 +123,10 @@ pub(super) fn run(arguments: &Build, format: MessageFormat) -> ExitCode {
         (Ok(options), Ok(map)) => (options, map),
         (Err(code), _) | (_, Err(code)) => return code,
     };
+    if matches!(arguments.emit, Some(Emit::Header | Emit::Lib)) && options.cpu.len() != 1 {
+        eprintln!("error: C code is of one CPU target; name it: `--target avx2`");
+        return ExitCode::from(super::USAGE_OR_IO);
+    }
     let start = Instant::now();
     let mut sink = Sink::default();
     let files = driver::parse(&map, &mut sink);
@@ -144,13 +152,13 @@ pub(super) fn run(arguments: &Build, format: MessageFormat) -> ExitCode {
     let mut bytes = None;
     if let Some(kernels) = &kernels {
         bytes = match arguments.emit {
-            None | Some(Emit::Manifest | Emit::Rust) => {
+            None | Some(Emit::Manifest | Emit::Header | Emit::Lib | Emit::Rust) => {
                 driver::compile(kernels, &options, &mut sink)
             }
             Some(stage) => dump(kernels, stage, &options, &mut sink),
         };
     }
-    let bytes = bytes.map(|bytes| describe(arguments.emit, bytes));
+    let bytes = bytes.map(|bytes| describe(arguments.emit, bytes, &options));
     if arguments.verbose {
         let count = kernels.as_ref().map_or(0, Vec::len);
         eprintln!(
@@ -165,23 +173,29 @@ pub(super) fn run(arguments: &Build, format: MessageFormat) -> ExitCode {
     }
 }
 
-fn describe(emit: Option<Emit>, archive: Vec<u8>) -> Vec<u8> {
-    let manifest = || {
-        tessera_artifact::Archive::read(&archive)
-            .expect("the driver writes archives that can be read")
-            .into_manifest()
-    };
+fn describe(emit: Option<Emit>, bytes: Vec<u8>, options: &Options) -> Vec<u8> {
+    let from_archive = matches!(
+        emit,
+        Some(Emit::Manifest | Emit::Header | Emit::Lib | Emit::Rust)
+    );
+    if !from_archive {
+        return bytes;
+    }
+    let archive = tessera_artifact::Archive::read(&bytes)
+        .expect("the driver writes archives that can be read");
+    let variant = options.cpu.first().copied().unwrap_or(CpuVariant::Avx2);
     match emit {
-        Some(Emit::Manifest) => {
+        Some(Emit::Header) => embed::c_header(archive.manifest(), variant).into_bytes(),
+        Some(Emit::Lib) => embed::static_library(&archive, variant),
+        Some(Emit::Rust) => {
+            embed::rust_module(archive.manifest(), "library.tlk", "::tessera_device").into_bytes()
+        }
+        _ => {
             let mut json =
-                serde_json::to_vec_pretty(&manifest()).expect("a manifest has a JSON form");
+                serde_json::to_vec_pretty(archive.manifest()).expect("a manifest has a JSON form");
             json.push(b'\n');
             json
         }
-        Some(Emit::Rust) => {
-            embed::rust_module(&manifest(), "library.tlk", "::tessera_device").into_bytes()
-        }
-        _ => archive,
     }
 }
 

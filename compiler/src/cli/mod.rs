@@ -9,6 +9,8 @@ mod bench;
 mod build;
 mod check;
 mod doctor;
+#[cfg(feature = "llvm")]
+mod explain;
 mod files;
 mod fmt;
 #[cfg(feature = "llvm")]
@@ -43,6 +45,9 @@ enum Command {
     /// Measure the benches in .tl files on this machine's CPU
     #[cfg(feature = "llvm")]
     Bench(bench::Bench),
+    /// Say what is known of each kernel: proofs, memory, code
+    #[cfg(feature = "llvm")]
+    Explain(explain::Explain),
     /// Run one kernel once, with inputs from the command line
     #[cfg(feature = "llvm")]
     Run(run::Run),
@@ -87,6 +92,8 @@ pub fn main() -> ExitCode {
         Command::Bench(arguments) => bench::run(&arguments, format),
         #[cfg(feature = "llvm")]
         Command::Build(arguments) => build::run(&arguments, format),
+        #[cfg(feature = "llvm")]
+        Command::Explain(arguments) => explain::run(&arguments, format),
         #[cfg(feature = "llvm")]
         Command::Run(arguments) => run::run(&arguments, format),
         #[cfg(feature = "llvm")]

@@ -1,0 +1,149 @@
+//! `tlc explain`: what the compiler knows of each kernel and what it made of it: proofs, memory, code.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use tessera_artifact::CpuVariant;
+
+use super::build::Compile;
+use super::{MessageFormat, files};
+use crate::diag::Sink;
+use crate::driver;
+use crate::driver::manifest;
+use crate::source::SourceMap;
+use crate::tile::analysis::{Ledger, Proof};
+use crate::tile::ir::{Kernel, Space};
+
+#[derive(Args)]
+pub(super) struct Explain {
+    #[command(flatten)]
+    compile: Compile,
+    /// Only kernels whose name holds this text
+    #[arg(long, short)]
+    kernel: Option<String>,
+    /// Files, or directories to search
+    #[arg(required = true)]
+    files: Vec<PathBuf>,
+}
+
+pub(super) fn run(arguments: &Explain, format: MessageFormat) -> ExitCode {
+    let (options, map) = match (arguments.compile.options(), files::load(&arguments.files)) {
+        (Ok(options), Ok(map)) => (options, map),
+        (Err(code), _) | (_, Err(code)) => return code,
+    };
+    let mut sink = Sink::default();
+    let parsed = driver::parse(&map, &mut sink);
+    let Some(kernels) = driver::front_with_ledgers(&parsed, &mut sink) else {
+        return files::report(&sink.finish(), &map, format);
+    };
+    for (kernel, ledger) in &kernels {
+        if arguments
+            .kernel
+            .as_ref()
+            .is_none_or(|part| kernel.name.contains(part.as_str()))
+        {
+            super::print(&explain(kernel, ledger, &map));
+            let variants = options.cpu.iter().copied();
+            super::print(&code(kernel, variants, &options, &mut sink));
+        }
+    }
+    files::report(&sink.finish(), &map, format)
+}
+
+fn explain(kernel: &Kernel, ledger: &Ledger, map: &SourceMap) -> String {
+    let entry = manifest::entry(kernel, "");
+    let list = |items: Vec<String>| items.join(", ");
+    let mut out = format!("kernel {}\n", entry.instance_name());
+    out.push_str(&format!(
+        "  grid      ({})\n",
+        list(entry.grid.iter().map(ToString::to_string).collect())
+    ));
+    for dim in &entry.dims {
+        let step = if dim.step == 1 {
+            String::new()
+        } else {
+            format!(" step {}", dim.step)
+        };
+        out.push_str(&format!(
+            "  dim       {} in {}..={}{step}\n",
+            dim.name, dim.lo, dim.hi
+        ));
+    }
+    for requirement in &entry.requires {
+        out.push_str(&format!("  requires  {}\n", requirement.text));
+    }
+    for contract in &entry.contracts {
+        out.push_str(&format!("  proved    {}\n", contract.text));
+    }
+    for (space, word) in [(Space::Shared, "shared"), (Space::Reg, "reg")] {
+        let tiles = kernel
+            .tiles
+            .iter()
+            .filter(|t| t.space == space && !t.name.starts_with('%'));
+        let named: Vec<String> = tiles
+            .map(|t| format!("{}: {:?} {}", t.name, t.shape, t.dtype))
+            .collect();
+        if !named.is_empty() {
+            out.push_str(&format!("  {word:9} {}\n", list(named)));
+        }
+    }
+    let proofs = [
+        (Proof::Proved, "proved from extents and loop bounds"),
+        (
+            Proof::ByDims,
+            "proved from the dims' ranges, which a launch checks",
+        ),
+        (
+            Proof::ByHostCheck,
+            "proved from `requires`, which a launch checks",
+        ),
+        (Proof::Guarded, "guarded by a condition of the kernel"),
+        (Proof::Asserted, "asserted"),
+        (Proof::Oob, "masked, as `@oob` says"),
+    ];
+    for (proof, words) in proofs {
+        let entries: Vec<String> = (ledger.entries.iter())
+            .filter(|e| e.proof == proof)
+            .map(|e| {
+                let file = map.file(e.span.file);
+                format!("{} (line {})", e.what, file.line_col(e.span.start).0)
+            })
+            .collect();
+        if !entries.is_empty() {
+            out.push_str(&format!("  accesses  {}: {}\n", words, list(entries)));
+        }
+    }
+    out
+}
+
+fn code(
+    kernel: &Kernel,
+    variants: impl Iterator<Item = CpuVariant>,
+    options: &driver::Options,
+    sink: &mut Sink,
+) -> String {
+    let mut out = String::new();
+    for variant in variants {
+        let options = driver::Options {
+            cpu: vec![variant],
+            ptx: false,
+            ..options.clone()
+        };
+        let Some(archive) = driver::compile(std::slice::from_ref(kernel), &options, sink) else {
+            return out;
+        };
+        let archive = tessera_artifact::Archive::read(&archive)
+            .expect("the driver writes archives that can be read");
+        for code in &archive.manifest().kernels[0].cpu {
+            let bytes = archive.blob(code.blob).map_or(0, <[u8]>::len);
+            out.push_str(&format!(
+                "  {:9} {bytes} bytes of code, {} bytes of scratch memory a thread, {} checks while it runs\n",
+                variant.name(),
+                code.scratch_bytes,
+                code.traps.len()
+            ));
+        }
+    }
+    out
+}
