@@ -8,6 +8,7 @@ pub mod cuda;
 pub mod launch;
 mod library;
 mod memory;
+mod profile;
 mod tensor;
 
 /// Element types, as the archive names them.
@@ -17,6 +18,7 @@ pub use cpu::CpuOptions;
 pub use cuda::{CudaError, CudaOptions};
 pub use launch::{Arg, LaunchError, Scalar};
 pub use library::{Device, Kernel, Library, LibraryError};
+pub use profile::KernelTime;
 pub use tensor::{
     Axes, Element, Place, Tensor, TensorError, View, ViewMut, dense_bytes, dense_strides,
 };

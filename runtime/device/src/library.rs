@@ -9,6 +9,7 @@ use tessera_artifact::{Archive, ArchiveError, KernelEntry};
 use crate::cpu::{CpuDevice, CpuKernel, CpuLoadError, CpuOptions, Objects};
 use crate::cuda::{CudaDevice, CudaError, CudaKernel, CudaOptions};
 use crate::launch::{Arg, LaunchError, Request, Signature, argument_names, describe_all};
+use crate::profile::{KernelTime, Profiler};
 use crate::tensor::Place;
 
 /// What kernels run on. Cheap to clone; clones share threads, memory and context.
@@ -125,6 +126,7 @@ impl From<ArchiveError> for LibraryError {
 pub struct Library {
     device: Device,
     kernels: BTreeMap<String, Kernel>,
+    profiler: Arc<Profiler>,
 }
 
 /// One kernel with its instances; a launch takes the first instance that takes its arguments.
@@ -135,6 +137,7 @@ struct Inner {
     name: String,
     device: Device,
     instances: Vec<Instance>,
+    profiler: Arc<Profiler>,
 }
 
 struct Instance {
@@ -171,6 +174,7 @@ impl Library {
                 .or_default()
                 .push(instance);
         }
+        let profiler = Arc::new(Profiler::default());
         let kernels = families
             .into_iter()
             .map(|(name, instances)| {
@@ -180,6 +184,7 @@ impl Library {
                         name,
                         device: device.clone(),
                         instances,
+                        profiler: profiler.clone(),
                     })),
                 )
             })
@@ -187,6 +192,7 @@ impl Library {
         Ok(Library {
             device: device.clone(),
             kernels,
+            profiler,
         })
     }
 
@@ -240,6 +246,16 @@ impl Library {
                 found,
             }),
         }
+    }
+
+    /// Starts measuring the launches of this library's kernels.
+    pub fn start_profile(&self) {
+        self.profiler.start();
+    }
+
+    /// Stops measuring: what was launched since the start, by kernel name.
+    pub fn stop_profile(&self) -> BTreeMap<String, KernelTime> {
+        self.profiler.stop()
     }
 
     /// In order of their names.
@@ -310,7 +326,7 @@ impl Kernel {
         first
             .signature
             .check_arguments(&first.entry, args, inner.device.place())?;
-        match &inner.device {
+        inner.profiler.time(&inner.name, || match &inner.device {
             Device::Cpu(cpu) => cpu.launch(&inner.name, |request| {
                 match &inner.pick(args, request)?.code {
                     Code::Cpu(kernel) => Ok(kernel),
@@ -325,7 +341,7 @@ impl Kernel {
                     Code::Cpu(_) => unreachable!("a library's code is for its device"),
                 }
             }),
-        }
+        })
     }
 
     /// As [`Kernel::launch`], with each argument named.
