@@ -7,7 +7,7 @@ use tessera_device::Tensor;
 
 use super::ModelError;
 use super::config::Config;
-use super::kernels::Kernels;
+use super::kernels::{Kernels, RopeFrequenciesArgs};
 
 /// `[F]` each, F half the rotary dims.
 pub(super) struct Frequencies {
@@ -72,6 +72,6 @@ fn frequencies(
     let dims = config.qk_rope_head_dim;
     let mut f = Tensor::zeros(DType::F32, &[dims as i64 / 2])?;
     let ratio = base.powf(-2.0 / dims as f64);
-    kernels.rope_frequencies(f.view_mut()?, ratio, scaling.factor, scaling.lo, scaling.hi)?;
+    kernels.rope_frequencies(RopeFrequenciesArgs { f: f.view_mut()?, ratio, factor: scaling.factor, lo: scaling.lo, hi: scaling.hi })?;
     Ok(f)
 }

@@ -3,6 +3,7 @@
 use tessera_artifact::DType;
 use tessera_device::{Tensor, View};
 
+use super::kernels::{GreedyArgs, SampleArgs};
 use super::{Model, ModelError};
 
 /// How tokens are chosen.
@@ -88,7 +89,7 @@ impl Sampler {
         }
         let chosen = self.chosen.view_mut()?.slice(0, 0..rows)?;
         match *sampling {
-            Sampling::Greedy => model.kernels().greedy(logits, chosen)?,
+            Sampling::Greedy => model.kernels().greedy(GreedyArgs { logits, id: chosen })?,
             Sampling::Random {
                 temperature,
                 top_p,
@@ -101,16 +102,7 @@ impl Sampler {
                 };
                 fill(&mut self.requests, requests)?;
                 fill(&mut self.positions, positions)?;
-                model.kernels().sample(
-                    logits,
-                    self.requests.view().slice(0, 0..rows)?,
-                    self.positions.view().slice(0, 0..rows)?,
-                    chosen,
-                    temperature,
-                    top_p,
-                    seed as u32,
-                    (seed >> 32) as u32,
-                )?;
+                model.kernels().sample(SampleArgs { logits, request: self.requests.view().slice(0, 0..rows)?, position: self.positions.view().slice(0, 0..rows)?, id: chosen, temperature, top_p, seed0: seed as u32, seed1: (seed >> 32) as u32 })?;
             }
         }
         let chosen = &self.chosen.as_slice::<i32>()?[..rows as usize];

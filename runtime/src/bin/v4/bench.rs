@@ -1,14 +1,18 @@
 //! `v4 bench`: tokens per second of prefill and decode, and where the time goes.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use tessera::model::kernels::Profile;
 use tessera::model::{Logits, Model, Run};
+use tessera_device::KernelTime;
 
 use super::setup::Options;
 use super::{CommandResult, Outcome};
+
+/// Time by kernel.
+type Profile = BTreeMap<String, KernelTime>;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -80,7 +84,7 @@ pub fn run(args: &Args, options: &Options) -> CommandResult {
     let (prefill_rate, decode_rate) = (rate(prompt, prefill_times), rate(decode, decode_times));
     if options.json {
         let table = |profile: &Profile| -> serde_json::Value {
-            let rows = profile.iter().map(|(name, (launches, time))| {
+            let rows = profile.iter().map(|(name, KernelTime { launches, time })| {
                 (
                     name.to_string(),
                     json!({ "launches": launches, "seconds": time.as_secs_f64() }),
@@ -109,26 +113,27 @@ pub fn run(args: &Args, options: &Options) -> CommandResult {
 
 fn start(model: &Model, profiled: bool) {
     if profiled {
-        model.kernels().start_profile();
+        model.kernels().library().start_profile();
     }
 }
 
 fn stop(model: &Model, profiled: bool) -> Profile {
     match profiled {
-        true => model.kernels().take_profile(),
+        true => model.kernels().library().stop_profile(),
         false => Profile::new(),
     }
 }
 
 fn print_profile(what: &str, profile: &Profile) {
-    let total: Duration = profile.values().map(|(_, time)| *time).sum();
+    let total: Duration = profile.values().map(|kernel| kernel.time).sum();
     let mut rows: Vec<_> = profile.iter().collect();
-    rows.sort_by_key(|(_, (_, time))| std::cmp::Reverse(*time));
+    rows.sort_by_key(|(_, kernel)| std::cmp::Reverse(kernel.time));
     println!(
         "\n{what:<20} {:>9} {:>12} {:>9} {:>7}",
         "launches", "ms", "us each", "share"
     );
-    for (name, (launches, time)) in rows {
+    for (name, KernelTime { launches, time }) in rows {
+        let name = name.rsplit("::").next().unwrap_or(name);
         println!(
             "{name:<20} {launches:>9} {:>12.3} {:>9.1} {:>6.1}%",
             time.as_secs_f64() * 1e3,

@@ -2,13 +2,13 @@
 
 use std::error::Error;
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
 use tessera::model::Model;
 use tessera::model::kernels::Kernels;
-use tessera_device::{CpuOptions, Device, Library};
+use tessera_device::{CpuOptions, Device};
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -21,9 +21,6 @@ pub struct Options {
     /// Print results as JSON.
     #[arg(long, global = true)]
     pub json: bool,
-    /// A kernel archive to use instead of the built-in one.
-    #[arg(long, global = true, value_name = "FILE.tlk", env = "TESSERA_KERNELS")]
-    kernels: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -46,13 +43,7 @@ impl Options {
     }
 
     pub fn kernels(&self) -> Result<Kernels, Box<dyn Error>> {
-        let device = self.device()?;
-        let path = self
-            .kernels
-            .as_ref()
-            .ok_or("no kernel archive: give one with --kernels FILE.tlk")?;
-        let bytes = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
-        Ok(Kernels::new(Library::load(&bytes, &device)?)?)
+        Ok(Kernels::load(&self.device()?)?)
     }
 
     /// Loads the model in `folder`, with a progress bar on standard error.
