@@ -399,7 +399,10 @@ pub fn greedy_step(
 ) -> Result<(Vec<u32>, Vec<f32>), ModelError> {
     let output = model.forward(session, runs, Logits::Last, None)?;
     let mut chosen = Tensor::zeros(DType::I32, &[runs.len() as i64])?;
-    model.kernels().greedy(GreedyArgs { logits: output.logits, id: chosen.view_mut()? })?;
+    model.kernels().greedy(GreedyArgs {
+        logits: output.logits,
+        id: chosen.view_mut()?,
+    })?;
     let ids = chosen.as_slice::<i32>()?.iter().map(|&id| id as u32);
     Ok((ids.collect(), output.logits.to_vec::<f32>()?))
 }

@@ -11,7 +11,12 @@ use std::path::Path;
 use super::ModelError;
 use super::batch::{Batch, Run};
 use super::config::{Config, LayerKind};
-use super::kernels::{Kernels, AttentionArgs, CombineArgs, CompressArgs, CountPairsArgs, EmbedArgs, ExpertDownArgs, ExpertUpArgs, GroupPairsArgs, HcHeadArgs, HcPostArgs, HcPreArgs, IndexScoresArgs, IndexTopkArgs, LinearArgs, MtpMergeArgs, NormRotateArgs, RmsnormArgs, RopeTableArgs, RotateArgs, RouteArgs, RouteByTableArgs, StoreRingArgs, SwigluArgs, TakeRowsArgs};
+use super::kernels::{
+    AttentionArgs, CombineArgs, CompressArgs, CountPairsArgs, EmbedArgs, ExpertDownArgs,
+    ExpertUpArgs, GroupPairsArgs, HcHeadArgs, HcPostArgs, HcPreArgs, IndexScoresArgs,
+    IndexTopkArgs, Kernels, LinearArgs, MtpMergeArgs, NormRotateArgs, RmsnormArgs, RopeTableArgs,
+    RotateArgs, RouteArgs, RouteByTableArgs, StoreRingArgs, SwigluArgs, TakeRowsArgs,
+};
 use super::kv_cache::{CompressorCache, KvCache, LayerCache};
 use super::parameters::{self, Choice, DraftBlock, HcSite, Layer, Linear, Moe, Parameters, Part};
 use super::rope::Frequencies;
@@ -215,8 +220,11 @@ impl Pass<'_, '_> {
         let t = self.t;
         self.start(batch)?;
         // X [T, N, D]: the embedding in every stream.
-        self.k
-            .embed(EmbedArgs { ids: self.w.ids.rows(t)?, table: p.embed.view(), x: self.w.x.rows_mut(t)? })?;
+        self.k.embed(EmbedArgs {
+            ids: self.w.ids.rows(t)?,
+            table: p.embed.view(),
+            x: self.w.x.rows_mut(t)?,
+        })?;
         for (index, (layer, cache)) in p.layers.iter().zip(&mut cache.layers).enumerate() {
             self.tracer.enter(|| format!("L{index}."));
             self.block(layer, cache)?;
@@ -242,7 +250,12 @@ impl Pass<'_, '_> {
         ];
         for (f, rope) in tables {
             // cos, sin [T, F]
-            k.rope_table(RopeTableArgs { pos: self.w.positions.rows(t)?, f: f.view(), cosine: rope.cosine.rows_mut(t)?, sine: rope.sine.rows_mut(t)? })?;
+            k.rope_table(RopeTableArgs {
+                pos: self.w.positions.rows(t)?,
+                f: f.view(),
+                cosine: rope.cosine.rows_mut(t)?,
+                sine: rope.sine.rows_mut(t)?,
+            })?;
         }
         Ok(())
     }
@@ -263,7 +276,19 @@ impl Pass<'_, '_> {
         let w = &mut *self.w;
         let streams = [t, 1, c.hc_mult * c.hidden_size];
         linear(k, w.x.shaped(&streams)?, &site.mix, &mut w.mix)?;
-        k.hc_pre(HcPreArgs { x: w.x.rows(t)?, mix: w.mix.rows(t)?, base: site.base.view(), scale: site.scale.view(), pre: w.pre.rows_mut(t)?, post: w.post.rows_mut(t)?, comb: w.comb.rows_mut(t)?, y: w.collapsed.rows_mut(t)?, norm_eps: c.rms_norm_eps as f32, eps: c.hc_eps as f32, iters: c.hc_sinkhorn_iters as i64 })?;
+        k.hc_pre(HcPreArgs {
+            x: w.x.rows(t)?,
+            mix: w.mix.rows(t)?,
+            base: site.base.view(),
+            scale: site.scale.view(),
+            pre: w.pre.rows_mut(t)?,
+            post: w.post.rows_mut(t)?,
+            comb: w.comb.rows_mut(t)?,
+            y: w.collapsed.rows_mut(t)?,
+            norm_eps: c.rms_norm_eps as f32,
+            eps: c.hc_eps as f32,
+            iters: c.hc_sinkhorn_iters as i64,
+        })?;
         rms(k, w.collapsed.rows(t)?, norm, &mut w.input, c)?;
         if self.tracer.is_on() {
             let w = &*self.w;
@@ -286,7 +311,13 @@ impl Pass<'_, '_> {
     fn hc_post(&mut self) -> Done {
         let (k, t) = (self.k, self.t);
         let w = &mut *self.w;
-        k.hc_post(HcPostArgs { f: w.output.rows(t)?, x: w.x.rows(t)?, post: w.post.rows(t)?, comb: w.comb.rows(t)?, y: w.x_next.rows_mut(t)? })?;
+        k.hc_post(HcPostArgs {
+            f: w.output.rows(t)?,
+            x: w.x.rows(t)?,
+            post: w.post.rows(t)?,
+            comb: w.comb.rows(t)?,
+            y: w.x_next.rows_mut(t)?,
+        })?;
         swap(&mut w.x, &mut w.x_next);
         Ok(())
     }
@@ -321,13 +352,30 @@ impl Pass<'_, '_> {
             LayerKind::Window => &w.rope_main,
             _ => &w.rope_compress,
         };
-        k.norm_rotate(NormRotateArgs { x: w.q_raw.rows(t)?, cosine: rope.cosine.rows(t)?, sine: rope.sine.rows(t)?, y: w.q.rows_mut(t)?, eps: c.rms_norm_eps as f32 })?;
+        k.norm_rotate(NormRotateArgs {
+            x: w.q_raw.rows(t)?,
+            cosine: rope.cosine.rows(t)?,
+            sine: rope.sine.rows(t)?,
+            y: w.q.rows_mut(t)?,
+            eps: c.rms_norm_eps as f32,
+        })?;
 
         // One key, also the value, per token [T, A]: into the window's ring.
         let kv_raw = part(&w.projected, product, &p.wkv)?;
         rms(k, kv_raw, &p.kv_norm, &mut w.kv_normed, c)?;
-        k.rotate(RotateArgs { x: w.kv_normed.shaped(&[t, 1, dim])?, cosine: rope.cosine.rows(t)?, sine: rope.sine.rows(t)?, y: w.kv.shaped_mut(&[t, 1, dim])?, sign: 1.0 })?;
-        k.store_ring(StoreRingArgs { rows: w.kv.rows(t)?, pos: w.positions.rows(t)?, seq: w.sequences.rows(t)?, ring: cache.ring.view_mut()? })?;
+        k.rotate(RotateArgs {
+            x: w.kv_normed.shaped(&[t, 1, dim])?,
+            cosine: rope.cosine.rows(t)?,
+            sine: rope.sine.rows(t)?,
+            y: w.kv.shaped_mut(&[t, 1, dim])?,
+            sign: 1.0,
+        })?;
+        k.store_ring(StoreRingArgs {
+            rows: w.kv.rows(t)?,
+            pos: w.positions.rows(t)?,
+            seq: w.sequences.rows(t)?,
+            ring: cache.ring.view_mut()?,
+        })?;
 
         // Compressed entries of the blocks that these tokens close, and which of them each token sees.
         if let (Some(compressor), Some(main)) = (&p.compressor, &mut cache.main) {
@@ -348,12 +396,30 @@ impl Pass<'_, '_> {
             LayerKind::CompressedSparse { .. } => &w.picks,
             _ => &w.no_picks,
         };
-        k.attention(AttentionArgs { q: w.q.rows(t)?, ring: cache.ring.view(), entries: entries.view(), picks: picks.rows(t)?, pos: w.positions.rows(t)?, seq: w.sequences.rows(t)?, sink: p.sink.view(), o: w.core.rows_mut(t)?, window: c.sliding_window as i64, ratio: kind.ratio() as i64, scale: (dim as f32).sqrt().recip() })?;
+        k.attention(AttentionArgs {
+            q: w.q.rows(t)?,
+            ring: cache.ring.view(),
+            entries: entries.view(),
+            picks: picks.rows(t)?,
+            pos: w.positions.rows(t)?,
+            seq: w.sequences.rows(t)?,
+            sink: p.sink.view(),
+            o: w.core.rows_mut(t)?,
+            window: c.sliding_window as i64,
+            ratio: kind.ratio() as i64,
+            scale: (dim as f32).sqrt().recip(),
+        })?;
         let rope = match kind {
             LayerKind::Window => &w.rope_main,
             _ => &w.rope_compress,
         };
-        k.rotate(RotateArgs { x: w.core.rows(t)?, cosine: rope.cosine.rows(t)?, sine: rope.sine.rows(t)?, y: w.core_derot.rows_mut(t)?, sign: -1.0 })?;
+        k.rotate(RotateArgs {
+            x: w.core.rows(t)?,
+            cosine: rope.cosine.rows(t)?,
+            sine: rope.sine.rows(t)?,
+            y: w.core_derot.rows_mut(t)?,
+            sign: -1.0,
+        })?;
 
         // Output: each group of heads to its own rank [T, G, R], all of them to [T, D].
         linear(
@@ -385,9 +451,24 @@ impl Pass<'_, '_> {
         let w = &mut *self.w;
         let rings = [(&p.wkv, &mut cache.keys), (&p.wgate, &mut cache.gates)];
         for (columns, ring) in rings {
-            k.store_ring(StoreRingArgs { rows: part(&w.projected, product, columns)?, pos: w.positions.rows(t)?, seq: w.sequences.rows(t)?, ring: ring.view_mut()? })?;
+            k.store_ring(StoreRingArgs {
+                rows: part(&w.projected, product, columns)?,
+                pos: w.positions.rows(t)?,
+                seq: w.sequences.rows(t)?,
+                ring: ring.view_mut()?,
+            })?;
         }
-        k.compress(CompressArgs { keys: cache.keys.view(), gates: cache.gates.view(), ape: p.ape.view(), norm: p.norm.view(), f: self.frequencies.compress.view(), pos: w.positions.rows(t)?, seq: w.sequences.rows(t)?, entries: cache.entries.view_mut()?, eps: c.rms_norm_eps as f32 })?;
+        k.compress(CompressArgs {
+            keys: cache.keys.view(),
+            gates: cache.gates.view(),
+            ape: p.ape.view(),
+            norm: p.norm.view(),
+            f: self.frequencies.compress.view(),
+            pos: w.positions.rows(t)?,
+            seq: w.sequences.rows(t)?,
+            entries: cache.entries.view_mut()?,
+            eps: c.rms_norm_eps as f32,
+        })?;
         Ok(())
     }
 
@@ -411,11 +492,33 @@ impl Pass<'_, '_> {
                 &p.wq_b,
                 &mut w.index_q_raw,
             )?;
-            k.rotate(RotateArgs { x: w.index_q_raw.rows(t)?, cosine: w.rope_compress.cosine.rows(t)?, sine: w.rope_compress.sine.rows(t)?, y: w.index_q.rows_mut(t)?, sign: 1.0 })?;
-            k.index_scores(IndexScoresArgs { q: w.index_q.rows(t)?, w: part(&w.projected, product, &p.weights_proj)?, k: cache.entries.view(), pos: w.positions.rows(t)?, seq: w.sequences.rows(t)?, scores: w.index_scores.shaped_mut(&[t, entries])?, ratio: kind.ratio() as i64, all: all as i64, scale: (dim as f32).sqrt().recip(), head_scale: (heads as f32).sqrt().recip() })?;
+            k.rotate(RotateArgs {
+                x: w.index_q_raw.rows(t)?,
+                cosine: w.rope_compress.cosine.rows(t)?,
+                sine: w.rope_compress.sine.rows(t)?,
+                y: w.index_q.rows_mut(t)?,
+                sign: 1.0,
+            })?;
+            k.index_scores(IndexScoresArgs {
+                q: w.index_q.rows(t)?,
+                w: part(&w.projected, product, &p.weights_proj)?,
+                k: cache.entries.view(),
+                pos: w.positions.rows(t)?,
+                seq: w.sequences.rows(t)?,
+                scores: w.index_scores.shaped_mut(&[t, entries])?,
+                ratio: kind.ratio() as i64,
+                all: all as i64,
+                scale: (dim as f32).sqrt().recip(),
+                head_scale: (heads as f32).sqrt().recip(),
+            })?;
         }
         // With few enough entries every one is picked, whatever its score.
-        k.index_topk(IndexTopkArgs { scores: w.index_scores.shaped(&[t, entries])?, pos: w.positions.rows(t)?, picks: w.picks.rows_mut(t)?, ratio: kind.ratio() as i64 })?;
+        k.index_topk(IndexTopkArgs {
+            scores: w.index_scores.shaped(&[t, entries])?,
+            pos: w.positions.rows(t)?,
+            picks: w.picks.rows_mut(t)?,
+            ratio: kind.ratio() as i64,
+        })?;
         Ok(())
     }
 
@@ -437,31 +540,92 @@ impl Pass<'_, '_> {
         // Chosen experts [T, K] in ascending order, their weights [T, K].
         let scale = c.routed_scaling_factor as f32;
         match &p.choice {
-            Choice::Scored { bias } => k.route(RouteArgs { logits: part(&w.projected, product, &p.gate)?, bias: bias.view(), scores: w.gate_scores.rows_mut(t)?, experts: w.experts.rows_mut(t)?, weights: w.expert_weights.rows_mut(t)?, route_scale: scale })?,
-            Choice::Table { experts } => k.route_by_table(RouteByTableArgs { logits: part(&w.projected, product, &p.gate)?, ids: w.ids.rows(t)?, table: experts.view(), scores: w.gate_scores.rows_mut(t)?, experts: w.experts.rows_mut(t)?, weights: w.expert_weights.rows_mut(t)?, route_scale: scale })?,
+            Choice::Scored { bias } => k.route(RouteArgs {
+                logits: part(&w.projected, product, &p.gate)?,
+                bias: bias.view(),
+                scores: w.gate_scores.rows_mut(t)?,
+                experts: w.experts.rows_mut(t)?,
+                weights: w.expert_weights.rows_mut(t)?,
+                route_scale: scale,
+            })?,
+            Choice::Table { experts } => k.route_by_table(RouteByTableArgs {
+                logits: part(&w.projected, product, &p.gate)?,
+                ids: w.ids.rows(t)?,
+                table: experts.view(),
+                scores: w.gate_scores.rows_mut(t)?,
+                experts: w.experts.rows_mut(t)?,
+                weights: w.expert_weights.rows_mut(t)?,
+                route_scale: scale,
+            })?,
         }
 
         // Pairs sorted by expert, cut into tiles of rows.
         let pairs = t * choices;
         let rows = rows_per_tile(t);
         let tiles = most_tiles(pairs, c.n_routed_experts, rows);
-        k.count_pairs(CountPairsArgs { expert: w.experts.shaped(&[pairs])?, count: w.expert_count.view_mut()? })?;
-        k.group_pairs(GroupPairsArgs { expert: w.experts.shaped(&[pairs])?, count: w.expert_count.view(), pair: w.pair.rows_mut(pairs)?, tile_expert: w.tile_expert.rows_mut(tiles)?, tile_first: w.tile_first.rows_mut(tiles)?, tile_end: w.tile_end.rows_mut(tiles)?, tiles: w.tiles.view_mut()?, rows: rows as i64 })?;
+        k.count_pairs(CountPairsArgs {
+            expert: w.experts.shaped(&[pairs])?,
+            count: w.expert_count.view_mut()?,
+        })?;
+        k.group_pairs(GroupPairsArgs {
+            expert: w.experts.shaped(&[pairs])?,
+            count: w.expert_count.view(),
+            pair: w.pair.rows_mut(pairs)?,
+            tile_expert: w.tile_expert.rows_mut(tiles)?,
+            tile_first: w.tile_first.rows_mut(tiles)?,
+            tile_end: w.tile_end.rows_mut(tiles)?,
+            tiles: w.tiles.view_mut()?,
+            rows: rows as i64,
+        })?;
 
         // Routed experts: h [T K, I] by sorted row, y [T K, D] by pair.
         let limit = c.swiglu_limit as f32;
-        k.expert_up(ExpertUpArgs { x: w.input.rows(t)?, w1: p.w1.view(), w3: p.w3.view(), pair: w.pair.rows(pairs)?, tile_expert: w.tile_expert.rows(tiles)?, tile_first: w.tile_first.rows(tiles)?, tile_end: w.tile_end.rows(tiles)?, tiles: w.tiles.view(), weight: w.expert_weights.shaped(&[pairs])?, h: w.expert_h.rows_mut(pairs)?, choices: choices as i64, rows: rows as i64, limit })?;
-        k.expert_down(ExpertDownArgs { h: w.expert_h.rows(pairs)?, w2: p.w2.view(), pair: w.pair.rows(pairs)?, tile_expert: w.tile_expert.rows(tiles)?, tile_first: w.tile_first.rows(tiles)?, tile_end: w.tile_end.rows(tiles)?, tiles: w.tiles.view(), y: w.expert_y.rows_mut(pairs)?, rows: rows as i64 })?;
+        k.expert_up(ExpertUpArgs {
+            x: w.input.rows(t)?,
+            w1: p.w1.view(),
+            w3: p.w3.view(),
+            pair: w.pair.rows(pairs)?,
+            tile_expert: w.tile_expert.rows(tiles)?,
+            tile_first: w.tile_first.rows(tiles)?,
+            tile_end: w.tile_end.rows(tiles)?,
+            tiles: w.tiles.view(),
+            weight: w.expert_weights.shaped(&[pairs])?,
+            h: w.expert_h.rows_mut(pairs)?,
+            choices: choices as i64,
+            rows: rows as i64,
+            limit,
+        })?;
+        k.expert_down(ExpertDownArgs {
+            h: w.expert_h.rows(pairs)?,
+            w2: p.w2.view(),
+            pair: w.pair.rows(pairs)?,
+            tile_expert: w.tile_expert.rows(tiles)?,
+            tile_first: w.tile_first.rows(tiles)?,
+            tile_end: w.tile_end.rows(tiles)?,
+            tiles: w.tiles.view(),
+            y: w.expert_y.rows_mut(pairs)?,
+            rows: rows as i64,
+        })?;
 
         // The shared expert [T, D], and the sum of all.
-        k.swiglu(SwigluArgs { gate: part(&w.projected, product, &p.shared_w1)?, up: part(&w.projected, product, &p.shared_w3)?, y: w.shared_h.rows_mut(t)?, limit })?;
+        k.swiglu(SwigluArgs {
+            gate: part(&w.projected, product, &p.shared_w1)?,
+            up: part(&w.projected, product, &p.shared_w3)?,
+            y: w.shared_h.rows_mut(t)?,
+            limit,
+        })?;
         linear(
             k,
             w.shared_h.shaped(&[t, 1, inter])?,
             &p.shared_w2,
             &mut w.shared_y,
         )?;
-        k.combine(CombineArgs { y: w.expert_y.shaped(&[t, choices, hidden])?, shared_out: w.shared_y.rows(t)?, routed: w.routed.rows_mut(t)?, total: w.output.rows_mut(t)? })?;
+        k.combine(CombineArgs {
+            y: w.expert_y.shaped(&[t, choices, hidden])?,
+            shared_out: w.shared_y.rows(t)?,
+            routed: w.routed.rows_mut(t)?,
+            total: w.output.rows_mut(t)?,
+        })?;
         if self.tracer.is_on() {
             let w = &*self.w;
             let logits = part(&w.projected, product, &p.gate)?;
@@ -496,7 +660,11 @@ impl Pass<'_, '_> {
                 batch.last.len()
             }
         };
-        k.take_rows(TakeRowsArgs { x: w.x.shaped(&[t, width])?, rows: w.picked.rows(rows)?, y: w.head_x.shaped_mut(&[rows, width])? })?;
+        k.take_rows(TakeRowsArgs {
+            x: w.x.shaped(&[t, width])?,
+            rows: w.picked.rows(rows)?,
+            y: w.head_x.shaped_mut(&[rows, width])?,
+        })?;
         collapse(c, k, &p.hc_head, w, rows)?;
         rms(
             k,
@@ -559,7 +727,11 @@ impl Pass<'_, '_> {
         let (c, k) = (self.c, self.k);
         let w = &mut *self.w;
         // X = e_proj(rms(embedding)) in every stream + h_proj(rms(X)) stream by stream.
-        k.embed(EmbedArgs { ids: w.next_ids.rows(t)?, table: p.embed.view(), x: d.embedded.rows_mut(t)? })?;
+        k.embed(EmbedArgs {
+            ids: w.next_ids.rows(t)?,
+            table: p.embed.view(),
+            x: d.embedded.rows_mut(t)?,
+        })?;
         rms(
             k,
             d.embedded.shaped(&[t, hidden])?,
@@ -574,14 +746,23 @@ impl Pass<'_, '_> {
             &mut d.e_proj,
         )?;
         let eps = c.rms_norm_eps as f32;
-        k.rmsnorm(RmsnormArgs { x: w.x.shaped(&[t * n, hidden])?, w: draft.hnorm.view(), y: d.h.shaped_mut(&[t * n, hidden])?, eps })?;
+        k.rmsnorm(RmsnormArgs {
+            x: w.x.shaped(&[t * n, hidden])?,
+            w: draft.hnorm.view(),
+            y: d.h.shaped_mut(&[t * n, hidden])?,
+            eps,
+        })?;
         linear(
             k,
             d.h.shaped(&[t * n, 1, hidden])?,
             &draft.h_proj,
             &mut d.h_proj,
         )?;
-        k.mtp_merge(MtpMergeArgs { e: d.e_proj.rows(t)?, h: d.h_proj.rows(t)?, x: w.x.rows_mut(t)? })?;
+        k.mtp_merge(MtpMergeArgs {
+            e: d.e_proj.rows(t)?,
+            h: d.h_proj.rows(t)?,
+            x: w.x.rows_mut(t)?,
+        })?;
         self.tracer.record("block_in", w.x.rows(t)?)?;
         self.block(&draft.layer, cache)?;
         let w = &mut *self.w;
@@ -639,14 +820,26 @@ impl Pass<'_, '_> {
 fn collapse(c: &Config, k: &Kernels, site: &HcSite, w: &mut Workspace, rows: usize) -> Done {
     let streams = [rows, 1, c.hc_mult * c.hidden_size];
     linear(k, w.head_x.shaped(&streams)?, &site.mix, &mut w.head_mix)?;
-    k.hc_head(HcHeadArgs { x: w.head_x.rows(rows)?, mix: w.head_mix.rows(rows)?, base: site.base.view(), scale: site.scale.view(), y: w.head_collapsed.rows_mut(rows)?, norm_eps: c.rms_norm_eps as f32, eps: c.hc_eps as f32 })?;
+    k.hc_head(HcHeadArgs {
+        x: w.head_x.rows(rows)?,
+        mix: w.head_mix.rows(rows)?,
+        base: site.base.view(),
+        scale: site.scale.view(),
+        y: w.head_collapsed.rows_mut(rows)?,
+        norm_eps: c.rms_norm_eps as f32,
+        eps: c.hc_eps as f32,
+    })?;
     Ok(())
 }
 
 /// y [M, G, N] = x [M, G, K] · w^T.
 fn linear(k: &Kernels, x: View, w: &Linear, y: &mut Tensor) -> Done {
     let (rows, groups) = (x.shape()[0] as usize, x.shape()[1] as usize);
-    k.linear(LinearArgs { x, w: w.panels(), y: y.shaped_mut(&[rows, groups, w.outputs])? })?;
+    k.linear(LinearArgs {
+        x,
+        w: w.panels(),
+        y: y.shaped_mut(&[rows, groups, w.outputs])?,
+    })?;
     Ok(())
 }
 
@@ -658,7 +851,12 @@ fn part<'a>(product: &'a Tensor, shape: [usize; 2], part: &Part) -> Result<View<
 /// y [R, D] = rms(x [R, D]) · weight.
 fn rms(k: &Kernels, x: View, weight: &Tensor, y: &mut Tensor, c: &Config) -> Done {
     let rows = x.shape()[0] as usize;
-    k.rmsnorm(RmsnormArgs { x, w: weight.view(), y: y.rows_mut(rows)?, eps: c.rms_norm_eps as f32 })?;
+    k.rmsnorm(RmsnormArgs {
+        x,
+        w: weight.view(),
+        y: y.rows_mut(rows)?,
+        eps: c.rms_norm_eps as f32,
+    })?;
     Ok(())
 }
 

@@ -307,7 +307,10 @@ impl Loader<'_> {
         let mut start = 0;
         for matrix in &stack.matrices {
             let end = start + panels_of(matrix.shape()[0]);
-            self.kernels.pack_panels(PackPanelsArgs { w: matrix.view(), panels: panels.view_mut()?.select(0, 0)?.slice(0, start..end)? })?;
+            self.kernels.pack_panels(PackPanelsArgs {
+                w: matrix.view(),
+                panels: panels.view_mut()?.select(0, 0)?.slice(0, start..end)?,
+            })?;
             start = end;
         }
         Ok(Linear {
@@ -328,7 +331,10 @@ impl Loader<'_> {
         let mut panels = panels(groups, outputs, inputs)?;
         let matrices = weight.view().reshape(&[groups as i64, outputs, inputs])?;
         for group in 0..groups as i64 {
-            self.kernels.pack_panels(PackPanelsArgs { w: matrices.select(0, group)?, panels: panels.view_mut()?.select(0, group)? })?;
+            self.kernels.pack_panels(PackPanelsArgs {
+                w: matrices.select(0, group)?,
+                panels: panels.view_mut()?.select(0, group)?,
+            })?;
         }
         Ok(Linear {
             panels,
@@ -350,8 +356,10 @@ impl Loader<'_> {
         let mut panels = panels(count, outputs, inputs)?;
         for expert in 0..count {
             let weight = self.source(&format!("{at}.experts.{expert}.{matrix}.weight"))?;
-            self.kernels
-                .pack_panels(PackPanelsArgs { w: weight.view(), panels: panels.view_mut()?.select(0, expert as i64)? })?;
+            self.kernels.pack_panels(PackPanelsArgs {
+                w: weight.view(),
+                panels: panels.view_mut()?.select(0, expert as i64)?,
+            })?;
         }
         Ok(panels)
     }
@@ -366,7 +374,10 @@ impl Loader<'_> {
         let mut target = Tensor::zeros(dtype, source.shape())?;
         let columns = source.shape().last().copied().unwrap_or(1);
         let table = [source.elements() as i64 / columns.max(1), columns];
-        self.kernels.convert(ConvertArgs { x: source.view().reshape(&table)?, y: target.view_mut()?.reshape(&table)? })?;
+        self.kernels.convert(ConvertArgs {
+            x: source.view().reshape(&table)?,
+            y: target.view_mut()?.reshape(&table)?,
+        })?;
         Ok(target)
     }
 

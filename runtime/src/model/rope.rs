@@ -72,6 +72,12 @@ fn frequencies(
     let dims = config.qk_rope_head_dim;
     let mut f = Tensor::zeros(DType::F32, &[dims as i64 / 2])?;
     let ratio = base.powf(-2.0 / dims as f64);
-    kernels.rope_frequencies(RopeFrequenciesArgs { f: f.view_mut()?, ratio, factor: scaling.factor, lo: scaling.lo, hi: scaling.hi })?;
+    kernels.rope_frequencies(RopeFrequenciesArgs {
+        f: f.view_mut()?,
+        ratio,
+        factor: scaling.factor,
+        lo: scaling.lo,
+        hi: scaling.hi,
+    })?;
     Ok(f)
 }

@@ -102,7 +102,16 @@ impl Sampler {
                 };
                 fill(&mut self.requests, requests)?;
                 fill(&mut self.positions, positions)?;
-                model.kernels().sample(SampleArgs { logits, request: self.requests.view().slice(0, 0..rows)?, position: self.positions.view().slice(0, 0..rows)?, id: chosen, temperature, top_p, seed0: seed as u32, seed1: (seed >> 32) as u32 })?;
+                model.kernels().sample(SampleArgs {
+                    logits,
+                    request: self.requests.view().slice(0, 0..rows)?,
+                    position: self.positions.view().slice(0, 0..rows)?,
+                    id: chosen,
+                    temperature,
+                    top_p,
+                    seed0: seed as u32,
+                    seed1: (seed >> 32) as u32,
+                })?;
             }
         }
         let chosen = &self.chosen.as_slice::<i32>()?[..rows as usize];
