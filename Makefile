@@ -13,9 +13,13 @@ help:
 setup:
 	@.ci/setup
 
+# The main job: kernels from text to native code (when `tessera` is built), a small V4 model checked against its expected values, tokens.
 run: setup
 	$(CARGO) build --release --workspace
-	$(CARGO) run --release --package tessera-compiler --bin tlc -- doctor
+	target/release/tlc doctor
+	target/release/v4 verify tests/golden/g1_mixed_tiny_mtp
+	target/release/v4 generate --model tests/golden/g1_mixed_tiny_mtp --ids 11,3,29,7 --tokens 32
+	target/release/v4 bench --model tests/golden/g1_mixed_tiny_mtp --prefill 64 --decode 32
 
 # Documentation tests first: the last lines are then those of a run that held tests.
 test: setup lint
