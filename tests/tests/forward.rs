@@ -19,19 +19,30 @@ const LOGITS_BOUND: f64 = 1e-4;
 const LARGEST_GOLDEN_LOGIT: f64 = 8.0;
 
 fn kernels(threads: usize) -> Kernels {
-    let options = CpuOptions { threads: NonZeroUsize::new(threads), ..CpuOptions::default() };
-    Kernels::load(&Device::cpu_with(options).expect("a CPU device")).expect("the embedded archive loads")
+    let options = CpuOptions {
+        threads: NonZeroUsize::new(threads),
+        ..CpuOptions::default()
+    };
+    Kernels::load(&Device::cpu_with(options).expect("a CPU device"))
+        .expect("the embedded archive loads")
 }
 
 fn golden(case: &str) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(case);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("golden")
+        .join(case);
     let model = Model::load(&folder, kernels(2), &mut |_, _| {}).expect("the case loads");
     let checks = verify(&model, &folder, &mut |_| {}).expect("the case runs");
     assert!(checks.len() > 20, "only {} comparisons", checks.len());
     let wrong: Vec<String> = checks
         .iter()
         .filter(|check| !check.is_fine())
-        .map(|check| format!("{}: error {:.3e}, at most {:.3e}", check.name, check.error, check.bound))
+        .map(|check| {
+            format!(
+                "{}: error {:.3e}, at most {:.3e}",
+                check.name, check.error, check.bound
+            )
+        })
         .collect();
     assert!(wrong.is_empty(), "{case}:\n{}", wrong.join("\n"));
 }
@@ -81,14 +92,20 @@ fn feed(model: &Model, ids: &[Vec<u32>], step: impl Fn(usize, usize) -> usize) -
         for (sequence, tokens) in ids.iter().enumerate() {
             let end = (done[sequence] + step(sequence, round)).min(tokens.len());
             if end > done[sequence] {
-                runs.push(Run { sequence, ids: &tokens[done[sequence]..end], next_ids: None });
+                runs.push(Run {
+                    sequence,
+                    ids: &tokens[done[sequence]..end],
+                    next_ids: None,
+                });
                 done[sequence] = end;
             }
         }
         if runs.is_empty() {
             break;
         }
-        let output = model.forward(&mut session, &runs, Logits::All, None).expect("the call runs");
+        let output = model
+            .forward(&mut session, &runs, Logits::All, None)
+            .expect("the call runs");
         let rows = output.logits.as_slice::<f32>().expect("f32 logits");
         let vocab = model.config().vocab_size;
         let mut row = 0;
@@ -103,45 +120,79 @@ fn feed(model: &Model, ids: &[Vec<u32>], step: impl Fn(usize, usize) -> usize) -
 
 fn assert_same_bits(number: u64, how: &str, one: &[Vec<f32>], other: &[Vec<f32>]) {
     for (sequence, (a, b)) in one.iter().zip(other).enumerate() {
-        assert_eq!(a.len(), b.len(), "model {number}, {how}: sequence {sequence}");
-        let first = a.iter().zip(b).position(|(x, y)| x.to_bits() != y.to_bits());
-        assert_eq!(first, None, "model {number}, {how}: logits of sequence {sequence} differ there first");
+        assert_eq!(
+            a.len(),
+            b.len(),
+            "model {number}, {how}: sequence {sequence}"
+        );
+        let first = a
+            .iter()
+            .zip(b)
+            .position(|(x, y)| x.to_bits() != y.to_bits());
+        assert_eq!(
+            first, None,
+            "model {number}, {how}: logits of sequence {sequence} differ there first"
+        );
     }
 }
 
 #[test]
 fn random_models_agree_with_the_reference() {
     for number in 0..RANDOM_MODELS {
-        let folder = Folder(std::env::temp_dir().join(format!("tessera-forward-{}-{number}", std::process::id())));
+        let folder = Folder(
+            std::env::temp_dir().join(format!("tessera-forward-{}-{number}", std::process::id())),
+        );
         let (case, reference) = prepare_case(number, &folder.0).expect("a random model");
         let model = Model::load(&folder.0, kernels(2), &mut |_, _| {})
             .unwrap_or_else(|error| panic!("model {number}: {error}\n{:#}", case.config));
 
         let whole = feed(&model, &case.ids, |_, _| usize::MAX / 2);
         let expected = &reference.tensors["logits"].data;
-        let largest = expected.iter().fold(0.0f64, |largest, x| largest.max(x.abs()));
+        let largest = expected
+            .iter()
+            .fold(0.0f64, |largest, x| largest.max(x.abs()));
         let bound = LOGITS_BOUND * (largest / LARGEST_GOLDEN_LOGIT).max(1.0);
         let found: Vec<f32> = whole.concat();
         assert_eq!(found.len(), expected.len(), "model {number}");
         for (at, (&x, &y)) in found.iter().zip(expected).enumerate() {
             let error = (f64::from(x) - y).abs();
-            assert!(error <= bound, "model {number}: logit {at} is {x}, not {y}: off by {error:.3e}, at most {bound:.3e}\n{:#}", case.config);
+            assert!(
+                error <= bound,
+                "model {number}: logit {at} is {x}, not {y}: off by {error:.3e}, at most {bound:.3e}\n{:#}",
+                case.config
+            );
         }
 
         // Sequences of different lengths in one call, cut differently each.
-        let ragged: Vec<Vec<u32>> =
-            case.ids.iter().enumerate().map(|(b, ids)| ids[..ids.len() - b.min(ids.len() - 1)].to_vec()).collect();
+        let ragged: Vec<Vec<u32>> = case
+            .ids
+            .iter()
+            .enumerate()
+            .map(|(b, ids)| ids[..ids.len() - b.min(ids.len() - 1)].to_vec())
+            .collect();
         let once = feed(&model, &ragged, |_, _| usize::MAX / 2);
         for (sequence, (part, full)) in once.iter().zip(&whole).enumerate() {
-            assert_same_bits(number, "shorter", &[part.clone()], &[full[..part.len()].to_vec()]);
+            assert_same_bits(
+                number,
+                "shorter",
+                &[part.clone()],
+                &[full[..part.len()].to_vec()],
+            );
             assert!(!part.is_empty(), "sequence {sequence}");
         }
-        let chunks = feed(&model, &ragged, |sequence, round| 1 + (5 * sequence + 3 * round) % 7);
+        let chunks = feed(&model, &ragged, |sequence, round| {
+            1 + (5 * sequence + 3 * round) % 7
+        });
         assert_same_bits(number, "chunks", &once, &chunks);
         let tokens = feed(&model, &ragged, |_, _| 1);
         assert_same_bits(number, "token by token", &once, &tokens);
 
         let alone = Model::load(&folder.0, kernels(1), &mut |_, _| {}).expect("it loaded before");
-        assert_same_bits(number, "one thread", &whole, &feed(&alone, &case.ids, |_, _| usize::MAX / 2));
+        assert_same_bits(
+            number,
+            "one thread",
+            &whole,
+            &feed(&alone, &case.ids, |_, _| usize::MAX / 2),
+        );
     }
 }

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use tessera_compiler::diag::{Diagnostic, Sink};
 use tessera_compiler::diag::render::{Format, render};
+use tessera_compiler::diag::{Diagnostic, Sink};
 use tessera_compiler::driver::{self, Options};
 use tessera_compiler::source::{FileId, SourceMap};
 use tessera_compiler::testing::run;
@@ -35,9 +35,16 @@ fn main() {
         let problems = sink.finish();
         {
             let map = Arc::clone(&map);
-            trials.push(Trial::test(format!("{name}: nothing to report"), move || {
-                if problems.is_empty() { Ok(()) } else { Err(failed(&problems, &map)) }
-            }));
+            trials.push(Trial::test(
+                format!("{name}: nothing to report"),
+                move || {
+                    if problems.is_empty() {
+                        Ok(())
+                    } else {
+                        Err(failed(&problems, &map))
+                    }
+                },
+            ));
         }
         match run::list_sources(&map) {
             Ok(ids) => trials.extend(ids.into_iter().map(|id| {
@@ -69,13 +76,22 @@ fn main() {
 /// The `tl` blocks of a page, each a program of its own.
 fn examples(page: &Path) -> Vec<SourceMap> {
     let text = std::fs::read_to_string(page).unwrap_or_else(|e| panic!("{}: {e}", page.display()));
-    let name = page.file_name().expect("a page has a name").to_string_lossy().into_owned();
+    let name = page
+        .file_name()
+        .expect("a page has a name")
+        .to_string_lossy()
+        .into_owned();
     let mut found = vec![];
     for (at, _) in text.match_indices("```tl\n") {
         let block = &text[at + 6..];
-        let end = block.find("```").unwrap_or_else(|| panic!("{name}: a block does not end"));
+        let end = block
+            .find("```")
+            .unwrap_or_else(|| panic!("{name}: a block does not end"));
         let mut map = SourceMap::default();
-        map.add(format!("{name}:{}", text[..at].lines().count() + 1), &block[..end]);
+        map.add(
+            format!("{name}:{}", text[..at].lines().count() + 1),
+            &block[..end],
+        );
         found.push(map);
     }
     assert!(!found.is_empty(), "{name} holds no example");
