@@ -1,10 +1,8 @@
 //! Compiled kernels inside a Rust program: what a `build.rs` calls.
 //!
 //! ```no_run
-//! // build.rs
-//! fn main() {
-//!     tessera_compiler::embed::Build::new().dir("kernels").out("library").compile().unwrap_or_else(|e| panic!("{e}"));
-//! }
+//! // in build.rs
+//! tessera_compiler::embed::Build::new().dir("kernels").out("library").compile().unwrap_or_else(|e| panic!("{e}"));
 //! ```
 //! writes `library.tlk` and `library.rs` to `OUT_DIR`; `include!(concat!(env!("OUT_DIR"), "/library.rs"));` in a module of the program
 //! then has `Kernels` with one launch function per kernel. The finished program holds no compiler.

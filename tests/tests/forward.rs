@@ -175,7 +175,7 @@ fn random_models_agree_with_the_reference() {
             assert_same_bits(
                 number,
                 "shorter",
-                &[part.clone()],
+                std::slice::from_ref(part),
                 &[full[..part.len()].to_vec()],
             );
             assert!(!part.is_empty(), "sequence {sequence}");

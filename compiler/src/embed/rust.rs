@@ -89,7 +89,7 @@ fn names<'n>(kernels: impl Iterator<Item = &'n str>) -> BTreeMap<&'n str, String
     taken
 }
 
-fn arguments<'k>(kernel: &'k KernelEntry) -> impl Iterator<Item = &'k ParamEntry> {
+fn arguments(kernel: &KernelEntry) -> impl Iterator<Item = &ParamEntry> {
     kernel
         .params
         .iter()

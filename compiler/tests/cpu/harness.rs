@@ -12,7 +12,7 @@ use tessera_device::cpu::{features, loader::CodeObject};
 
 /// The best variant that this machine runs.
 pub fn variant() -> CpuVariant {
-    features::choose(CpuVariant::ALL.into_iter(), None).expect("the machine has AVX2")
+    features::choose(CpuVariant::ALL, None).expect("the machine has AVX2")
 }
 
 pub struct Compiled {

@@ -73,12 +73,11 @@ impl<'c> Emitter<'_, 'c> {
             (Some(a), Some(b)) => Some(self.b.andi(a, b)),
             (a, b) => a.or(b),
         };
-        let inside = match (inside, self.at_inside(&from), self.at_inside(&to)) {
-            (a, b, c) => [a, b, c]
-                .into_iter()
-                .flatten()
-                .reduce(|x, y| self.b.andi(x, y)),
-        };
+        let places = [inside, self.at_inside(&from), self.at_inside(&to)];
+        let inside = places
+            .into_iter()
+            .flatten()
+            .reduce(|x, y| self.b.andi(x, y));
         if oob == Oob::Error {
             let present = match self.gathers_present(&shape, &from) {
                 Some(p) => Some(p),

@@ -149,7 +149,7 @@ fn feed_a(dtype: DType, arithmetic: Arithmetic, strides: [i64; 2], k: u64) -> Fe
         Arithmetic::F32 if dtype == DType::F32 => Feed::InPlace,
         Arithmetic::F64 => Feed::InPlace,
         // Pairs are read as they lie.
-        Arithmetic::DotPairs if strides[1] == 1 && k % 2 == 0 && strides[0] % 2 == 0 => {
+        Arithmetic::DotPairs if strides[1] == 1 && k.is_multiple_of(2) && strides[0] % 2 == 0 => {
             Feed::InPlace
         }
         _ => Feed::Packed,

@@ -293,7 +293,7 @@ impl Lower<'_, '_, '_> {
         };
         let t = self.expr(x, want);
         if let Term::Const(c) = &t {
-            return self.fold_call("abs", &[c.clone()], e);
+            return self.fold_call("abs", std::slice::from_ref(c), e);
         }
         match self.term_type(&t) {
             None => Term::Error,
@@ -318,7 +318,7 @@ impl Lower<'_, '_, '_> {
         };
         let t = self.expr(x, want.filter(|_| op != ir::UnaryOp::IsNan));
         let t = match t {
-            Term::Const(c) => match constant::call(&name.name, &[c.clone()]) {
+            Term::Const(c) => match constant::call(&name.name, std::slice::from_ref(&c)) {
                 Some(Ok(c)) => return Term::Const(c),
                 _ => match c {
                     Const::Float(_) => match self.scalar(Term::Const(c), want, x) {
@@ -523,7 +523,7 @@ impl Lower<'_, '_, '_> {
             ExprKind::Call { callee, args } => match (&callee.kind, args.as_slice()) {
                 (ExprKind::Name(path), [width]) if path_text(path) == "tree" => {
                     let w = self.static_int(&width.value)?;
-                    if w < 1 || w > 1 << 16 || !(w as u64).is_power_of_two() {
+                    if !(1..=1 << 16).contains(&w) || !(w as u64).is_power_of_two() {
                         self.report(say::tree_width(width.value.span, w));
                         return None;
                     }

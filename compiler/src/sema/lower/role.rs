@@ -280,7 +280,7 @@ impl Lower<'_, '_, '_> {
             _ if whole => None,
             ir::Slot::Span { start, len } if rest_whole && *len == rows => {
                 match self.const_index(*start) {
-                    Some(s) if s as u64 % rows == 0 => Some((s as u64 / rows) as u32),
+                    Some(s) if (s as u64).is_multiple_of(rows) => Some((s as u64 / rows) as u32),
                     _ => {
                         let d = say::release_part(target.span, &c.name, c.parts, rows);
                         self.report(d);

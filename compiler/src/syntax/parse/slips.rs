@@ -237,10 +237,10 @@ impl Builder<'_> {
         if let Some(k) = self.wrong_arrow(t, fault.at) {
             return Some(problem::wrong_arrow(one(k), t.text(0), t.text(k)));
         }
-        if t.text(0) == "map" || t.text(0) == "for" || t.text(0) == "pipeline" {
-            if let Some(d) = self.loop_slip(fault) {
-                return Some(d);
-            }
+        if matches!(t.text(0), "map" | "for" | "pipeline")
+            && let Some(d) = self.loop_slip(fault)
+        {
+            return Some(d);
         }
         self.expr_slip(fault)
     }

@@ -72,6 +72,8 @@ impl Run<'_> {
         }
     }
 
+    // `span` is that of the op, whose places are found one inside the other.
+    #[allow(clippy::only_used_in_recursion)]
     pub fn locate(
         &mut self,
         agent: &mut Agent,

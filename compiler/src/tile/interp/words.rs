@@ -82,7 +82,12 @@ impl Words {
     }
 
     pub fn get(&self, i: usize) -> u64 {
-        each_width!(self, v => v[i] as u64)
+        match self {
+            Words::W8(v) => u64::from(v[i]),
+            Words::W16(v) => u64::from(v[i]),
+            Words::W32(v) => u64::from(v[i]),
+            Words::W64(v) => v[i],
+        }
     }
 
     pub fn set(&mut self, i: usize, bits: u64) {
@@ -233,7 +238,11 @@ fn max32(x: f32, y: f32) -> f32 {
     let ordered = if x > y { x } else { y };
     let equal = f32::from_bits(x.to_bits() & y.to_bits());
     let value = if x == y { equal } else { ordered };
-    if x != x || y != y { f32::NAN } else { value }
+    if x.is_nan() || y.is_nan() {
+        f32::NAN
+    } else {
+        value
+    }
 }
 
 #[inline(always)]
@@ -241,7 +250,11 @@ fn min32(x: f32, y: f32) -> f32 {
     let ordered = if x < y { x } else { y };
     let equal = f32::from_bits(x.to_bits() | y.to_bits());
     let value = if x == y { equal } else { ordered };
-    if x != x || y != y { f32::NAN } else { value }
+    if x.is_nan() || y.is_nan() {
+        f32::NAN
+    } else {
+        value
+    }
 }
 
 vectorised! {

@@ -303,7 +303,7 @@ fn sin_cos(b: &mut Builder, cos: bool, x: ValueId) -> ValueId {
         let mut terms = Vec::new();
         for k in 1..=14usize {
             factorial *= k as f64;
-            if k >= first && (k - first) % 2 == 0 {
+            if k >= first && (k - first).is_multiple_of(2) {
                 let sign = if (k / 2) % 2 == 0 { 1.0 } else { -1.0 };
                 terms.push(sign / factorial);
             }

@@ -229,7 +229,7 @@ impl CudaDevice {
     /// CTAs to launch: one per item of the grid, or as many as run at the same time where each needs scratch memory.
     fn ctas(&self, kernel: &CudaKernel, function: Handle, items: i64) -> Result<u32, CudaError> {
         let mut most = i64::from(i32::MAX);
-        if kernel.code.scratch_bytes > 0 {
+        if let Some(affordable) = SCRATCH_BYTES.checked_div(kernel.code.scratch_bytes) {
             let mut per_sm: c_int = 0;
             // SAFETY: writes one int.
             let code = unsafe {
@@ -243,8 +243,7 @@ impl CudaDevice {
             self.context
                 .check("cuOccupancyMaxActiveBlocksPerMultiprocessor", code)?;
             let at_once = i64::from(per_sm.max(1)) * i64::from(self.context.multiprocessors);
-            let affordable = (SCRATCH_BYTES / kernel.code.scratch_bytes).max(1) as i64;
-            most = at_once.min(affordable);
+            most = at_once.min(affordable.max(1) as i64);
         }
         Ok(items.min(most) as u32)
     }
