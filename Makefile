@@ -19,7 +19,7 @@ run: setup
 	target/release/tlc doctor
 	target/release/v4 verify tests/golden/g1_mixed_tiny_mtp
 	target/release/v4 generate --model tests/golden/g1_mixed_tiny_mtp --ids 11,3,29,7 --tokens 32
-	target/release/v4 bench --model tests/golden/g1_mixed_tiny_mtp --prefill 64 --decode 32
+	target/release/v4 bench --model tests/golden/g1_mixed_tiny_mtp --prompt 64 --decode 32
 
 # Documentation tests first: the last lines are then those of a run that held tests.
 test: setup lint

@@ -9,7 +9,7 @@ import argparse, json, statistics, subprocess, time
 
 
 def ours(v4, model, threads, prefill, decode):
-    out = subprocess.run([v4, "bench", "--model", model, "--threads", str(threads), "--prefill", str(prefill), "--decode", str(decode), "--json"],
+    out = subprocess.run([v4, "bench", "--model", model, "--threads", str(threads), "--prompt", str(prefill), "--decode", str(decode), "--json"],
                          check=True, capture_output=True, text=True).stdout
     r = json.loads(out)
     return r["prefill_tokens_per_s"], r["decode_tokens_per_s"]
