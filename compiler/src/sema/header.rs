@@ -182,9 +182,7 @@ fn params(ast: &ast::Kernel, k: &mut Kernel, cx: &Evaluator, sink: &mut Sink) {
                 _ => ParamKind::Scalar(elem_dtype(&p.ty, cx, sink).unwrap_or(DType::F32)),
             },
             mode => {
-                if mode.is_none() {
-                    sink.report(say::tensor_without_mode(p));
-                }
+                // The parser has reported a tensor without a mode.
                 ParamKind::Tensor(tensor(p, mode.unwrap_or(ast::Mode::In), cx, sink))
             }
         };
@@ -204,9 +202,6 @@ fn tensor(p: &ast::Param, mode: ast::Mode, cx: &Evaluator, sink: &mut Sink) -> T
         }
         _ => elem_dtype(&p.ty, cx, sink).unwrap_or(DType::F32),
     };
-    if p.ty.shape.is_empty() {
-        sink.report(say::tensor_without_shape(p));
-    }
     if let Some(extra) = p.ty.shape.get(crate::tile::verify::MAX_RANK) {
         sink.report(say::too_many_axes(
             extra.span,
@@ -458,6 +453,26 @@ fn budget(list: &[ast::Constraint], k: &mut Kernel, cx: &Evaluator, sink: &mut S
             "regs" => sink.report(say::registers_out_of_range(c.span, value)),
             _ => sink.report(say::bad_budget(c.span)),
         }
+    }
+}
+
+/// Names that have values at launch only, so that a clause about generics can say so.
+pub(super) fn bind_launch_names(ast: &ast::Kernel, cx: &mut Evaluator) {
+    for clause in &ast.clauses {
+        if let Clause::Dims(list, _) = clause {
+            for d in list {
+                let value = Static::Host(HostExpr::dim(&d.name.name), HostType::Int);
+                cx.bind(&d.name.name, value);
+            }
+        }
+    }
+    for p in ast.params.iter().filter(|p| p.ty.shape.is_empty()) {
+        let name = &p.name.name;
+        let value = match p.ty.elem {
+            ElemType::Index => Static::Host(HostExpr::dim(name), HostType::Int),
+            _ => Static::Host(HostExpr::Scalar(name.clone()), HostType::Float),
+        };
+        cx.bind(name, value);
     }
 }
 

@@ -372,7 +372,8 @@ impl<'a> Program<'a> {
                 continue;
             };
             for c in constraints {
-                let cx = Evaluator::new(self, k.module).with_generics(&instance.generics);
+                let mut cx = Evaluator::new(self, k.module).with_generics(&instance.generics);
+                super::header::bind_launch_names(k.ast, &mut cx);
                 match cx.constraint(c, sink) {
                     Some(true) => {}
                     Some(false) => {

@@ -12,20 +12,6 @@ pub fn channel_without_roles(span: Span, name: &str) -> Diagnostic {
     .help("put the producer and the consumer into a `role` each, or use a tile")
 }
 
-pub fn tile_of_two_roles(span: Span, name: &str, declared: Span, roles: [&str; 2]) -> Diagnostic {
-    Diagnostic::error(
-        "TL0721",
-        span,
-        format!(
-            "`{name}` is used by two roles, `{}` and `{}`",
-            roles[0], roles[1]
-        ),
-    )
-    .also(declared, "declared here")
-    .note("roles share nothing but channels")
-    .help("declare it inside one role and send it over a channel")
-}
-
 pub fn tensor_of_two_roles(span: Span, name: &str, write: Span, roles: [&str; 2]) -> Diagnostic {
     Diagnostic::error(
         "TL0722",

@@ -144,15 +144,6 @@ pub fn blocks_write_same(span: Span, name: &str, axis: usize, persistent: bool) 
     ))
 }
 
-pub fn copy_overlaps(span: Span, name: &str) -> Diagnostic {
-    Diagnostic::error(
-        "TL0414",
-        span,
-        format!("this copy may read what it writes: both sides are parts of `{name}`"),
-    )
-    .help("go through a tile of its own")
-}
-
 pub fn filled_twice(span: Span, first: Span, name: &str) -> Diagnostic {
     Diagnostic::error(
         "TL0415",

@@ -162,6 +162,10 @@ impl Lower<'_, '_, '_> {
             self.report(say::no_such_grid_axis(e.span, axis, axes));
             return Term::Error;
         }
+        if self.k.launch.persistent && !self.in_items {
+            self.report(say::block_of_persistent(e.span));
+            return Term::Error;
+        }
         Term::Scalar(self.pure(OpKind::BlockIndex(axis as u8), Type::Index, e.span))
     }
 

@@ -96,6 +96,10 @@ struct Lower<'p, 'a, 's> {
     calls: Vec<(usize, String, Span)>,
     /// Inside `role`: the span of its name.
     role: Option<Span>,
+    has_roles: bool,
+    in_items: bool,
+    /// The role that first used a tile; `None`: the top of the kernel.
+    owners: BTreeMap<TileId, Option<Span>>,
     used_generics: BTreeSet<String>,
     /// Names in the extents of a tile's declaration, for messages.
     shape_names: BTreeMap<TileId, Vec<String>>,
@@ -126,6 +130,9 @@ pub(super) fn kernel(
         guard: None,
         calls: vec![],
         role: None,
+        has_roles: false,
+        in_items: false,
+        owners: BTreeMap::new(),
         used_generics: BTreeSet::new(),
         shape_names: BTreeMap::new(),
         slots: BTreeMap::new(),
@@ -381,11 +388,25 @@ impl<'p, 'a, 's> Lower<'p, 'a, 's> {
         None
     }
 
+    /// A tile belongs to the role that uses it first.
+    fn of_this_role(&mut self, b: Binding, span: Span) -> Binding {
+        let (Binding::Tile { tile, .. } | Binding::Cell { tile, .. }) = b else {
+            return b;
+        };
+        if *self.owners.entry(tile).or_insert(self.role) == self.role {
+            return b;
+        }
+        let t = self.k.tile(tile);
+        let d = say::tile_of_two_roles(span, &t.name, t.span);
+        self.report(d);
+        Binding::Error
+    }
+
     /// What a path stands for; an unknown name is reported.
     fn resolve(&mut self, path: &ast::Path) -> Binding {
         if let [one] = path.segments.as_slice() {
             if let Some(b) = self.find_local(&one.name) {
-                return b;
+                return self.of_this_role(b, path.span);
             }
             match self.cx.get(&one.name) {
                 Some(Static::Const(c)) => {

@@ -37,6 +37,11 @@ impl Lower<'_, '_, '_> {
                 },
                 ("ring", [c]) => match &c.value.kind {
                     ExprKind::Name(path) => match self.resolve(path) {
+                        Binding::Channel(id) if self.k.channels[id.index()].ring.is_some() => self
+                            .report(say::attribute_argument(
+                                a,
+                                "a channel with slots of its own",
+                            )),
                         Binding::Channel(id) => ring = Some(id),
                         Binding::Error => {}
                         _ => self.report(say::not_a_channel(c.value.span, &path_text(path))),
@@ -91,6 +96,7 @@ impl Lower<'_, '_, '_> {
         let block = self.new_block();
         let copy_id = self.block_arg(block, Some("copy_id"));
         self.role = Some(name.span);
+        self.has_roles = true;
         self.inside(block, |l| {
             l.declare_text("copy_id".into(), name.span, Binding::Value(copy_id), None);
             l.block(body);
@@ -249,7 +255,17 @@ impl Lower<'_, '_, '_> {
 
     /// `release x;`, `release x[0 :+ 32];`
     pub(super) fn release(&mut self, target: &Expr, span: Span) {
-        let place = match self.place(target) {
+        // `release k[0 :+ 32]` names rows; the other axes are whole.
+        let mut padded = target.clone();
+        if let ExprKind::Index { base, slots } = &mut padded.kind
+            && let Some(Binding::Tile { tile, .. }) = self.base_of(base)
+        {
+            let rank = self.k.tile(tile).shape.len();
+            while slots.len() < rank {
+                slots.push(ast::IndexSlot::Full(target.span));
+            }
+        }
+        let place = match self.place(&padded) {
             Some(view::Place::View(v)) => v,
             Some(_) => {
                 self.report(say::release_target(target.span));

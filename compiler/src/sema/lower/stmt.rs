@@ -30,6 +30,18 @@ impl Lower<'_, '_, '_> {
                 return;
             }
         }
+        let top = self.frames.len() == 1 && self.calls.is_empty();
+        let may_follow_roles = matches!(
+            s.kind,
+            StmtKind::Role { .. }
+                | StmtKind::Let { .. }
+                | StmtKind::Channel { .. }
+                | StmtKind::Error
+        );
+        if top && self.has_roles && !may_follow_roles {
+            self.report(say::statement_after_role(s.span, statement_name(&s.kind)));
+            return;
+        }
         match &s.kind {
             StmtKind::Tile {
                 name,
@@ -231,6 +243,7 @@ impl Lower<'_, '_, '_> {
         self.shape_names.insert(tile, names);
         let oob = self.oob(attrs);
         if let Some(init) = init {
+            self.owners.insert(tile, self.role);
             self.assign_tile(tile, init, oob, &name.name);
         }
         self.declare(
@@ -387,6 +400,7 @@ impl Lower<'_, '_, '_> {
         };
         let dtype = scalar_dtype(ty);
         let tile = self.new_tile(&name.name, ir::Space::Reg, vec![], dtype, name.span);
+        self.owners.insert(tile, self.role);
         self.set_cell(tile, v, value.span);
         Binding::Cell {
             tile,
@@ -447,6 +461,8 @@ impl Lower<'_, '_, '_> {
         {
             if !self.k.launch.persistent {
                 self.report(say::items_without_persistent(items.span));
+            } else if self.in_items {
+                self.report(say::items_nested(span));
             } else if vars.len() != self.k.launch.grid.len() {
                 let axes = self.k.launch.grid.len();
                 self.report(say::items_variables(span, vars.len(), axes));
@@ -456,12 +472,14 @@ impl Lower<'_, '_, '_> {
                 .iter()
                 .map(|v| self.block_arg(block, Some(&v.name)))
                 .collect();
+            let outer = std::mem::replace(&mut self.in_items, true);
             self.inside(block, |l| {
                 for (name, v) in vars.iter().zip(args) {
                     l.declare(name, Binding::Value(v), None);
                 }
                 l.block(body);
             });
+            self.in_items = outer;
             self.effect(OpKind::ForItems { body: block }, span);
             return;
         }
@@ -729,20 +747,13 @@ impl Lower<'_, '_, '_> {
         let Some(t) = self.fit(term, &shape, dtype, src, &name) else {
             return;
         };
-        if let Node::View(v) = &t.node
-            && let Some(oob) = self.gather_oob(v, oob, span)
-        {
-            let src = v.clone();
-            self.effect(
-                OpKind::Copy {
-                    dst: view,
-                    src,
-                    oob,
-                },
-                span,
-            );
-            return;
-        }
+        let oob = match &t.node {
+            Node::View(v) => {
+                let v = v.clone();
+                self.gather_oob(&v, oob, span).or(oob)
+            }
+            _ => oob,
+        };
         self.store(view, t, AssignOp::Set, oob, span);
     }
 
@@ -994,6 +1005,12 @@ impl Lower<'_, '_, '_> {
 
     fn atomic(&mut self, target: &Expr, op: AssignOp, value: &Expr, attrs: &[Attr], span: Span) {
         self.check_attrs(attrs, "`atomic`", &["oob"]);
+        if let ExprKind::Index { base, .. } = &target.kind
+            && let Some(Binding::Param(p)) = self.base_of(base)
+            && !self.readable(ir::Base::Param(p), target)
+        {
+            return;
+        }
         let Some((param, index, guard)) = self.global_element(target, attrs, "atomic", span) else {
             return;
         };

@@ -147,6 +147,22 @@ impl Lower<'_, '_, '_> {
         if op == AssignOp::Set
             && let Node::View(src) = &e.node
         {
+            if *src == dst {
+                return;
+            }
+            // Parts of one tile or tensor: all is read before anything is written.
+            if src.base == dst.base {
+                let through = self.temporary(e.shape.clone(), e.dtype, span);
+                let through = self.whole(through, span);
+                let kind = OpKind::Copy {
+                    dst: through.clone(),
+                    src: src.clone(),
+                    oob: oob.unwrap_or(ir::Oob::Never),
+                };
+                self.effect(kind, span);
+                e.node = Node::View(through);
+                return self.store(dst, e, op, oob, span);
+            }
             let kind = OpKind::Copy {
                 dst,
                 src: src.clone(),

@@ -11,6 +11,9 @@
 //! rows may be masked by their own validity and positions may be absolute, but no trip count, order or
 //! other row's validity may come through. A condition on an axis that is summed over breaks the sum.
 //!
+//! Both are about one instance. Instances that share the range of a dim between them agree if what they do to one element is
+//! stated in the same order, which is the author's to see to and the tests' (`expect_same`).
+//!
 //! Needs: IR whose bounds are checked (copies that are proved are marked).
 
 use super::forms::{Forms, is_integer};
@@ -1004,7 +1007,7 @@ impl Cone<'_> {
         // `scatter` promises distinct places, so a row writes its own element wherever that is.
         if !left.is_empty() && !scatter {
             let text = format!(
-                "a row of `{name}` that exists gets a value from another row, which may not exist for every `{}`",
+                "an element of `{name}` that exists gets a value that is free of `{}` only for some of its values",
                 self.dim
             );
             self.found.push((span, name, why(span, text, None)));
@@ -1128,8 +1131,8 @@ impl Cone<'_> {
             }
         } else {
             let found = self.found.len();
-            // States only grow: two or three rounds reach the end.
-            for _ in 0..4 {
+            // States only grow: two or three rounds reach the end. What still moves then is given up.
+            for round in 0..5 {
                 let before = self.tiles.clone();
                 self.found.truncate(found);
                 self.block(body);
@@ -1137,8 +1140,20 @@ impl Cone<'_> {
                 for t in &written {
                     let i = t.index();
                     let joined = join_tiles(before[i].clone(), self.tiles[i].clone());
-                    same &= joined.same(&before[i]);
-                    self.tiles[i] = joined;
+                    if !joined.same(&before[i]) {
+                        same = false;
+                    }
+                    self.tiles[i] = match round {
+                        0..3 => joined,
+                        _ if joined.same(&before[i]) => joined,
+                        _ => {
+                            let name = &self.k.tile(*t).name;
+                            let text = format!(
+                                "`{name}` changes from trip to trip in a way that is not followed"
+                            );
+                            TileState::Broken(why(span, text, None))
+                        }
+                    };
                 }
                 if same {
                     break;
@@ -1200,12 +1215,10 @@ impl Cone<'_> {
                 if other.is_some_and(|o| !self.k.block(o).ops.is_empty()) {
                     break;
                 }
-                let mark = self.known.facts.mark();
-                self.known.assume(cond, positive, Default::default());
+                // Not assumed: a store must show by its own coordinates that the condition holds.
                 self.control.push(Control::Rows(rows));
                 self.block(b);
                 self.control.pop();
-                self.known.facts.back_to(mark);
                 return;
             }
         }

@@ -71,6 +71,7 @@ pub struct Facts {
     atoms: Vec<AtomInfo>,
     products: HashMap<(Atom, Atom), Atom>,
     quotients: HashMap<(Linear, Linear), Atom>,
+    remainders: HashMap<(Linear, Linear), Atom>,
     /// Atoms that got a fact in force, to take it back.
     trail: Vec<Atom>,
 }
@@ -376,13 +377,12 @@ impl Facts {
             self.made_from(r, &[a, b], false);
             return Some(Linear::atom(r));
         }
-        let key = (a.clone(), b.scale(-1)?);
-        if let Some(&r) = self.quotients.get(&key) {
+        let key = (a.clone(), b.clone());
+        if let Some(&r) = self.remainders.get(&key) {
             return Some(Linear::atom(r));
         }
         let r = self.new_atom(Kind::Plain, 0, bh - 1);
-        // Remainders share the table under the negated divisor, which is no quotient's (those are positive here).
-        self.quotients.insert(key, r);
+        self.remainders.insert(key, r);
         self.made_from(r, &[a, b], false);
         let r = Linear::atom(r);
         self.define(b.plus(-1)?.sub(&r));

@@ -13,6 +13,8 @@ mod init;
 mod linear;
 mod races;
 mod roles;
+#[cfg(test)]
+mod tests;
 
 use super::ir::Kernel;
 use crate::diag::Sink;

@@ -100,8 +100,7 @@ impl Races<'_, '_> {
                 }
                 self.block(*body);
             }
-            OpKind::Copy { dst, src, .. } => {
-                self.overlap(dst, src, op.span);
+            OpKind::Copy { dst, .. } => {
                 if let Base::Param(p) = dst.base {
                     let gathers = dst.slots.iter().any(|s| matches!(s, Slot::Gather { .. }));
                     let at = dst.slots.iter().map(|s| match s {
@@ -159,39 +158,6 @@ impl Races<'_, '_> {
                 ));
                 return;
             }
-        }
-    }
-
-    /// A copy inside one tile must not overlap itself.
-    fn overlap(&mut self, dst: &View, src: &View, span: Span) {
-        if dst.base != src.base || matches!(dst.base, Base::Param(_)) || dst == src {
-            return;
-        }
-        let apart = dst.slots.iter().zip(&src.slots).any(|(d, s)| {
-            let (Some((d, dn)), Some((s, sn))) = (self.slot(d), self.slot(s)) else {
-                return false;
-            };
-            let after = d.sub(&s).and_then(|e| e.plus(-sn));
-            let before = s.sub(&d).and_then(|e| e.plus(-dn));
-            [after, before]
-                .into_iter()
-                .flatten()
-                .any(|e| self.known.facts.prove(&e).is_some())
-        });
-        if !apart {
-            let name = match dst.base {
-                Base::Tile(t) => self.k.tile(t).name.clone(),
-                Base::Param(p) => self.k.param(p).name.clone(),
-            };
-            self.sink.report(say::copy_overlaps(span, &name));
-        }
-    }
-
-    fn slot(&mut self, s: &Slot) -> Option<(Linear, i128)> {
-        match s {
-            Slot::At(v) => Some((self.known.form(*v), 1)),
-            Slot::Span { start, len } => Some((self.known.form(*start), *len as i128)),
-            Slot::Gather { .. } => None,
         }
     }
 

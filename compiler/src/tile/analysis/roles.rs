@@ -61,22 +61,11 @@ fn each_op(k: &Kernel, b: BlockId, f: &mut dyn FnMut(&Op)) {
     }
 }
 
-/// A tile or a written tensor that two roles touch.
+/// A written tensor that two roles touch. (A tile of two roles is refused where it is named.)
 fn shared_state(k: &Kernel, roles: &[Role], sink: &mut Sink) {
-    let mut tiles: Vec<Option<usize>> = vec![None; k.tiles.len()];
     let mut tensors: Vec<Vec<(usize, Access, Span)>> = vec![vec![]; k.params.len()];
     for (r, role) in roles.iter().enumerate() {
         each_op(k, role.body, &mut |op| {
-            op.kind.for_each_tile(&mut |t, _| match tiles[t.index()] {
-                Some(other) if other != r => {
-                    let tile = k.tile(t);
-                    let names = [roles[other].name, role.name];
-                    sink.report(say::tile_of_two_roles(
-                        op.span, &tile.name, tile.span, names,
-                    ));
-                }
-                _ => tiles[t.index()] = Some(r),
-            });
             let flags = matches!(op.kind, OpKind::Signal { .. } | OpKind::Wait { .. });
             if !flags {
                 op.kind

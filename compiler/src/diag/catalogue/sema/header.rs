@@ -22,7 +22,9 @@ pub fn generic_without_value(span: Span, kernel: &ast::Kernel, missing: &[&str])
 }
 
 pub fn duplicate_instance(span: Span, first: Span) -> Diagnostic {
-    Diagnostic::error("TL0602", span, "this instance is listed twice").also(first, "first here")
+    Diagnostic::error("TL0602", span, "this instance is listed twice")
+        .also(first, "first here")
+        .help("remove one of the two")
 }
 
 pub fn instance_argument_without_name(span: Span, kernel: &ast::Kernel) -> Diagnostic {
@@ -67,6 +69,7 @@ pub fn empty_dim_range(d: &Dim, lo: i64, hi: i64) -> Diagnostic {
             d.name.name
         ),
     )
+    .help("write the smaller bound first")
 }
 
 pub fn dim_range_too_large(d: &Dim, limit: i64) -> Diagnostic {
@@ -84,6 +87,7 @@ pub fn dim_step_not_positive(span: Span, name: &str, step: i64) -> Diagnostic {
         span,
         format!("the step of `{name}` is {step}; it must be 1 or more"),
     )
+    .help("write `step 1`, or nothing")
 }
 
 pub fn no_multiple_in_dim_range(d: &Dim, step: i64) -> Diagnostic {
@@ -92,6 +96,7 @@ pub fn no_multiple_in_dim_range(d: &Dim, step: i64) -> Diagnostic {
         d.range.span,
         format!("no multiple of {step} is in the range of `{}`", d.name.name),
     )
+    .help("widen the range, or lower the step")
 }
 
 pub fn dim_in_no_extent(span: Span, name: &str) -> Diagnostic {
@@ -137,6 +142,7 @@ pub fn launch_without_grid(span: Span) -> Diagnostic {
 
 pub fn second_launch_space(span: Span) -> Diagnostic {
     Diagnostic::error("TL0613", span, "the launch space is given twice")
+        .help("keep `grid(…)` or `persistent(…)`")
 }
 
 pub fn launch_extents(name: &Ident, given: usize) -> Diagnostic {
@@ -150,6 +156,7 @@ pub fn launch_extents(name: &Ident, given: usize) -> Diagnostic {
         name.span,
         format!("`{}` takes {expected}, not {given}", name.name),
     )
+    .help("join axes: `grid(A * B)`, and split `block(0)` in the kernel")
 }
 
 pub fn unknown_launch_item(name: &Ident) -> Diagnostic {
@@ -163,6 +170,7 @@ pub fn unknown_launch_item(name: &Ident) -> Diagnostic {
 
 pub fn warps_out_of_range(span: Span, n: i64) -> Diagnostic {
     Diagnostic::error("TL0616", span, format!("{n} warps; a block has 1 to 32"))
+        .help("give a number from 1 to 32")
 }
 
 pub fn requirement_never_holds(c: &Constraint) -> Diagnostic {
@@ -187,7 +195,7 @@ pub fn contract_of_no_dim(span: Span, name: &str, near: Option<&str>) -> Diagnos
     );
     match near {
         Some(near) => d.help(format!("did you mean `{near}`?")),
-        None => d,
+        None => d.help("name one of the kernel's dims"),
     }
 }
 
@@ -202,6 +210,7 @@ pub fn registers_out_of_range(span: Span, n: i64) -> Diagnostic {
         span,
         format!("{n} registers; a thread has 1 to 255"),
     )
+    .help("give a number from 1 to 255")
 }
 
 pub fn unknown_deny(name: &Ident, known: &[&str]) -> Diagnostic {
@@ -211,27 +220,6 @@ pub fn unknown_deny(name: &Ident, known: &[&str]) -> Diagnostic {
         format!("`{}` is nothing that can be denied", name.name),
     )
     .note(format!("there are {}", list(known)))
-}
-
-pub fn tensor_without_mode(p: &Param) -> Diagnostic {
-    Diagnostic::error(
-        "TL0623",
-        p.ty.span,
-        format!(
-            "`{}` does not say whether it is read or written",
-            p.name.name
-        ),
-    )
-    .help("write `in`, `out`, `inout`, `scratch` or `flags` before its shape")
-}
-
-pub fn tensor_without_shape(p: &Param) -> Diagnostic {
-    Diagnostic::error(
-        "TL0624",
-        p.ty.span,
-        format!("`{}` has a mode but no shape", p.name.name),
-    )
-    .help("a scalar has no mode; a tensor of one element is `[1]`")
 }
 
 pub fn tensor_of_index(p: &Param) -> Diagnostic {
@@ -249,6 +237,7 @@ pub fn flags_dtype(p: &Param, dtype: DType) -> Diagnostic {
         p.ty.span,
         format!("flags are i32 or u32, not {dtype}"),
     )
+    .help("write `flags [n] i32`")
 }
 
 pub fn bad_align(span: Span, n: i64) -> Diagnostic {
@@ -257,6 +246,7 @@ pub fn bad_align(span: Span, n: i64) -> Diagnostic {
         span,
         format!("an alignment is a power of two up to 4096, not {n}"),
     )
+    .help("write `@align(16)`, for example")
 }
 
 // ---- constant and host expressions ------------------------------------------------------------------
@@ -290,6 +280,7 @@ pub fn expected_integer(span: Span, kind: &str) -> Diagnostic {
         span,
         format!("this must be an integer, not {kind}"),
     )
+    .help("use an integer, or convert it: `index(x)`")
 }
 
 pub fn expected_condition(span: Span) -> Diagnostic {
@@ -299,6 +290,7 @@ pub fn expected_condition(span: Span) -> Diagnostic {
 
 pub fn constant_overflows(span: Span) -> Diagnostic {
     Diagnostic::error("TL0635", span, "this integer does not fit 64 bits")
+        .help("use a smaller number")
 }
 
 pub fn cannot_fold(e: &Expr, error: FoldError) -> Diagnostic {
@@ -307,9 +299,11 @@ pub fn cannot_fold(e: &Expr, error: FoldError) -> Diagnostic {
             "TL0636",
             e.span,
             format!("the divisor of `{}` is 0", text::expr(e)),
-        ),
+        )
+        .help("change the generics or constants that it is made of"),
         FoldError::Overflow => constant_overflows(e.span),
-        FoldError::Shift => Diagnostic::error("TL0637", e.span, "a shift is by 0 to 63 bits"),
+        FoldError::Shift => Diagnostic::error("TL0637", e.span, "a shift is by 0 to 63 bits")
+            .help("shift by less, or multiply"),
         FoldError::Types => host_types_differ(e),
     }
 }

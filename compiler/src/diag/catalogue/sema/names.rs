@@ -8,7 +8,10 @@ use crate::syntax::ast::{self, Attr, Ident};
 
 pub fn unknown_name(span: Span, name: &str, near: Option<&str>) -> Diagnostic {
     let d = Diagnostic::error("TL0101", span, format!("nothing here is called `{name}`"));
-    did_you_mean(d, span, near)
+    match near {
+        Some(_) => did_you_mean(d, span, near),
+        None => d.help("declare it with `let`, as a tile, a parameter or a generic"),
+    }
 }
 
 pub fn duplicate_name(name: &Ident, before: Span, what: &str) -> Diagnostic {
@@ -39,7 +42,11 @@ pub fn unknown_in_module(name: &Ident, module: &str, near: Option<&str>) -> Diag
         name.span,
         format!("`{module}` has no `{}`", name.name),
     );
-    did_you_mean(d, name.span, near)
+    did_you_mean(
+        d.note("it stands in another module, or nowhere"),
+        name.span,
+        near,
+    )
 }
 
 pub fn unknown_kernel(name: &Ident, near: Option<&str>) -> Diagnostic {
@@ -48,12 +55,20 @@ pub fn unknown_kernel(name: &Ident, near: Option<&str>) -> Diagnostic {
         name.span,
         format!("no kernel is called `{}`", name.name),
     );
-    did_you_mean(d, name.span, near)
+    did_you_mean(
+        d.note("kernels are found in this module and by `use`"),
+        name.span,
+        near,
+    )
 }
 
 pub fn unknown_function(span: Span, name: &str, near: Option<&str>) -> Diagnostic {
     let d = Diagnostic::error("TL0106", span, format!("no function is called `{name}`"));
-    did_you_mean(d, span, near)
+    did_you_mean(
+        d.note("functions are found in this module, by `use`, or by `module::name`"),
+        span,
+        near,
+    )
 }
 
 pub fn not_a_function(span: Span, name: &str, kind: &str) -> Diagnostic {
@@ -62,10 +77,12 @@ pub fn not_a_function(span: Span, name: &str, kind: &str) -> Diagnostic {
         span,
         format!("`{name}` is {kind}, so it cannot be called"),
     )
+    .help("only functions and dtypes are called")
 }
 
 pub fn not_callable(span: Span) -> Diagnostic {
     Diagnostic::error("TL0107", span, "only functions and dtypes can be called")
+        .help("write the name of a function or a dtype in front of the parentheses")
 }
 
 pub fn item_is_no_value(span: Span, name: &str, kind: &str) -> Diagnostic {
@@ -92,6 +109,7 @@ pub fn constant_cycle(name: &Ident) -> Diagnostic {
         name.span,
         format!("the value of `{}` depends on itself", name.name),
     )
+    .help("give one constant of the circle a value of its own")
 }
 
 pub fn recursion(span: Span, name: &str) -> Diagnostic {
@@ -123,6 +141,7 @@ pub fn generic_given_twice(name: &Ident) -> Diagnostic {
         name.span,
         format!("`{}` is given twice", name.name),
     )
+    .help("keep one of the two")
 }
 
 pub fn generic_of_wrong_kind(span: Span, generic: &ast::Generic, value: &Const) -> Diagnostic {
@@ -142,6 +161,7 @@ pub fn generic_of_wrong_kind(span: Span, generic: &ast::Generic, value: &Const) 
     )
     .label(value.to_string())
     .also(generic.span, "declared here")
+    .help("give a value of the kind that the generic has")
 }
 
 pub fn generic_not_inferred(span: Span, function: &str, generic: &str) -> Diagnostic {
@@ -169,6 +189,7 @@ pub fn wrong_number_of_arguments(
             plural(expected, "argument")
         ),
     )
+    .help("remove or add arguments; what has a name is written `name = value`")
 }
 
 pub fn unknown_named_argument(name: &Ident, function: &str, known: &[&str]) -> Diagnostic {
@@ -209,6 +230,7 @@ pub fn attribute_argument(attr: &Attr, expected: &str) -> Diagnostic {
         attr.span,
         format!("`@{}` takes {expected}", attr.name.name),
     )
+    .help("change the argument")
 }
 
 pub fn contiguous_attribute(span: Span) -> Diagnostic {
@@ -231,7 +253,13 @@ pub fn not_a_dtype(name: &Ident, is_other: bool, near: Option<&str>) -> Diagnost
         name.span,
         format!("no dtype is called `{}`", name.name),
     );
-    did_you_mean(d, name.span, near)
+    did_you_mean(
+        d.note(
+            "the dtypes are f64 f32 tf32 bf16 f16 e4m3 e5m2 e2m1 ue8m0, i8 to i64, u8 to u64, bool",
+        ),
+        name.span,
+        near,
+    )
 }
 
 pub fn unused_name(span: Span, name: &str, kind: &str) -> Diagnostic {
@@ -245,6 +273,7 @@ pub fn unused_generic(name: &Ident) -> Diagnostic {
         name.span,
         format!("the generic `{}` is not used", name.name),
     )
+    .help("remove it, or use it")
 }
 
 pub fn unknown_method(name: &Ident, near: Option<&str>) -> Diagnostic {
@@ -311,6 +340,7 @@ pub fn argument_rank(
             rank(given)
         ),
     )
+    .help("pass a tile of that rank, or index it")
 }
 
 pub fn argument_extent(
@@ -335,4 +365,5 @@ pub fn result_rank(span: Span, function: &str) -> Diagnostic {
         span,
         format!("this is not of the shape that `{function}` says it returns"),
     )
+    .help("change the type behind `->`, or what is returned")
 }

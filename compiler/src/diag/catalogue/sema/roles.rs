@@ -11,6 +11,7 @@ pub fn channel_not_at_top(span: Span) -> Diagnostic {
         span,
         "channels are declared at the top of the kernel, before the roles",
     )
+    .help("move the declaration to the top of the kernel")
 }
 
 pub fn role_not_at_top(span: Span) -> Diagnostic {
@@ -19,6 +20,7 @@ pub fn role_not_at_top(span: Span) -> Diagnostic {
         span,
         "roles stand next to each other at the top of the kernel",
     )
+    .help("put the loop inside the role")
 }
 
 pub fn channel_outside_role(span: Span, name: &str) -> Diagnostic {
@@ -28,6 +30,7 @@ pub fn channel_outside_role(span: Span, name: &str) -> Diagnostic {
 
 pub fn not_a_channel(span: Span, name: &str) -> Diagnostic {
     Diagnostic::error("TL0704", span, format!("`{name}` is not a channel"))
+        .help("declare it: `channel c: [64] f32;`")
 }
 
 pub fn channel_is_no_value(span: Span, name: &str) -> Diagnostic {
@@ -50,10 +53,12 @@ pub fn parts_do_not_divide(span: Span, name: &str, parts: u32, extents: &[u64]) 
             shape(extents)
         ),
     )
+    .help("choose `@parts` as a divisor of the first extent")
 }
 
 pub fn copies_out_of_range(span: Span, n: i64) -> Diagnostic {
     Diagnostic::error("TL0708", span, format!("{n} copies; a role has 1 to 16"))
+        .help("give a number from 1 to 16")
 }
 
 pub fn release_target(span: Span) -> Diagnostic {
@@ -62,6 +67,7 @@ pub fn release_target(span: Span) -> Diagnostic {
         span,
         "`release` gives back a tile that `get` bound, or one part of it",
     )
+    .help("release the name that `get … as` gave")
 }
 
 pub fn release_part(span: Span, channel: &str, parts: u32, rows: u64) -> Diagnostic {
@@ -88,6 +94,7 @@ pub fn items_variables(span: Span, given: usize, axes: usize) -> Diagnostic {
         span,
         format!("`items` has {axes} coordinates here, and this names {given}"),
     )
+    .help("name one variable for each extent of `persistent(…)`")
 }
 
 pub fn not_a_work_list(span: Span) -> Diagnostic {
@@ -102,6 +109,7 @@ pub fn work_list_rank(span: Span, rank: usize) -> Diagnostic {
         span,
         format!("a work list has rank 1 or 2, not {rank}"),
     )
+    .help("pass `[n]` for single numbers, `[n, fields]` for records")
 }
 
 pub fn work_list_dtype(span: Span, dtype: DType) -> Diagnostic {
@@ -110,6 +118,7 @@ pub fn work_list_dtype(span: Span, dtype: DType) -> Diagnostic {
         span,
         format!("the records of a work list are integers, not {dtype}"),
     )
+    .help("use i32")
 }
 
 pub fn work_list_variables(span: Span, given: usize, shape: &str) -> Diagnostic {
@@ -132,6 +141,7 @@ pub fn not_a_flag(span: Span) -> Diagnostic {
         span,
         "this is not one element of a `flags` parameter",
     )
+    .help("declare it `flags [n] i32` and name one element: `signal f[i];`")
 }
 
 pub fn flags_are_no_tensor(span: Span, name: &str) -> Diagnostic {
@@ -140,4 +150,36 @@ pub fn flags_are_no_tensor(span: Span, name: &str) -> Diagnostic {
         span,
         format!("`{name}` holds flags, which only `signal` and `wait` touch"),
     )
+    .help("use an `inout` parameter for data")
+}
+
+pub fn tile_of_two_roles(span: Span, name: &str, declared: Span) -> Diagnostic {
+    Diagnostic::error(
+        "TL0721",
+        span,
+        format!("`{name}` is used in two places of a network of roles"),
+    )
+    .also(declared, "declared here")
+    .note("roles share nothing but channels, not even with what stands before them")
+    .help("declare it inside one role, and send it over a channel where another needs it")
+}
+
+pub fn block_of_persistent(span: Span) -> Diagnostic {
+    Diagnostic::error(
+        "TL0732",
+        span,
+        "in a persistent kernel items have coordinates, blocks have none",
+    )
+    .help("loop over the items: `for t in items { … }`")
+}
+
+pub fn items_nested(span: Span) -> Diagnostic {
+    Diagnostic::error("TL0733", span, "this loop over items is inside another")
+        .help("loop over the items once, and over something else inside")
+}
+
+pub fn statement_after_role(span: Span, what: &str) -> Diagnostic {
+    Diagnostic::error("TL0734", span, format!("{what} stands behind a role"))
+        .note("roles are the whole of a kernel's work")
+        .help("move it into a role")
 }

@@ -22,6 +22,7 @@ pub fn tile_extent_not_positive(e: &Expr, n: i64) -> Diagnostic {
         e.span,
         format!("`{}` is {n}; an extent is 1 or more", text::expr(e)),
     )
+    .help("change the generics, or rule these values out with `where`")
 }
 
 pub fn tile_too_large(span: Span, extents: &[u64]) -> Diagnostic {
@@ -33,6 +34,7 @@ pub fn tile_too_large(span: Span, extents: &[u64]) -> Diagnostic {
             shape(extents)
         ),
     )
+    .help("work on pieces of it in a loop, or use a `scratch` parameter")
 }
 
 pub fn too_many_axes(span: Span, limit: usize) -> Diagnostic {
@@ -41,6 +43,7 @@ pub fn too_many_axes(span: Span, limit: usize) -> Diagnostic {
         span,
         format!("a tile or tensor has at most {limit} axes"),
     )
+    .help("join axes: `[A * B]` with the index `a * B + b`")
 }
 
 pub fn tile_of_index(span: Span) -> Diagnostic {
@@ -78,6 +81,7 @@ pub fn mutable_tile(span: Span, name: &str, extents: &[u64]) -> Diagnostic {
 
 pub fn mutable_tuple(span: Span) -> Diagnostic {
     Diagnostic::error("TL0257", span, "`let mut` takes one name")
+        .help("bind both with `let`, then copy what changes")
 }
 
 pub fn assign_to_value(span: Span, name: &str) -> Diagnostic {
@@ -113,12 +117,14 @@ pub fn map_variables(span: Span, vars: usize, extents: usize) -> Diagnostic {
         span,
         format!("this map has {vars} variables over {extents} extents"),
     )
+    .help("name one variable for each extent")
 }
 
 pub fn copy_shapes(span: Span, dst: &str, dst_span: Span, src: &str, src_span: Span) -> Diagnostic {
     Diagnostic::error("TL0263", span, "the two sides have different shapes")
         .also(dst_span, dst)
         .also(src_span, src)
+        .help("make the pieces equally long; an axis with one coordinate, `x[i, :]`, drops out")
 }
 
 pub fn copy_to_element(dst: &Expr, src: &Expr) -> Diagnostic {
@@ -149,6 +155,7 @@ pub fn two_oob_rules(span: Span) -> Diagnostic {
         span,
         "two rules for what is outside contradict each other",
     )
+    .help("keep one of the two")
 }
 
 pub fn element_oob(span: Span) -> Diagnostic {
@@ -162,10 +169,12 @@ pub fn needs_tensor_element(span: Span, what: &str) -> Diagnostic {
         span,
         format!("`{what}` writes one element of a tensor"),
     )
+    .help("name one element of an `out`, `inout` or `scratch` parameter; tiles are assigned")
 }
 
 pub fn atomic_operator(span: Span) -> Diagnostic {
     Diagnostic::error("TL0269", span, "`atomic` takes `+=`, `max=` or `min=`")
+        .help("write `x += -e` for a difference")
 }
 
 pub fn stages_out_of_range(span: Span, n: i64) -> Diagnostic {
@@ -174,10 +183,12 @@ pub fn stages_out_of_range(span: Span, n: i64) -> Diagnostic {
         span,
         format!("{n} stages; a pipeline has 1 to 16"),
     )
+    .help("give a number from 1 to 16")
 }
 
 pub fn loop_order(span: Span) -> Diagnostic {
     Diagnostic::error("TL0271", span, "loops run in ascending order only")
+        .help("write `@order(ascending)` or nothing")
 }
 
 pub fn assertion_never_holds(span: Span, cond: &str) -> Diagnostic {
@@ -186,6 +197,7 @@ pub fn assertion_never_holds(span: Span, cond: &str) -> Diagnostic {
         span,
         format!("`{cond}` never holds for this instance"),
     )
+    .help("put what is about generics only into `where`")
 }
 
 pub fn print_text(span: Span) -> Diagnostic {
@@ -194,6 +206,7 @@ pub fn print_text(span: Span) -> Diagnostic {
         span,
         "the text of `print` comes first, and only once",
     )
+    .help("write `print \"text\", a, b;`")
 }
 
 pub fn value_unused(span: Span) -> Diagnostic {
@@ -206,4 +219,5 @@ pub fn asm_not_lowered(span: Span) -> Diagnostic {
         span,
         "`asm` is not lowered by any target of this version",
     )
+    .help("write the operation in the language")
 }

@@ -40,6 +40,7 @@ pub fn shapes_differ(span: Span, mine: &str, target: &str, expected: &[u64]) -> 
         span,
         format!("{mine}, but {target} is {}", shape(expected)),
     )
+    .help("only scalars are spread over a tile; index with a `map`, or change one of the shapes")
 }
 
 pub fn needs_cast(e: &Expr, from: DType, to: DType, target: &str) -> Diagnostic {
@@ -104,6 +105,7 @@ pub fn constant_of_wrong_type(span: Span, value: &Const, needed: &str) -> Diagno
         span,
         format!("this is {}, and {needed} is needed", value.kind()),
     )
+    .help("write a constant of that type")
 }
 
 pub fn literal_out_of_range(
@@ -182,6 +184,7 @@ pub fn scalar_where_tile(e: &Expr, function: &str) -> Diagnostic {
             text::expr(e)
         ),
     )
+    .help("use the value as it is, or bind a tile first")
 }
 
 pub fn tile_in_map(span: Span, name: &str, extents: &[u64]) -> Diagnostic {
@@ -218,6 +221,7 @@ pub fn tile_call_in_map(span: Span, name: &str) -> Diagnostic {
 
 pub fn tuple_value(span: Span) -> Diagnostic {
     Diagnostic::error("TL0218", span, "a list of values is no value")
+        .help("bind the values one by one")
 }
 
 pub fn reduce_outside_reference(span: Span) -> Diagnostic {
@@ -253,6 +257,7 @@ pub fn index_of_expression(span: Span) -> Diagnostic {
 
 pub fn cannot_index(span: Span, name: &str) -> Diagnostic {
     Diagnostic::error("TL0223", span, format!("`{name}` is no tile or tensor"))
+        .help("index a tile or a tensor")
 }
 
 pub fn wrong_number_of_indices(
@@ -283,6 +288,7 @@ pub fn span_not_positive(span: Span, len: i64) -> Diagnostic {
         span,
         format!("this length is {len}; it must be 1 or more"),
     )
+    .help("write the length behind `:+`, not the end")
 }
 
 pub fn span_past_tile(
@@ -301,6 +307,7 @@ pub fn span_past_tile(
         span,
         format!("{which} is more than axis {axis} of a tile of shape {shape}"),
     )
+    .help("make the piece smaller, or the tile larger")
 }
 
 pub fn full_slot_of_dim(span: Span, extent: &str, axis: usize) -> Diagnostic {
@@ -359,6 +366,7 @@ pub fn no_such_grid_axis(span: Span, axis: i64, axes: usize) -> Diagnostic {
             super::header::launch_axes(axes)
         ),
     )
+    .help("add an extent to the launch, or use an axis that it has")
 }
 
 pub fn axis_missing(span: Span, name: &str, extents: &[u64]) -> Diagnostic {
@@ -379,6 +387,7 @@ pub fn no_such_axis(span: Span, axis: i64, extents: &[u64]) -> Diagnostic {
         span,
         format!("a tile of shape {} has no axis {axis}", shape(extents)),
     )
+    .help("axes count from 0")
 }
 
 pub fn tree_width(span: Span, w: i64) -> Diagnostic {
@@ -387,6 +396,7 @@ pub fn tree_width(span: Span, w: i64) -> Diagnostic {
         span,
         format!("the width of a tree is a power of two up to 65536, not {w}"),
     )
+    .help("write `tree(32)`, for example")
 }
 
 pub fn unknown_order(span: Span) -> Diagnostic {
@@ -417,6 +427,7 @@ pub fn two_results(span: Span, name: &str, names: usize) -> Diagnostic {
             plural(names, "name")
         ),
     )
+    .help("name both: `let (values, indices) = …;`")
 }
 
 pub fn topk_count(span: Span, k: i64, extents: &[u64]) -> Diagnostic {
@@ -428,6 +439,7 @@ pub fn topk_count(span: Span, k: i64, extents: &[u64]) -> Diagnostic {
             shape(extents)
         ),
     )
+    .help("take at most the extent of the last axis, and at least 1")
 }
 
 pub fn dot_inner_extents(
@@ -455,6 +467,7 @@ pub fn dot_rank(span: Span, operand: &str) -> Diagnostic {
         span,
         format!("`dot` takes tiles of rank 2, and {operand}"),
     )
+    .help("give the vector a second axis of extent 1")
 }
 
 pub fn dot_of_global(e: &Expr) -> Diagnostic {
@@ -493,6 +506,7 @@ pub fn dot_accumulator_shape(span: Span, accumulator: &str, product: &[u64]) -> 
         span,
         format!("the product is {}, but {accumulator}", shape(product)),
     )
+    .help("declare the accumulator with the shape of the product")
 }
 
 pub fn dot_accumulator_dtype(target: &Expr, have: DType, need: DType) -> Diagnostic {
@@ -513,4 +527,5 @@ pub fn dot_operand_is_accumulator(span: Span) -> Diagnostic {
         span,
         "an operand of this product is also its accumulator",
     )
+    .help("accumulate into a tile of its own")
 }
