@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use tessera_compiler::diag::{Diagnostic, Sink};
+use tessera_compiler::driver;
 use tessera_compiler::source::SourceMap;
 use tessera_compiler::syntax::{self, ast};
 
@@ -11,7 +12,11 @@ pub fn diagnose(name: &str, text: &str) -> (SourceMap, Vec<Diagnostic>) {
     let mut map = SourceMap::default();
     let id = map.add(name, text);
     let mut sink = Sink::default();
-    syntax::parse(&mut sink, id, text);
+    let file = syntax::parse(&mut sink, id, text);
+    // After a slip of syntax the meaning is a guess: what is said about it would be noise here.
+    if !sink.has_errors() {
+        driver::front(&[file], &mut sink);
+    }
     (map, sink.finish())
 }
 
