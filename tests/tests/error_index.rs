@@ -23,7 +23,7 @@ const ITEM_WORDS: [&str; 11] = [
 ];
 
 /// Problems of input that nobody wants in a document.
-const WITHOUT_EXAMPLE: [&str; 2] = ["TL0006", "TL0007"];
+const WITHOUT_EXAMPLE: [&str; 3] = ["TL0006", "TL0007", "TL0008"];
 
 /// Codes whose stage `diagnose` does not run.
 fn is_found_later(code: &str) -> bool {

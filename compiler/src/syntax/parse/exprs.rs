@@ -7,6 +7,9 @@ use std::sync::LazyLock;
 /// Deepest tree of one expression; later stages recurse over it.
 const MAX_DEPTH: usize = 200;
 
+/// The depth of an expression that was given up and reported; what is around it is given up in silence.
+const TOO_DEEP: usize = usize::MAX;
+
 static PRATT: LazyLock<PrattParser<Rule>> = LazyLock::new(|| {
     PrattParser::new()
         .op(Op::infix(Rule::op_or, Assoc::Left))
@@ -159,14 +162,16 @@ impl Builder<'_> {
     /// A node over children of this depth.
     fn grow(&mut self, depth: usize, span: Span, kind: impl FnOnce() -> ExprKind) -> Node {
         if depth >= MAX_DEPTH {
-            self.sink
-                .report(problem::expression_too_deep(span, MAX_DEPTH));
+            if depth != TOO_DEEP {
+                self.sink
+                    .report(problem::expression_too_deep(span, MAX_DEPTH));
+            }
             return Node {
                 expr: Expr {
                     kind: ExprKind::Error,
                     span,
                 },
-                depth: 0,
+                depth: TOO_DEEP,
             };
         }
         Node {
