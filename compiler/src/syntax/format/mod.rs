@@ -171,7 +171,7 @@ impl<'a> Printer<'a> {
         self.last_end = Some(self.last_end.map_or(end, |l| l.max(end)));
         while let Some(&comment) = self.comments.get(self.next_comment) {
             let at = comment.span.start as usize;
-            let between = self.blanked.get(end.min(at)..at).unwrap_or("\n");
+            let between = self.blanked.get(end..at).unwrap_or("\n");
             // Behind a separator of the same element, and nothing else.
             if between.contains('\n')
                 || between.contains(|c: char| !c.is_whitespace() && !",;".contains(c))
@@ -190,6 +190,12 @@ impl<'a> Printer<'a> {
         let first = rest.partition_point(|c| (c.span.start as usize) < start);
         rest.get(first)
             .is_some_and(|c| (c.span.start as usize) < end)
+    }
+
+    /// Behind the first `{` of this stretch of the source.
+    fn behind_brace(&self, start: usize, end: usize) -> usize {
+        let text = self.blanked.get(start..end).unwrap_or("");
+        text.find('{').map_or(start, |n| start + n + 1)
     }
 
     /// Whether this stretch of the source is on one line.
@@ -473,7 +479,7 @@ impl<'a> Printer<'a> {
         {
             return self.element(start, end, one);
         }
-        self.simple(start, start, "tune {".into());
+        self.simple(start, self.behind_brace(start, end), "tune {".into());
         self.indent += INDENT;
         self.last_end = None;
         for entry in list {
@@ -502,13 +508,9 @@ impl<'a> Printer<'a> {
         if one.width() <= WIDTH && self.on_one_line(start, end) && !self.has_comment(start, end) {
             return self.element(start, end, one);
         }
-        self.simple(start, start, format!("instances {} {{", i.kernel.name));
-        self.comments_behind(
-            self.blanked
-                .get(start..end)
-                .and_then(|t| t.find('{'))
-                .map_or(start, |n| start + n + 1),
-        );
+        let mut head = Parts::new(self.blanked);
+        head.text(&format!("instances {} {{", i.kernel.name));
+        self.element(start, self.behind_brace(start, end), head);
         self.indent += INDENT;
         self.last_end = None;
         let mut parts = Parts::new(self.blanked);
@@ -560,12 +562,8 @@ impl<'a> Printer<'a> {
         {
             return self.element(start, end, one);
         }
-        self.comments_before(start, start);
-        self.blank_before(start);
-        self.line(parts);
         let head = t.kernel.span.end as usize;
-        let open = self.blanked.get(head..end).and_then(|x| x.find('{'));
-        self.comments_behind(open.map_or(head, |n| head + n + 1));
+        self.element(start, self.behind_brace(head, end), parts);
         self.indent += INDENT;
         self.last_end = None;
         for line in &t.lines {
