@@ -124,6 +124,9 @@ impl Lexer<'_> {
                         .iter()
                         .map(|&b| if b == b'\n' { b'\n' } else { b' ' }),
                 );
+            } else if bytes[i] == b'"' && self.out.unmatched.last() == Some(&i) {
+                // The grammar sees an empty text, not the brackets that were not counted.
+                blanked.extend((i..end).map(|at| if at < i + 2 { b'"' } else { b' ' }));
             } else {
                 blanked.extend_from_slice(&bytes[i..end]);
             }
@@ -131,8 +134,9 @@ impl Lexer<'_> {
         }
         self.close_all();
         self.end_chunk(bytes.len());
-        String::from_utf8(blanked)
-            .expect("only whole comments, which start and end at characters, were replaced")
+        String::from_utf8(blanked).expect(
+            "only whole comments and texts, which start and end at characters, were replaced",
+        )
     }
 
     fn line_comment(&mut self, start: usize) -> usize {
@@ -217,6 +221,9 @@ impl Lexer<'_> {
         }
         self.sink
             .report(problem::unclosed_string(self.span(start, end)));
+        // It may have swallowed the ends of the brackets on its line.
+        while self.open.pop_if(|open| open.bracket != b'{').is_some() {}
+        self.open_questions = self.open.iter().map(|open| open.questions).sum();
         self.out.unmatched.push(start);
         end
     }

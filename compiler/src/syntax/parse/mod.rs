@@ -21,9 +21,9 @@ use std::num::NonZeroUsize;
 
 /// Longest text that is read; spans hold 32 bits and no kernel file comes near.
 const MAX_TEXT: usize = 1 << 20;
-/// Calls of the generated parser for one item; beyond, the item is given up. Ordinary text takes about a hundred a byte. pest holds the
+/// Calls of the generated parser for one item; beyond, the item is given up. Ordinary text takes about ten a byte. pest holds the
 /// limit per process, so it is the same for every parse on every thread.
-const MAX_CALLS: NonZeroUsize = NonZeroUsize::new(200_000_000).expect("not zero");
+const MAX_CALLS: NonZeroUsize = NonZeroUsize::new(50_000_000).expect("not zero");
 
 pub fn parse(sink: &mut Sink, file: FileId, text: &str) -> File {
     let span = Span::new(file, 0, text.len().min(u32::MAX as usize));
