@@ -63,23 +63,24 @@ pub fn all_programs() -> Vec<(PathBuf, String)> {
 pub fn shape(tree: &ast::File) -> String {
     let mut tree = tree.clone();
     tree.comments.clear();
-    // `12..34` is how spans print.
     let text = format!("{tree:?}");
+    let digits = |c: char| c.is_ascii_digit();
     let mut out = String::with_capacity(text.len());
     let mut rest = text.as_str();
-    while let Some(i) = rest.find("..") {
-        let digits = |c: char| c.is_ascii_digit();
-        let before = rest[..i].trim_end_matches(digits);
-        let after = rest[i + 2..].trim_start_matches(digits);
-        if before.len() < i && after.len() < rest.len() - i - 2 {
-            out.push_str(before);
-            out.push('_');
-        } else {
-            out.push_str(&rest[..i + 2]);
-        }
-        rest = after;
-        if !(before.len() < i && after.len() < rest.len() + 1) {
-            continue;
+    while let Some(i) = rest.find(digits) {
+        let (before, number) = rest.split_at(i);
+        out.push_str(before);
+        let after = number.trim_start_matches(digits);
+        // `12..34` is how spans print.
+        match after.strip_prefix("..") {
+            Some(end) if end.starts_with(digits) => {
+                out.push('_');
+                rest = end.trim_start_matches(digits);
+            }
+            _ => {
+                out.push_str(&number[..number.len() - after.len()]);
+                rest = after;
+            }
         }
     }
     out.push_str(rest);

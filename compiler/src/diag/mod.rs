@@ -112,7 +112,11 @@ impl Diagnostic {
     }
 }
 
-/// Collects the diagnostics of one run. Equal ones are kept once (an instance per generic value would repeat them).
+/// Most errors, and most warnings, of one run that are kept.
+const MOST: usize = 500;
+
+/// Collects the diagnostics of one run. Equal ones are kept once (an instance per generic value would repeat them), and no more than
+/// anyone would read.
 #[derive(Debug, Default)]
 pub struct Sink {
     all: Vec<Diagnostic>,
@@ -120,8 +124,15 @@ pub struct Sink {
 
 impl Sink {
     pub fn report(&mut self, d: Diagnostic) {
-        if !self.all.contains(&d) {
-            self.all.push(d);
+        let alike = |x: &&Diagnostic| x.severity == d.severity;
+        match self.all.iter().filter(alike).count() {
+            n if n > MOST => {}
+            _ if self.all.contains(&d) => {}
+            n if n == MOST => {
+                let last = catalogue::syntax::too_many(d.span(), d.severity, MOST);
+                self.all.push(last);
+            }
+            _ => self.all.push(d),
         }
     }
 

@@ -62,6 +62,8 @@ struct Lexer<'a> {
     open: Vec<Open>,
     /// `?` outside of all brackets, since the last `;`.
     questions: usize,
+    /// `?` in all open brackets.
+    open_questions: usize,
     prefixes: usize,
 }
 
@@ -79,10 +81,12 @@ pub fn lex(sink: &mut Sink, file: FileId, text: &str) -> Lexed {
         },
         open: vec![],
         questions: 0,
+        open_questions: 0,
         prefixes: 0,
     };
     let blanked = lexer.run();
     lexer.out.text = blanked;
+    lexer.out.unmatched.sort_unstable();
     lexer.out
 }
 
@@ -120,6 +124,9 @@ impl Lexer<'_> {
                         .iter()
                         .map(|&b| if b == b'\n' { b'\n' } else { b' ' }),
                 );
+            } else if bytes[i] == b'"' && self.out.unmatched.last() == Some(&i) {
+                // The grammar sees an empty text, not the brackets that were not counted.
+                blanked.extend((i..end).map(|at| if at < i + 2 { b'"' } else { b' ' }));
             } else {
                 blanked.extend_from_slice(&bytes[i..end]);
             }
@@ -127,8 +134,9 @@ impl Lexer<'_> {
         }
         self.close_all();
         self.end_chunk(bytes.len());
-        String::from_utf8(blanked)
-            .expect("only whole comments, which start and end at characters, were replaced")
+        String::from_utf8(blanked).expect(
+            "only whole comments and texts, which start and end at characters, were replaced",
+        )
     }
 
     fn line_comment(&mut self, start: usize) -> usize {
@@ -184,6 +192,7 @@ impl Lexer<'_> {
                     .report(problem::unclosed_comment(self.span(start, start + 2)));
                 // It has swallowed the closing brackets.
                 self.out.unmatched.extend(self.open.drain(..).map(|o| o.at));
+                self.open_questions = 0;
                 self.text.len()
             }
         };
@@ -212,6 +221,9 @@ impl Lexer<'_> {
         }
         self.sink
             .report(problem::unclosed_string(self.span(start, end)));
+        // It may have swallowed the ends of the brackets on its line.
+        while self.open.pop_if(|open| open.bracket != b'{').is_some() {}
+        self.open_questions = self.open.iter().map(|open| open.questions).sum();
         self.out.unmatched.push(start);
         end
     }
@@ -245,15 +257,17 @@ impl Lexer<'_> {
             }
             b')' | b']' | b'}' => self.close(i, byte),
             b'?' => {
-                let questions = match self.open.last_mut() {
-                    Some(open) => &mut open.questions,
-                    None => &mut self.questions,
-                };
-                *questions += 1;
+                match self.open.last_mut() {
+                    Some(open) => {
+                        open.questions += 1;
+                        self.open_questions += 1;
+                    }
+                    None => self.questions += 1,
+                }
                 self.check_depth(i);
             }
             b';' => match self.open.last_mut() {
-                Some(open) => open.questions = 0,
+                Some(open) => self.open_questions -= std::mem::take(&mut open.questions),
                 None => self.questions = 0,
             },
             b'-' | b'!' => {
@@ -274,9 +288,7 @@ impl Lexer<'_> {
         if self.open.len() > MAX_NESTING {
             self.too_deep(i, "brackets inside one another", MAX_NESTING);
         }
-        let questions: usize =
-            self.open.iter().map(|o| o.questions).sum::<usize>() + self.questions;
-        if questions > MAX_NESTING {
+        if self.open_questions + self.questions > MAX_NESTING {
             self.too_deep(i, "`?` inside one another", MAX_NESTING);
         }
     }
@@ -307,8 +319,11 @@ impl Lexer<'_> {
         match self.open.iter().rposition(|o| o.bracket == opener) {
             // `( }`: the `(` lacks its end, unless the closer belongs to nothing inside the innermost `{`.
             Some(k) if !(byte != b'}' && self.open[k..].iter().any(|o| o.bracket == b'{')) => {
-                for open in self.open.split_off(k).into_iter().skip(1) {
-                    self.unclosed(open);
+                for (i, open) in self.open.split_off(k).into_iter().enumerate() {
+                    self.open_questions -= open.questions;
+                    if i > 0 {
+                        self.unclosed(open);
+                    }
                 }
             }
             _ => {
@@ -324,10 +339,15 @@ impl Lexer<'_> {
             self.unclosed(open);
         }
         self.questions = 0;
+        self.open_questions = 0;
     }
 
     fn unclosed(&mut self, open: Open) {
         self.out.unmatched.push(open.at);
+        // Of nesting beyond the limit it is enough to say so.
+        if self.out.chunks.last().is_some_and(|c| c.too_deep) {
+            return;
+        }
         self.sink.report(problem::unclosed_bracket(
             self.span(open.at, open.at + 1),
             open.bracket as char,

@@ -1,6 +1,6 @@
 //! `TL00xx`: text and syntax.
 
-use crate::diag::Diagnostic;
+use crate::diag::{Diagnostic, Severity};
 use crate::source::Span;
 
 fn closer(opener: char) -> char {
@@ -45,6 +45,23 @@ pub fn quoted(text: &str) -> String {
         Some((i, _)) => format!("`{}…`", &text[..i]),
         None => format!("`{text}`"),
     }
+}
+
+/// Stands for all that come after the first `most` of its severity.
+pub fn too_many(span: Span, severity: Severity, most: usize) -> Diagnostic {
+    let what = match severity {
+        Severity::Error => "errors",
+        Severity::Warning => "warnings",
+    };
+    Diagnostic {
+        severity,
+        ..Diagnostic::error(
+            "TL0008",
+            span,
+            format!("there are more than {most} {what}; those found from here on are left out"),
+        )
+    }
+    .help("mend those above and run again")
 }
 
 /// Not what can stand here, and no likelier slip is known. `form` tells how the thing is written.

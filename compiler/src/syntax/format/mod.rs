@@ -171,7 +171,7 @@ impl<'a> Printer<'a> {
         self.last_end = Some(self.last_end.map_or(end, |l| l.max(end)));
         while let Some(&comment) = self.comments.get(self.next_comment) {
             let at = comment.span.start as usize;
-            let between = self.blanked.get(end.min(at)..at).unwrap_or("\n");
+            let between = self.blanked.get(end..at).unwrap_or("\n");
             // Behind a separator of the same element, and nothing else.
             if between.contains('\n')
                 || between.contains(|c: char| !c.is_whitespace() && !",;".contains(c))
@@ -186,9 +186,16 @@ impl<'a> Printer<'a> {
 
     /// Whether a comment starts in this stretch of the source.
     fn has_comment(&self, start: usize, end: usize) -> bool {
-        self.comments[self.next_comment..]
-            .iter()
-            .any(|c| (start..end).contains(&(c.span.start as usize)))
+        let rest = &self.comments[self.next_comment..];
+        let first = rest.partition_point(|c| (c.span.start as usize) < start);
+        rest.get(first)
+            .is_some_and(|c| (c.span.start as usize) < end)
+    }
+
+    /// Behind the first `{` of this stretch of the source.
+    fn behind_brace(&self, start: usize, end: usize) -> usize {
+        let text = self.blanked.get(start..end).unwrap_or("");
+        text.find('{').map_or(start, |n| start + n + 1)
     }
 
     /// Whether this stretch of the source is on one line.
@@ -295,6 +302,7 @@ impl<'a> Printer<'a> {
         let mut close = Parts::new(self.blanked);
         close.text(")");
         tail(&mut close);
+        self.last_end = None;
         self.headed_block(f.body.span.start as usize, close, &f.body);
     }
 
@@ -313,9 +321,8 @@ impl<'a> Printer<'a> {
         self.last_end = None;
         if !k.params.is_empty() {
             self.indent += INDENT;
-            for (i, p) in k.params.iter().enumerate() {
+            for (p, (name, mode)) in k.params.iter().zip(param_columns(&k.params)) {
                 let mut parts = Parts::new(self.blanked);
-                let (name, mode) = param_columns(&k.params, i);
                 parts.param(p, name, mode);
                 parts.text(",");
                 self.element(p.span.start as usize, p.span.end as usize, parts);
@@ -472,7 +479,7 @@ impl<'a> Printer<'a> {
         {
             return self.element(start, end, one);
         }
-        self.simple(start, start, "tune {".into());
+        self.simple(start, self.behind_brace(start, end), "tune {".into());
         self.indent += INDENT;
         self.last_end = None;
         for entry in list {
@@ -501,13 +508,9 @@ impl<'a> Printer<'a> {
         if one.width() <= WIDTH && self.on_one_line(start, end) && !self.has_comment(start, end) {
             return self.element(start, end, one);
         }
-        self.simple(start, start, format!("instances {} {{", i.kernel.name));
-        self.comments_behind(
-            self.blanked
-                .get(start..end)
-                .and_then(|t| t.find('{'))
-                .map_or(start, |n| start + n + 1),
-        );
+        let mut head = Parts::new(self.blanked);
+        head.text(&format!("instances {} {{", i.kernel.name));
+        self.element(start, self.behind_brace(start, end), head);
         self.indent += INDENT;
         self.last_end = None;
         let mut parts = Parts::new(self.blanked);
@@ -559,12 +562,8 @@ impl<'a> Printer<'a> {
         {
             return self.element(start, end, one);
         }
-        self.comments_before(start, start);
-        self.blank_before(start);
-        self.line(parts);
         let head = t.kernel.span.end as usize;
-        let open = self.blanked.get(head..end).and_then(|x| x.find('{'));
-        self.comments_behind(open.map_or(head, |n| head + n + 1));
+        self.element(start, self.behind_brace(head, end), parts);
         self.indent += INDENT;
         self.last_end = None;
         for line in &t.lines {
@@ -789,17 +788,21 @@ fn clause_column(clause: &Clause) -> usize {
     }
 }
 
-/// Widths of name and mode around parameter `i`: tensors in a row line up, and so do scalars.
-fn param_columns(params: &[Param], i: usize) -> (usize, usize) {
-    let alike = |p: &&Param| p.mode.is_some() == params[i].mode.is_some();
-    let before = params[..i].iter().rev().take_while(alike);
-    let run = before.chain(params[i..].iter().take_while(alike));
-    run.fold((0, 0), |(name, mode), p| {
-        (
-            name.max(p.name.name.len()),
-            mode.max(p.mode.map_or(0, |m| exprs::mode_word(m).len())),
-        )
-    })
+/// Widths of name and mode for each parameter: tensors in a row line up, and so do scalars.
+fn param_columns(params: &[Param]) -> Vec<(usize, usize)> {
+    let mut columns = vec![];
+    for run in params.chunk_by(|a, b| a.mode.is_some() == b.mode.is_some()) {
+        let name = run.iter().map(|p| p.name.name.len()).max();
+        let mode = run
+            .iter()
+            .map(|p| p.mode.map_or(0, |m| exprs::mode_word(m).len()))
+            .max();
+        columns.extend(std::iter::repeat_n(
+            (name.unwrap_or(0), mode.unwrap_or(0)),
+            run.len(),
+        ));
+    }
+    columns
 }
 
 fn has_blank_line(text: &str) -> bool {

@@ -3,7 +3,7 @@
 //! The damaged text is read again by the strict rule; the generated parser then tells the furthest place it reached and the rules
 //! that could have gone on. `slips` looks first for one of the usual slips; else those rules become words here.
 
-use super::slips::{Tokens, tokens};
+use super::slips::{Tokens, first_token, tokens};
 use super::*;
 
 /// A damaged stretch of the source, as offsets in the item's text.
@@ -162,12 +162,12 @@ impl Builder<'_> {
         let rest = &self.source[at..];
         let start = at + (rest.len() - rest.trim_start().len());
         let rest = &self.source[start..];
-        match tokens(rest).first() {
+        match first_token(rest) {
             None => {
                 let end = self.source.trim_end().len();
                 (self.at(end, end), problem::END.to_string())
             }
-            Some((s, e)) => (self.at(start + s, start + e), problem::quoted(&rest[s..e])),
+            Some(len) => (self.at(start, start + len), problem::quoted(&rest[..len])),
         }
     }
 }

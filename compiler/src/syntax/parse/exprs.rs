@@ -7,6 +7,9 @@ use std::sync::LazyLock;
 /// Deepest tree of one expression; later stages recurse over it.
 const MAX_DEPTH: usize = 200;
 
+/// The depth of an expression that was given up and reported; what is around it is given up in silence.
+const TOO_DEEP: usize = usize::MAX;
+
 static PRATT: LazyLock<PrattParser<Rule>> = LazyLock::new(|| {
     PrattParser::new()
         .op(Op::infix(Rule::op_or, Assoc::Left))
@@ -159,14 +162,16 @@ impl Builder<'_> {
     /// A node over children of this depth.
     fn grow(&mut self, depth: usize, span: Span, kind: impl FnOnce() -> ExprKind) -> Node {
         if depth >= MAX_DEPTH {
-            self.sink
-                .report(problem::expression_too_deep(span, MAX_DEPTH));
+            if depth != TOO_DEEP {
+                self.sink
+                    .report(problem::expression_too_deep(span, MAX_DEPTH));
+            }
             return Node {
                 expr: Expr {
                     kind: ExprKind::Error,
                     span,
                 },
-                depth: 0,
+                depth: TOO_DEEP,
             };
         }
         Node {
@@ -266,13 +271,11 @@ impl Builder<'_> {
             Rule::string => leaf(ExprKind::Str(self.string(pair))),
             Rule::path => leaf(self.path_expr(pair)),
             Rule::paren => {
-                let trailing_comma = pair
-                    .as_str()
-                    .trim_end_matches(')')
-                    .trim_end()
-                    .ends_with(',');
-                let mut parts: Vec<Node> = self.inner(pair).pairs.map(|p| self.node(p)).collect();
-                if parts.len() == 1 && !trailing_comma {
+                let mut inner = self.inner(pair);
+                let exprs = inner.all(Rule::expr);
+                let last_comma = inner.next_if(Rule::last_comma).is_some();
+                let mut parts: Vec<Node> = exprs.into_iter().map(|p| self.node(p)).collect();
+                if parts.len() == 1 && !last_comma {
                     // The span takes the brackets in: so they are seen in messages and kept by the formatter.
                     let mut only = parts.remove(0);
                     only.expr.span = span;
@@ -302,7 +305,8 @@ impl Builder<'_> {
     }
 
     fn path_expr(&mut self, pair: Pair<Rule>) -> ExprKind {
-        match pair.as_str() {
+        // A rule that ends in a repetition takes the blanks behind it in.
+        match pair.as_str().trim_end() {
             "true" => ExprKind::Bool(true),
             "false" => ExprKind::Bool(false),
             word => match dtype(word) {

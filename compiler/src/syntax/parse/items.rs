@@ -10,10 +10,16 @@ pub struct Attached {
 
 /// Of the doc comments since the last item, those with only blanks up to the item's first word at `start`.
 pub fn attached_docs(blanked: &str, docs: Vec<Comment>, start: usize) -> Attached {
-    let first = docs
-        .iter()
-        .position(|d| blanked[d.span.end as usize..start].trim().is_empty())
-        .unwrap_or(docs.len());
+    let mut first = docs.len();
+    let mut next = start;
+    while first > 0
+        && blanked[docs[first - 1].span.end as usize..next]
+            .trim()
+            .is_empty()
+    {
+        first -= 1;
+        next = docs[first].span.start as usize;
+    }
     let mut loose = docs;
     let docs = loose.split_off(first);
     Attached { docs, loose }

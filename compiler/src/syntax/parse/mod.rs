@@ -20,9 +20,10 @@ use pest::iterators::Pair;
 use std::num::NonZeroUsize;
 
 /// Longest text that is read; spans hold 32 bits and no kernel file comes near.
-const MAX_TEXT: usize = 4 << 20;
-/// Calls of the generated parser for one item, per byte of it and for short ones; beyond, the item is given up.
-const CALLS_PER_BYTE: usize = 4000;
+const MAX_TEXT: usize = 1 << 20;
+/// Calls of the generated parser for one item; beyond, the item is given up. Ordinary text takes about ten a byte. pest holds the
+/// limit per process, so it is the same for every parse on every thread.
+const MAX_CALLS: NonZeroUsize = NonZeroUsize::new(50_000_000).expect("not zero");
 
 pub fn parse(sink: &mut Sink, file: FileId, text: &str) -> File {
     let span = Span::new(file, 0, text.len().min(u32::MAX as usize));
@@ -92,7 +93,7 @@ struct Builder<'a> {
     source: &'a str,
     /// Offset of `source` in the file.
     base: usize,
-    /// Offsets of brackets and quotes already reported.
+    /// Offsets of brackets and quotes already reported, ascending.
     unmatched: &'a [usize],
     docs: Vec<Comment>,
 }
@@ -110,8 +111,7 @@ impl<'a> Builder<'a> {
     }
 
     fn chunk(&mut self, out: &mut File) {
-        let calls = self.source.len() * CALLS_PER_BYTE + 100_000;
-        pest::set_call_limit(NonZeroUsize::new(calls));
+        pest::set_call_limit(Some(MAX_CALLS));
         match Grammar::parse(Rule::entry, self.source) {
             Ok(pairs) => {
                 for pair in pairs {
@@ -130,7 +130,10 @@ impl<'a> Builder<'a> {
     /// Whether `lex` has already reported a bracket or quote within these offsets of `source`.
     fn reported(&self, start: usize, end: usize) -> bool {
         let range = self.base + start..self.base + end;
-        self.unmatched.iter().any(|at| range.contains(at))
+        let first = self.unmatched.partition_point(|&at| at < range.start);
+        self.unmatched
+            .get(first)
+            .is_some_and(|at| range.contains(at))
     }
 
     fn take_docs(&mut self) -> Vec<String> {

@@ -19,54 +19,60 @@ const SYMBOLS: [&str; 31] = [
 pub fn tokens(text: &str) -> Tokens<'_> {
     let mut list = vec![];
     let mut i = 0;
-    while let Some(c) = text[i..].chars().next() {
-        let rest = &text[i..];
-        let len = if c.is_whitespace() {
-            i += c.len_utf8();
-            continue;
-        } else if c.is_ascii_alphanumeric() || c == '_' {
-            let mut len = rest
-                .find(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
-                .unwrap_or(rest.len());
-            // `1.5`, not `0..n` or `x.t`.
-            let fraction = &rest[len..];
-            if c.is_ascii_digit()
-                && fraction.starts_with('.')
-                && fraction[1..].starts_with(|c: char| c.is_ascii_digit())
-            {
-                len += 1 + fraction[1..]
-                    .find(|c: char| !c.is_ascii_alphanumeric())
-                    .unwrap_or(fraction.len() - 1);
-            }
-            len
-        } else if c == '"' {
-            let mut end = 1;
-            let bytes = rest.as_bytes();
-            while end < bytes.len() && bytes[end] != b'"' {
-                end += 1 + (bytes[end] == b'\\') as usize;
-            }
-            let mut end = (end + 1).min(rest.len());
-            while !rest.is_char_boundary(end) {
-                end += 1;
-            }
-            end
-        } else {
-            SYMBOLS
-                .iter()
-                .find(|s| rest.starts_with(**s))
-                .map_or(c.len_utf8(), |s| s.len())
+    loop {
+        i += text[i..].len() - text[i..].trim_start().len();
+        let Some(len) = first_token(&text[i..]) else {
+            return Tokens { text, list };
         };
         list.push((i, i + len));
         i += len;
     }
-    Tokens { text, list }
+}
+
+/// Length of the token that the text starts with; `None` at its end.
+pub fn first_token(text: &str) -> Option<usize> {
+    let c = text.chars().next()?;
+    Some(if c.is_ascii_alphanumeric() || c == '_' {
+        word_length(text)
+    } else if c == '"' {
+        let bytes = text.as_bytes();
+        let mut end = 1;
+        while end < bytes.len() && bytes[end] != b'"' {
+            end += 1 + (bytes[end] == b'\\') as usize;
+        }
+        let mut end = (end + 1).min(text.len());
+        while !text.is_char_boundary(end) {
+            end += 1;
+        }
+        end
+    } else {
+        SYMBOLS
+            .iter()
+            .find(|s| text.starts_with(**s))
+            .map_or(c.len_utf8(), |s| s.len())
+    })
+}
+
+/// A word or a number; `1.5` is one, `0..n` and `x.t` are not.
+fn word_length(text: &str) -> usize {
+    let len = text
+        .find(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
+        .unwrap_or(text.len());
+    let Some(fraction) = text[len..].strip_prefix('.') else {
+        return len;
+    };
+    let is_number = text.starts_with(|c: char| c.is_ascii_digit());
+    if is_number && fraction.starts_with(|c: char| c.is_ascii_digit()) {
+        len + 1
+            + fraction
+                .find(|c: char| !c.is_ascii_alphanumeric())
+                .unwrap_or(fraction.len())
+    } else {
+        len
+    }
 }
 
 impl<'a> Tokens<'a> {
-    pub fn first(&self) -> Option<(usize, usize)> {
-        self.list.first().copied()
-    }
-
     /// The text of token `k`; empty past the end.
     pub fn text(&self, k: usize) -> &'a str {
         self.list.get(k).map_or("", |&(s, e)| &self.text[s..e])
