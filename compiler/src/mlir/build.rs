@@ -123,7 +123,9 @@ pub struct Builder<'c> {
     constants: HashMap<(Elem, u32, u64), Value<'c, 'c>>,
     iotas: HashMap<u32, Value<'c, 'c>>,
     names: HashMap<&'static str, Identifier<'c>>,
-    /// For each scope: the attribute lists (own scope, all others).
+    /// The scopes that were declared.
+    scope_atoms: Vec<Attribute<'c>>,
+    /// For each scope, declared or joined: the attribute lists (its own, all others).
     scopes: Vec<(Attribute<'c>, Attribute<'c>)>,
 }
 
@@ -167,6 +169,7 @@ impl<'c> Builder<'c> {
             constants: HashMap::new(),
             iotas: HashMap::new(),
             names: HashMap::new(),
+            scope_atoms: Vec::new(),
             scopes: Vec::new(),
         };
         (builder, vals)
@@ -575,6 +578,13 @@ impl<'c> Builder<'c> {
 
     /// Lanes of `a` followed by `b`, picked by number.
     pub fn shuffle(&mut self, a: Val<'c>, b: Val<'c>, mask: &[i64]) -> Val<'c> {
+        if let [lane] = *mask {
+            let first = i64::from(a.lanes);
+            return match lane < first {
+                true => self.extract(a, lane as u32),
+                false => self.extract(b, (lane - first) as u32),
+            };
+        }
         let attribute = DenseI64ArrayAttribute::new(self.context, mask).into();
         self.value(
             "vector.shuffle",
@@ -658,16 +668,29 @@ impl<'c> Builder<'c> {
         let scopes: Vec<Attribute> = (0..count as usize)
             .map(|i| list.element(i).expect("as many as were written"))
             .collect();
-        self.scopes = (0..scopes.len())
-            .map(|i| {
-                let mut others = scopes.clone();
-                let own = others.remove(i);
-                (
-                    ArrayAttribute::new(self.context, &[own]).into(),
-                    ArrayAttribute::new(self.context, &others).into(),
-                )
-            })
-            .collect();
+        self.scope_atoms = scopes;
+        self.scopes.clear();
+        for i in 0..count {
+            self.push_scope(&[i as usize]);
+        }
+    }
+
+    /// A scope for accesses that may be to either of two declared ones.
+    pub fn join_scopes(&mut self, a: Scope, b: Scope) -> Scope {
+        self.push_scope(&[a.0 as usize, b.0 as usize])
+    }
+
+    fn push_scope(&mut self, atoms: &[usize]) -> Scope {
+        let pick = |wanted: bool| -> Vec<Attribute<'c>> {
+            let all = self.scope_atoms.iter().enumerate();
+            all.filter(|(i, _)| atoms.contains(i) == wanted)
+                .map(|(_, &a)| a)
+                .collect()
+        };
+        let own = ArrayAttribute::new(self.context, &pick(true)).into();
+        let others = ArrayAttribute::new(self.context, &pick(false)).into();
+        self.scopes.push((own, others));
+        Scope(self.scopes.len() as u32 - 1)
     }
 
     fn scope_attributes(&self, scope: Option<Scope>, out: &mut Vec<(&'static str, Attribute<'c>)>) {

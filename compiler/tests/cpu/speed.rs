@@ -194,3 +194,66 @@ fn streaming_speed() {
     let seconds = best_of(5, || y.copy_from_slice(&x));
     println!("memcpy: {:.1} GB/s", n as f64 * 8.0 / seconds / 1e9);
 }
+
+/// Where the time of compiling goes, over random programs and a product.
+#[test]
+#[ignore]
+fn compile_speed() {
+    use tessera_compiler::mlir::{Lowering, MlirContext, cpu};
+    use tessera_compiler::target::llvm;
+    use tessera_compiler::tile::{generate, pass};
+    let mut kernels = vec![
+        gemm(DType::F32, [64, 64, 64], false),
+        gemm(DType::BF16, [64, 64, 64], true),
+    ];
+    let mut state = 7u64;
+    for _ in 0..20 {
+        let choices: Vec<u8> = (0..100)
+            .map(|_| {
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
+                (state >> 33) as u8
+            })
+            .collect();
+        let mut kernel = generate::program(&choices, generate::Features::ALL).kernel;
+        pass::pipeline_cpu(&mut kernel).unwrap();
+        kernels.push(kernel);
+    }
+    let mut totals = [0.0; 4];
+    for kernel in &kernels {
+        let mut times = Vec::new();
+        let mut lap = Instant::now();
+        let mut next = || {
+            let now = Instant::now();
+            times.push(
+                now.duration_since(std::mem::replace(&mut lap, now))
+                    .as_secs_f64()
+                    * 1e3,
+            );
+        };
+        let mlir = MlirContext::new();
+        next();
+        let mut emitted = cpu::emit(mlir.melior(), kernel, variant()).unwrap();
+        next();
+        mlir.lower(&mut emitted.module, Lowering::Cpu).unwrap();
+        next();
+        llvm::cpu_object(&mlir, &emitted.module, variant()).unwrap();
+        next();
+        for (total, t) in totals.iter_mut().zip(&times) {
+            *total += t;
+        }
+        println!(
+            "{} ops: context {:.1} emit {:.1} lower {:.1} llvm {:.1} ms",
+            kernel.live_ops().len(),
+            times[0],
+            times[1],
+            times[2],
+            times[3]
+        );
+    }
+    println!(
+        "total: context {:.0} emit {:.0} lower {:.0} llvm {:.0} ms",
+        totals[0], totals[1], totals[2], totals[3]
+    );
+}

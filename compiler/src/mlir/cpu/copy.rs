@@ -11,6 +11,8 @@ use super::{Emit, Emitter};
 use crate::mlir::build::{Elem, IntCompare, Val};
 use crate::tile::ir::*;
 
+const OUTSIDE: &str = "a `copy` with `@oob(error)` reaches outside its tensor";
+
 /// One axis of the rectangle, on one side of the copy.
 #[derive(Clone, Debug)]
 enum Along<'c> {
@@ -110,6 +112,70 @@ impl<'c> Emitter<'_, 'c> {
         let bounds = self.bounds(&shape, &[&from_parts, &to_parts], at);
         self.nest(&bounds, &to, Some(&from), oob)?;
         self.b.end_if(open);
+        Ok(())
+    }
+
+    /// A copy into a tile that may be read in the tensor instead: from here on the tile is where its elements are found.
+    pub(super) fn copy_in_place(&mut self, dst: &View, src: &View, oob: Oob) -> Emit {
+        let (Base::Tile(tile), shape) = (dst.base, src.shape()) else {
+            return Err(self.fault("a tile that is no tile is read in place"));
+        };
+        let from = self.side(src)?;
+        let own = self.tile(tile)?;
+        let mut conditions: Vec<Val<'c>> = Vec::new();
+        for ((along, &len), stride) in from.axes.iter().zip(&shape).zip(&own.strides) {
+            let (Along::Span { stride: found, .. }, Stride::Const(wanted)) = (along, *stride)
+            else {
+                return self.copy(dst, src, oob);
+            };
+            match *found {
+                _ if len == 1 => {}
+                Stride::Const(s) if s == wanted => {}
+                Stride::Const(_) => return self.copy(dst, src, oob),
+                Stride::Dynamic(s) => {
+                    let wanted = self.b.i64(wanted);
+                    conditions.push(self.b.cmpi(IntCompare::Eq, s, wanted));
+                }
+            }
+        }
+        if oob != Oob::Never {
+            let parts = self.clip(&from, &shape);
+            let inside = [self.inside(&parts, &shape), self.at_inside(&from)];
+            for cond in inside.into_iter().flatten() {
+                match oob {
+                    Oob::Error => self.check(cond, OUTSIDE),
+                    _ => conditions.push(cond),
+                }
+            }
+        }
+        let mut at = self.fixed_offset(&from);
+        for along in &from.axes {
+            let zero = self.b.i64(0);
+            at = self.step(Some(along), zero, at).0;
+        }
+        let there = self.address(&from.memory, at);
+        let cond = conditions.into_iter().reduce(|a, b| self.b.andi(a, b));
+        let base = match cond {
+            None => there,
+            Some(cond) => {
+                let no = self.b.int(Elem::I1, 1, 1);
+                let copied = self.b.xori(cond, no);
+                let open = self.b.begin_if(copied);
+                if oob == Oob::Error {
+                    let to = self.side(dst)?;
+                    self.rectangle(&shape, &to, &from, oob)?;
+                } else {
+                    self.copy(dst, src, oob)?;
+                }
+                self.b.end_if(open);
+                self.b.select(cond, there, own.base)
+            }
+        };
+        let scope = match (own.scope, from.memory.scope) {
+            (Some(a), Some(b)) => Some(self.b.join_scopes(a, b)),
+            _ => None,
+        };
+        self.tiles[tile.index()] = Some(Memory { base, scope, ..own });
         Ok(())
     }
 
