@@ -123,6 +123,7 @@ pub struct Builder<'c> {
     constants: HashMap<(Elem, u32, u64), Value<'c, 'c>>,
     iotas: HashMap<u32, Value<'c, 'c>>,
     names: HashMap<&'static str, Identifier<'c>>,
+    rolled: Option<Attribute<'c>>,
     /// The scopes that were declared.
     scope_atoms: Vec<Attribute<'c>>,
     /// For each scope, declared or joined: the attribute lists (its own, all others).
@@ -169,6 +170,7 @@ impl<'c> Builder<'c> {
             constants: HashMap::new(),
             iotas: HashMap::new(),
             names: HashMap::new(),
+            rolled: None,
             scope_atoms: Vec::new(),
             scopes: Vec::new(),
         };
@@ -828,6 +830,19 @@ impl<'c> Builder<'c> {
 
     // ---- structured control flow --------------------------------------------------------------------------
 
+    /// As [`Builder::begin_for`], for a loop that LLVM is not to unroll: its body is wide enough, or not worth copies of it.
+    pub fn begin_rolled_for(
+        &mut self,
+        lo: Val<'c>,
+        hi: Val<'c>,
+        step: i64,
+        init: &[Val<'c>],
+    ) -> OpenFor<'c> {
+        let mut open = self.begin_for(lo, hi, step, init);
+        open.rolled = true;
+        open
+    }
+
     /// Opens `for i in lo..hi step step`, carrying `init`; what follows goes into the body until [`Builder::end_for`].
     pub fn begin_for(
         &mut self,
@@ -865,6 +880,7 @@ impl<'c> Builder<'c> {
             operands,
             outside: std::mem::replace(&mut self.block, block),
             region,
+            rolled: false,
         }
     }
 
@@ -878,10 +894,16 @@ impl<'c> Builder<'c> {
             .iter()
             .map(|v| self.ty(v.elem, v.lanes))
             .collect();
-        let op = OperationBuilder::new("scf.for", self.location)
+        let mut builder = OperationBuilder::new("scf.for", self.location)
             .add_operands(&open.operands)
             .add_results(&results)
-            .add_regions([open.region])
+            .add_regions([open.region]);
+        if open.rolled {
+            let annotation = self.rolled();
+            let name = self.name("loop_annotation");
+            builder = builder.add_attributes(&[(name, annotation)]);
+        }
+        let op = builder
             .build()
             .expect("result types are given, nothing is inferred");
         let op = self.block.append_operation(op);
@@ -893,6 +915,15 @@ impl<'c> Builder<'c> {
                 ..*v
             })
             .collect()
+    }
+
+    /// The annotation of a loop that stays as it is.
+    fn rolled(&mut self) -> Attribute<'c> {
+        let context = self.context;
+        *self.rolled.get_or_insert_with(|| {
+            let text = "#llvm.loop_annotation<unroll = <disable = true>>";
+            Attribute::parse(context, text).expect("the attribute's own syntax")
+        })
     }
 
     /// Opens `if cond`; what follows goes into it until [`Builder::otherwise`] or [`Builder::end_if`].
@@ -939,6 +970,7 @@ pub struct OpenFor<'c> {
     operands: Vec<Value<'c, 'c>>,
     outside: BlockRef<'c, 'c>,
     region: Region<'c>,
+    rolled: bool,
 }
 
 /// An `if` whose arms are being filled.

@@ -363,7 +363,7 @@ impl<'c> Emitter<'_, 'c> {
             };
             let (lo, hi) = (self.b.i64(0), self.b.i64(len as i64));
             let yes = self.b.int(Elem::I1, 1, 1);
-            let open = self.b.begin_for(lo, hi, 1, &[yes]);
+            let open = self.b.begin_rolled_for(lo, hi, 1, &[yes]);
             let at = self.gathered(along, open.iv)?;
             let present = self.b.cmpi(IntCompare::Ult, at, *extent);
             let so_far = self.b.andi(open.carried[0], present);
@@ -441,7 +441,7 @@ impl<'c> Emitter<'_, 'c> {
         }
         let (lo, hi) = self.limits(bound);
         let single = matches!(bound, Bounds::Whole(1));
-        let open = (!single).then(|| self.b.begin_for(lo, hi, 1, &[]));
+        let open = (!single).then(|| self.b.begin_rolled_for(lo, hi, 1, &[]));
         let i = open.as_ref().map_or(lo, |open| open.iv);
         let (to_next, to_present) = self.step(to, i, to_at);
         let (from_next, from_present) = match action {
@@ -532,7 +532,7 @@ impl<'c> Emitter<'_, 'c> {
                     let start = self.b.i64(done);
                     let open = many.then(|| {
                         let end = self.b.i64(upto);
-                        self.b.begin_for(start, end, width as i64, &[])
+                        self.b.begin_rolled_for(start, end, width as i64, &[])
                     });
                     let i = open.as_ref().map_or(start, |open| open.iv);
                     let to = at(self, cx.to, to_at, i, width);
@@ -550,7 +550,7 @@ impl<'c> Emitter<'_, 'c> {
                 let even = self.b.andi(length, mask);
                 let main_end = self.b.addi(lo, even);
                 for (width, start, end) in [(lanes, lo, main_end), (1, main_end, hi)] {
-                    let open = self.b.begin_for(start, end, width as i64, &[]);
+                    let open = self.b.begin_rolled_for(start, end, width as i64, &[]);
                     let to = at(self, cx.to, to_at, open.iv, width);
                     let from = at(self, cx.from, from_at, open.iv, width);
                     self.element(cx, to, from, action, width);

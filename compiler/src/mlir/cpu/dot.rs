@@ -47,6 +47,7 @@ impl Matrix<'_> {
 
 /// Up to this many rows count as few.
 const FEW_ROWS: u64 = 8;
+const MANY_ROWS: u64 = 24;
 
 /// Whether the product is better computed turned.
 fn turn(m: u64, b_strides: [i64; 2]) -> bool {
@@ -190,10 +191,12 @@ fn feed_a(dtype: DType, arithmetic: Arithmetic, strides: [i64; 2], k: u64) -> Fe
     }
 }
 
-fn feed_b(dtype: DType, arithmetic: Arithmetic, strides: [i64; 2], m: u64, k: u64) -> Feed {
-    let few = m <= FEW_ROWS;
-    match arithmetic {
-        _ if strides[1] != 1 => Feed::Packed,
+fn feed_b(dtype: DType, blocking: &Blocking, strides: [i64; 2], k: u64) -> Feed {
+    let few = blocking.m <= FEW_ROWS;
+    // Many rows pass over B: its panels then pay for being packed, as rows far apart fall into few cache sets.
+    let far = blocking.m >= MANY_ROWS && strides[0] > blocking.width() as i64;
+    match blocking.arithmetic {
+        _ if strides[1] != 1 || far => Feed::Packed,
         Arithmetic::F32 if dtype == DType::F32 || few => Feed::InPlace,
         Arithmetic::F64 => Feed::InPlace,
         Arithmetic::I32 if few => Feed::InPlace,
@@ -241,7 +244,8 @@ pub(super) fn plan_packing(
         if narrow || feed_a(dtype, arithmetic, a_strides, k) == Feed::Packed {
             a_bytes = a_bytes.max(m * bytes);
         }
-        if narrow || feed_b(dtype, arithmetic, b_strides, m, k) == Feed::Packed {
+        let blocking = Blocking::new(m, n, k, arithmetic, facts);
+        if narrow || feed_b(dtype, &blocking, b_strides, k) == Feed::Packed {
             b_bytes = b_bytes.max(n * bytes);
         }
     }
@@ -316,7 +320,7 @@ impl<'c> Emitter<'_, 'c> {
             Feed::InPlace => self.in_place(&a, arithmetic),
             Feed::Packed => self.pack_a(&a, &blocking)?,
         };
-        let fed_b = match feed_b(b.memory.dtype, arithmetic, b.strides, m, k) {
+        let fed_b = match feed_b(b.memory.dtype, &blocking, b.strides, k) {
             Feed::InPlace => self.in_place(&b, arithmetic),
             Feed::Packed => self.pack_b(&b, &blocking)?,
         };
@@ -437,7 +441,7 @@ impl<'c> Emitter<'_, 'c> {
             panels: false,
         };
         if blocking.arithmetic.pairs() {
-            self.repeat(0, m as i64, 1, |e, row| {
+            self.repeat_rolled(0, m as i64, 1, |e, row| {
                 let from = e.b.mul_const(row, a.strides[0]);
                 let from = e.b.addi(a.at, from);
                 let to = e.b.mul_const(row, steps);
@@ -446,13 +450,13 @@ impl<'c> Emitter<'_, 'c> {
             return Ok(fed);
         }
         let lanes = self.machine.lanes(4);
-        self.repeat(0, m as i64, 1, |e, row| {
+        self.repeat_rolled(0, m as i64, 1, |e, row| {
             let from = e.b.mul_const(row, a.strides[0]);
             let from = e.b.addi(a.at, from);
             let to = e.b.mul_const(row, steps);
             let mut done = 0;
             for (width, upto) in segments(k as i64, lanes) {
-                e.repeat(done, upto, width as i64, |e, i| {
+                e.repeat_rolled(done, upto, width as i64, |e, i| {
                     let v = e.load_strided(&a.memory, from, i, a.strides[1], width);
                     let v = e.convert_operand(v, a.memory.dtype, blocking.arithmetic)?;
                     let at = e.b.addi(to, i);
@@ -507,7 +511,7 @@ impl<'c> Emitter<'_, 'c> {
         let pairs = (k / 2) as i64;
         let mut done = 0;
         for (width, upto) in segments(pairs, lanes / 2) {
-            self.repeat(done, upto, width as i64, |e, p| {
+            self.repeat_rolled(done, upto, width as i64, |e, p| {
                 let i = e.b.mul_const(p, 2);
                 let v = e.load_strided(&x.memory, from, i, step, 2 * width);
                 match arithmetic {
@@ -559,7 +563,7 @@ impl<'c> Emitter<'_, 'c> {
         let width = blocking.width() as i64;
         let whole = n / width * width;
         let steps = blocking.steps as i64;
-        self.repeat(0, whole, width, |e, column| {
+        self.repeat_rolled(0, whole, width, |e, column| {
             let to = e.b.mul_const(column, steps);
             e.pack_panel(b, &slot, blocking, column, width, to)
         })?;
@@ -604,15 +608,15 @@ impl<'c> Emitter<'_, 'c> {
         let regular = b.strides[0] == 1 && self.transposable(arithmetic, b.memory.dtype);
         let whole_columns = if regular { width / block * block } else { 0 };
         let whole_units = if regular { units / block * block } else { 0 };
-        self.repeat(0, whole_columns, block, |e, j| {
-            e.repeat(0, whole_units, block, |e, u| {
+        self.repeat_rolled(0, whole_columns, block, |e, j| {
+            e.repeat_rolled(0, whole_units, block, |e, u| {
                 e.pack_block(b, slot, arithmetic, (from, to), (j, u), width)
             })
         })?;
         // What is left, element after element.
         let rest = |e: &mut Self, columns: (i64, i64), units: (i64, i64)| {
-            e.repeat(units.0, units.1, 1, |e, u| {
-                e.repeat(columns.0, columns.1, 1, |e, j| {
+            e.repeat_rolled(units.0, units.1, 1, |e, u| {
+                e.repeat_rolled(columns.0, columns.1, 1, |e, j| {
                     e.pack_unit(b, slot, arithmetic, (from, to), (j, u), width)
                 })
             })
@@ -647,8 +651,8 @@ impl<'c> Emitter<'_, 'c> {
             let (start, end) = (done, upto);
             match arithmetic {
                 Arithmetic::DotPairs => {
-                    self.repeat(0, k / 2, 1, |e, p| {
-                        e.repeat(start, end, w as i64, |e, j| {
+                    self.repeat_rolled(0, k / 2, 1, |e, p| {
+                        e.repeat_rolled(start, end, w as i64, |e, j| {
                             let even_row = e.b.mul_const(p, 2 * b.strides[0]);
                             let even_at = e.b.addi(from, even_row);
                             let odd_at = e.b.add_const(even_at, b.strides[0]);
@@ -662,7 +666,7 @@ impl<'c> Emitter<'_, 'c> {
                         })
                     })?;
                     if k % 2 == 1 {
-                        self.repeat(start, end, w as i64, |e, j| {
+                        self.repeat_rolled(start, end, w as i64, |e, j| {
                             let even_at = e.b.add_const(from, (k - 1) * b.strides[0]);
                             let even = e.load_strided(&b.memory, even_at, j, 1, w);
                             let odd = e.b.zero(Elem::I16, w);
@@ -675,7 +679,7 @@ impl<'c> Emitter<'_, 'c> {
                 }
                 _ => {
                     let swap = arithmetic.pairs();
-                    self.repeat(0, k, 1, |e, row| {
+                    self.repeat_rolled(0, k, 1, |e, row| {
                         // The k of a pair change places.
                         let place = match swap {
                             true => {
@@ -688,7 +692,7 @@ impl<'c> Emitter<'_, 'c> {
                         let source = e.b.addi(from, source);
                         let target = e.b.mul_const(place, width);
                         let target = e.b.addi(to, target);
-                        e.repeat(start, end, w as i64, |e, j| {
+                        e.repeat_rolled(start, end, w as i64, |e, j| {
                             let v = e.load_strided(&b.memory, source, j, 1, w);
                             let v = e.convert_operand(v, b.memory.dtype, arithmetic)?;
                             let at = e.b.addi(target, j);
@@ -697,7 +701,7 @@ impl<'c> Emitter<'_, 'c> {
                         })
                     })?;
                     if swap && k % 2 == 1 {
-                        self.repeat(start, end, w as i64, |e, j| {
+                        self.repeat_rolled(start, end, w as i64, |e, j| {
                             let at = e.b.add_const(to, (k - 1) * width);
                             let at = e.b.addi(at, j);
                             let zero = e.b.zero(Elem::F32, w);
@@ -862,7 +866,7 @@ impl<'c> Emitter<'_, 'c> {
         let whole = n / width * width;
         // Whole panels, then what is left of the columns in vectors of falling width.
         let row_of = |panel_width: i64| if b.panels { panel_width } else { b.strides[0] };
-        self.repeat(0, whole, width, |e, column| {
+        self.repeat_rolled(0, whole, width, |e, column| {
             let b_at = match b.panels {
                 true => e.b.mul_const(column, blocking.steps as i64),
                 false => e.b.addi(b.at, column),
@@ -923,7 +927,7 @@ impl<'c> Emitter<'_, 'c> {
             if count == 0 {
                 continue;
             }
-            self.repeat(start, end, count, |e, row| {
+            self.repeat_rolled(start, end, count, |e, row| {
                 let micro = Micro {
                     arithmetic: blocking.arithmetic,
                     rows: count,

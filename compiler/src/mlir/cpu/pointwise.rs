@@ -104,12 +104,10 @@ impl<'c> Emitter<'_, 'c> {
         };
         let coordinate = nest.args[axis.coordinate];
         if level + 1 < nest.axes.len() {
-            let (lo, hi) = (self.b.i64(0), self.b.i64(axis.extent));
-            let open = self.b.begin_for(lo, hi, 1, &[]);
-            self.values[coordinate.index()] = Some(Form::Uniform(open.iv));
-            self.map_level(nest, level + 1)?;
-            self.b.end_for(open, &[]);
-            return Ok(());
+            return self.repeat(0, axis.extent, 1, |e, at| {
+                e.values[coordinate.index()] = Some(Form::Uniform(at));
+                e.map_level(nest, level + 1)
+            });
         }
         let mut done = 0;
         for (width, upto) in segments(axis.extent, nest.lanes) {
