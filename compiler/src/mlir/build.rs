@@ -123,7 +123,10 @@ pub struct Builder<'c> {
     constants: HashMap<(Elem, u32, u64), Value<'c, 'c>>,
     iotas: HashMap<u32, Value<'c, 'c>>,
     names: HashMap<&'static str, Identifier<'c>>,
-    /// For each scope: the attribute lists (own scope, all others).
+    rolled: Option<Attribute<'c>>,
+    /// The scopes that were declared.
+    scope_atoms: Vec<Attribute<'c>>,
+    /// For each scope, declared or joined: the attribute lists (its own, all others).
     scopes: Vec<(Attribute<'c>, Attribute<'c>)>,
 }
 
@@ -167,6 +170,8 @@ impl<'c> Builder<'c> {
             constants: HashMap::new(),
             iotas: HashMap::new(),
             names: HashMap::new(),
+            rolled: None,
+            scope_atoms: Vec::new(),
             scopes: Vec::new(),
         };
         (builder, vals)
@@ -575,6 +580,13 @@ impl<'c> Builder<'c> {
 
     /// Lanes of `a` followed by `b`, picked by number.
     pub fn shuffle(&mut self, a: Val<'c>, b: Val<'c>, mask: &[i64]) -> Val<'c> {
+        if let [lane] = *mask {
+            let first = i64::from(a.lanes);
+            return match lane < first {
+                true => self.extract(a, lane as u32),
+                false => self.extract(b, (lane - first) as u32),
+            };
+        }
         let attribute = DenseI64ArrayAttribute::new(self.context, mask).into();
         self.value(
             "vector.shuffle",
@@ -658,16 +670,29 @@ impl<'c> Builder<'c> {
         let scopes: Vec<Attribute> = (0..count as usize)
             .map(|i| list.element(i).expect("as many as were written"))
             .collect();
-        self.scopes = (0..scopes.len())
-            .map(|i| {
-                let mut others = scopes.clone();
-                let own = others.remove(i);
-                (
-                    ArrayAttribute::new(self.context, &[own]).into(),
-                    ArrayAttribute::new(self.context, &others).into(),
-                )
-            })
-            .collect();
+        self.scope_atoms = scopes;
+        self.scopes.clear();
+        for i in 0..count {
+            self.push_scope(&[i as usize]);
+        }
+    }
+
+    /// A scope for accesses that may be to either of two declared ones.
+    pub fn join_scopes(&mut self, a: Scope, b: Scope) -> Scope {
+        self.push_scope(&[a.0 as usize, b.0 as usize])
+    }
+
+    fn push_scope(&mut self, atoms: &[usize]) -> Scope {
+        let pick = |wanted: bool| -> Vec<Attribute<'c>> {
+            let all = self.scope_atoms.iter().enumerate();
+            all.filter(|(i, _)| atoms.contains(i) == wanted)
+                .map(|(_, &a)| a)
+                .collect()
+        };
+        let own = ArrayAttribute::new(self.context, &pick(true)).into();
+        let others = ArrayAttribute::new(self.context, &pick(false)).into();
+        self.scopes.push((own, others));
+        Scope(self.scopes.len() as u32 - 1)
     }
 
     fn scope_attributes(&self, scope: Option<Scope>, out: &mut Vec<(&'static str, Attribute<'c>)>) {
@@ -805,6 +830,19 @@ impl<'c> Builder<'c> {
 
     // ---- structured control flow --------------------------------------------------------------------------
 
+    /// As [`Builder::begin_for`], for a loop that LLVM is not to unroll: its body is wide enough, or not worth copies of it.
+    pub fn begin_rolled_for(
+        &mut self,
+        lo: Val<'c>,
+        hi: Val<'c>,
+        step: i64,
+        init: &[Val<'c>],
+    ) -> OpenFor<'c> {
+        let mut open = self.begin_for(lo, hi, step, init);
+        open.rolled = true;
+        open
+    }
+
     /// Opens `for i in lo..hi step step`, carrying `init`; what follows goes into the body until [`Builder::end_for`].
     pub fn begin_for(
         &mut self,
@@ -842,6 +880,7 @@ impl<'c> Builder<'c> {
             operands,
             outside: std::mem::replace(&mut self.block, block),
             region,
+            rolled: false,
         }
     }
 
@@ -855,10 +894,16 @@ impl<'c> Builder<'c> {
             .iter()
             .map(|v| self.ty(v.elem, v.lanes))
             .collect();
-        let op = OperationBuilder::new("scf.for", self.location)
+        let mut builder = OperationBuilder::new("scf.for", self.location)
             .add_operands(&open.operands)
             .add_results(&results)
-            .add_regions([open.region])
+            .add_regions([open.region]);
+        if open.rolled {
+            let annotation = self.rolled();
+            let name = self.name("loop_annotation");
+            builder = builder.add_attributes(&[(name, annotation)]);
+        }
+        let op = builder
             .build()
             .expect("result types are given, nothing is inferred");
         let op = self.block.append_operation(op);
@@ -870,6 +915,15 @@ impl<'c> Builder<'c> {
                 ..*v
             })
             .collect()
+    }
+
+    /// The annotation of a loop that stays as it is.
+    fn rolled(&mut self) -> Attribute<'c> {
+        let context = self.context;
+        *self.rolled.get_or_insert_with(|| {
+            let text = "#llvm.loop_annotation<unroll = <disable = true>>";
+            Attribute::parse(context, text).expect("the attribute's own syntax")
+        })
     }
 
     /// Opens `if cond`; what follows goes into it until [`Builder::otherwise`] or [`Builder::end_if`].
@@ -916,6 +970,7 @@ pub struct OpenFor<'c> {
     operands: Vec<Value<'c, 'c>>,
     outside: BlockRef<'c, 'c>,
     region: Region<'c>,
+    rolled: bool,
 }
 
 /// An `if` whose arms are being filled.

@@ -1,6 +1,6 @@
 //! Products of every type, orientation and ragged shape.
 
-use crate::harness::{agree, compile, noise};
+use crate::harness::{agree, agree_compiled, compile, noise, variant};
 use tessera_artifact::{CpuVariant, DType, HostExpr, ParamMode};
 use tessera_compiler::tile::build::Builder;
 use tessera_compiler::tile::interp::{Arg, Args};
@@ -82,7 +82,7 @@ pub fn product(
     b.finish()
 }
 
-const SHAPES: [[u64; 3]; 10] = [
+const SHAPES: [[u64; 3]; 11] = [
     [1, 1, 1],
     [1, 64, 32],
     [1, 203, 7],
@@ -90,13 +90,18 @@ const SHAPES: [[u64; 3]; 10] = [
     [3, 33, 16],
     [4, 16, 8],
     [5, 17, 3],
+    [8, 64, 36],
     [64, 48, 33],
     [13, 100, 24],
     [6, 3, 40],
 ];
 
 fn check(dtype: DType, orientations: &[[bool; 2]]) {
-    for shape @ [m, n, _] in SHAPES {
+    check_shapes(dtype, orientations, &SHAPES);
+}
+
+fn check_shapes(dtype: DType, orientations: &[[bool; 2]], shapes_of: &[[u64; 3]]) {
+    for &shape @ [m, n, _] in shapes_of {
         for &transposed in orientations {
             let kernel = product(dtype, shape, transposed, m != 4);
             let [a, b] = shapes(shape, transposed);
@@ -139,7 +144,116 @@ fn products_of_other_types() {
         DType::I8,
         DType::U8,
     ] {
-        check(dtype, &ALL[1..3]);
+        check_shapes(dtype, &ALL[1..3], &SHAPES[5..8]);
+    }
+}
+
+/// Tiles that may be read in the tensor: rows end to end, rows apart, rectangles across the edge; widened by the product or not.
+#[test]
+fn operands_read_in_place() {
+    for (dtype, cast) in [
+        (DType::F32, false),
+        (DType::BF16, true),
+        (DType::E4M3, true),
+        (DType::BF16, false),
+    ] {
+        for m in [1u64, 8, 20] {
+            let (kd, nd, bk) = (HostExpr::dim("K"), HostExpr::dim("N"), 40u64);
+            let mut b = Builder::new("in_place", Default::default());
+            let k = b.dim("K", 1, 1 << 20, 1);
+            b.dim("N", 1, 1 << 20, 1);
+            let operand = if cast { DType::F32 } else { dtype };
+            let x = b.tensor(
+                "x",
+                ParamMode::In,
+                operand,
+                vec![HostExpr::Int(m as i64), kd.clone()],
+            );
+            let w = b.tensor("w", ParamMode::In, dtype, vec![kd, nd]);
+            let y = b.tensor(
+                "y",
+                ParamMode::Out,
+                DType::F32,
+                vec![HostExpr::Int(m as i64), HostExpr::Int(32)],
+            );
+            let sx = b.tile("sx", Space::Shared, operand, &[m, bk]);
+            let sw = b.tile("sw", Space::Shared, dtype, &[bk, 32]);
+            let wide = b.tile("wide", Space::Reg, DType::F32, &[bk, 32]);
+            let acc = b.tile("acc", Space::Reg, DType::F32, &[m, 32]);
+            let zero_f = b.float(0.0, DType::F32);
+            b.fill(acc, zero_f);
+            let (zero, step) = (b.index(0), b.index(bk as i64));
+            let kv = b.dim_value(k);
+            let trips = b.cdiv(kv, step);
+            b.for_loop(zero, trips, LoopKind::Sequential, |b, i| {
+                let k0 = b.mul(i, step);
+                let span = |start, len| Slot::Span { start, len };
+                let to = b.whole_view(sx);
+                b.copy(
+                    to,
+                    View {
+                        base: Base::Param(x),
+                        slots: vec![span(zero, m), span(k0, bk)],
+                    },
+                    Oob::Zero,
+                );
+                let to = b.whole_view(sw);
+                b.copy(
+                    to,
+                    View {
+                        base: Base::Param(w),
+                        slots: vec![span(k0, bk), span(zero, 32)],
+                    },
+                    Oob::Zero,
+                );
+                let b_tile = if cast {
+                    b.map(&[bk, 32], |b, c| {
+                        let v = b.load_tile(sw, c);
+                        let v = b.cast(v, Type::Scalar(DType::F32));
+                        b.store_tile(wide, c, v);
+                    });
+                    wide
+                } else {
+                    sw
+                };
+                let (c, p, q) = (b.whole(acc), b.operand(sx, false), b.operand(b_tile, false));
+                b.dot(c, p, q, true);
+            });
+            let slots = vec![
+                Slot::Span {
+                    start: zero,
+                    len: m,
+                },
+                Slot::Span {
+                    start: zero,
+                    len: 32,
+                },
+            ];
+            let from = b.whole_view(acc);
+            b.copy(
+                View {
+                    base: Base::Param(y),
+                    slots,
+                },
+                from,
+                Oob::Never,
+            );
+            let kernel = b.finish();
+            let code = compile(&kernel, variant());
+            for (k, n) in [(40u64, 32u64), (80, 32), (95, 32), (80, 50), (33, 20)] {
+                let args = vec![
+                    Arg::Tensor(noise(operand, &[m, k], 1)),
+                    Arg::Tensor(noise(dtype, &[k, n], 2)),
+                    Arg::Tensor(noise(DType::F32, &[m, 32], 3)),
+                ];
+                agree_compiled(
+                    &kernel,
+                    &code,
+                    &Args(args),
+                    &format!("{dtype} M = {m} K = {k} N = {n}"),
+                );
+            }
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 #![cfg(feature = "llvm")]
 
 mod copies;
+mod differential;
 mod dot;
 mod folds;
 mod harness;

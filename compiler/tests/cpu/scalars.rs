@@ -1,6 +1,6 @@
 //! Every scalar op at every type, in vector lanes and in the ragged rest.
 
-use crate::harness::{agree, noise};
+use crate::harness::{agree, agree_compiled, compile, noise, variant};
 use tessera_artifact::{DType, HostExpr, ParamMode};
 use tessera_compiler::tile::build::Builder;
 use tessera_compiler::tile::interp::{Arg, Args, Buffer};
@@ -319,6 +319,69 @@ fn index_arithmetic_floors() {
     for n in [1u64, 63, 100, 257, 300] {
         let args = [1, 2].map(|s| Arg::Tensor(noise(DType::I64, &[n], s)));
         agree(&kernel, &Args(args.into()), &format!("N = {n}"));
+    }
+}
+
+/// Guards that are decided once per vector: prefixes, windows, rows, narrow elements, conditions that are no guard.
+#[test]
+fn guards_across_vectors() {
+    for dtype in [DType::F32, DType::BF16, DType::U8] {
+        let mut b = Builder::new("guards", Default::default());
+        let n = b.dim("N", 0, 1 << 20, 1);
+        let m = b.index_param("m", -50, 300);
+        let x = b.tensor("x", ParamMode::In, dtype, vec![HostExpr::dim("N")]);
+        let y = b.tensor("y", ParamMode::InOut, dtype, vec![HostExpr::dim("N")]);
+        let z = b.tensor(
+            "z",
+            ParamMode::Out,
+            dtype,
+            vec![HostExpr::Int(3), HostExpr::Int(90)],
+        );
+        let (nv, mv, zero) = (b.dim_value(n), b.dim_value(m), b.index(0));
+        let pad = b.zero(dtype);
+        b.map(&[3, 90], |b, c| {
+            let thirty = b.index(30);
+            let row = b.mul(c[0], thirty);
+            let i = b.add(row, c[1]);
+            let i = b.sub(i, mv);
+            let low = b.compare(Predicate::Ge, i, zero);
+            let high = b.compare(Predicate::Lt, i, nv);
+            let inside = b.and(low, high);
+            let v = b.load_global(x, &[i], Some(inside));
+            let v = b.select(inside, v, pad);
+            b.store_global(z, c, v, None);
+        });
+        b.map(&[150], |b, c| {
+            let high = b.compare(Predicate::Lt, c[0], nv);
+            let late = b.compare(Predicate::Gt, c[0], mv);
+            let both = b.and(high, late);
+            let v = b.load_global(x, c, Some(high));
+            b.store_global(y, c, v, Some(both));
+        });
+        let kernel = b.finish();
+        let code = compile(&kernel, variant());
+        for (n, m) in [
+            (0u64, 0i64),
+            (1, 0),
+            (16, 3),
+            (90, 0),
+            (150, -20),
+            (200, 64),
+            (47, 100),
+        ] {
+            let args = vec![
+                Arg::Index(m),
+                Arg::Tensor(noise(dtype, &[n], 1)),
+                Arg::Tensor(noise(dtype, &[n], 2)),
+                Arg::Tensor(Buffer::zeros(dtype, &[3, 90])),
+            ];
+            agree_compiled(
+                &kernel,
+                &code,
+                &Args(args),
+                &format!("{dtype} N = {n} m = {m}"),
+            );
+        }
     }
 }
 

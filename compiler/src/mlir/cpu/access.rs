@@ -239,6 +239,11 @@ impl<'c> Emitter<'_, 'c> {
         guard: Option<Form<'c>>,
         lanes: u32,
     ) -> Val<'c> {
+        if let (Form::Affine { base, step: 1, .. }, None) = (offset, guard)
+            && lanes >= 4
+        {
+            return self.load_packed_run(memory, base, lanes);
+        }
         let bytes = Memory {
             packed: false,
             ..memory.clone()
@@ -253,6 +258,31 @@ impl<'c> Emitter<'_, 'c> {
         let shifted = self.b.binary("arith.shrui", byte, shift);
         let mask = self.b.int(Elem::I8, lanes, 0xf);
         self.b.andi(shifted, mask)
+    }
+
+    /// Neighbouring codes: the bytes that hold the even number of them, shifted by one code where the first is a high half.
+    fn load_packed_run(&mut self, memory: &Memory<'c>, base: Val<'c>, lanes: u32) -> Val<'c> {
+        let first = self.b.shift_right_signed(base, 1);
+        let p = self.b.gep(memory.base, first, Elem::I8);
+        let bytes = self.b.load(p, (Elem::I8, lanes / 2), 1, memory.scope);
+        let nibble = self.b.int(Elem::I8, lanes / 2, 0xf);
+        let low = self.b.andi(bytes, nibble);
+        let high = self.b.shr(bytes, 4);
+        let half = (lanes / 2) as i64;
+        let zip: Vec<i64> = (0..half).flat_map(|i| [i, i + half]).collect();
+        let from_even = self.b.shuffle(low, high, &zip);
+        // The last code's byte is read by itself: a byte after it may belong to nobody.
+        let last = self.b.add_const(base, lanes as i64 - 1);
+        let last = self.b.shift_right_signed(last, 1);
+        let p = self.b.gep(memory.base, last, Elem::I8);
+        let last = self.b.load(p, (Elem::I8, 1), 1, memory.scope);
+        let one_nibble = self.b.int(Elem::I8, 1, 0xf);
+        let last = self.b.andi(last, one_nibble);
+        let last = self.b.broadcast(last, lanes);
+        let shifted: Vec<i64> = (1..=lanes as i64).collect();
+        let from_odd = self.b.shuffle(from_even, last, &shifted);
+        let odd = self.b.resize(base, Elem::I1, false);
+        self.b.select(odd, from_odd, from_even)
     }
 
     /// Zeros for a guarded vector load, made once per CTA function.
@@ -345,6 +375,11 @@ impl<'c> Emitter<'_, 'c> {
         guard: Option<Form<'c>>,
         lanes: u32,
     ) {
+        if let (Form::Affine { base, step: 1, .. }, None) = (offset, guard)
+            && lanes >= 4
+        {
+            return self.store_packed_run(memory, base, value);
+        }
         let at = self.spread(offset, lanes);
         let mask = guard.map(|g| self.spread(g, lanes));
         for lane in 0..lanes {
@@ -357,6 +392,45 @@ impl<'c> Emitter<'_, 'c> {
                 self.b.end_if(open);
             }
         }
+    }
+
+    /// Neighbouring codes, an even number: whole bytes, or half a byte at each end.
+    fn store_packed_run(&mut self, memory: &Memory<'c>, base: Val<'c>, value: Val<'c>) {
+        let lanes = value.lanes as i64;
+        let odd = self.b.resize(base, Elem::I1, false);
+        let mut open = self.b.begin_if(odd);
+        let first = self.b.extract(value, 0);
+        self.store_nibble(memory, base, first);
+        let inner = self.b.add_const(base, 1);
+        self.store_bytes(memory, inner, value, 1, lanes - 1);
+        let last_at = self.b.add_const(base, lanes - 1);
+        let last = self.b.extract(value, lanes as u32 - 1);
+        self.store_nibble(memory, last_at, last);
+        self.b.otherwise(&mut open);
+        self.store_bytes(memory, base, value, 0, lanes);
+        self.b.end_if(open);
+    }
+
+    /// Lanes `from..to` of the codes as whole bytes, the first at the even position `at`.
+    fn store_bytes(
+        &mut self,
+        memory: &Memory<'c>,
+        at: Val<'c>,
+        value: Val<'c>,
+        from: i64,
+        to: i64,
+    ) {
+        let low: Vec<i64> = (from..to).step_by(2).collect();
+        let high: Vec<i64> = (from + 1..to).step_by(2).collect();
+        let nibble = self.b.int(Elem::I8, value.lanes, 0xf);
+        let codes = self.b.andi(value, nibble);
+        let shifted = self.b.shl(codes, 4);
+        let low = self.b.shuffle(codes, codes, &low);
+        let high = self.b.shuffle(shifted, shifted, &high);
+        let bytes = self.b.ori(low, high);
+        let byte_at = self.b.shift_right_signed(at, 1);
+        let p = self.b.gep(memory.base, byte_at, Elem::I8);
+        self.b.store(bytes, p, 1, memory.scope);
     }
 
     pub(super) fn store_nibble(&mut self, memory: &Memory<'c>, at: Val<'c>, code: Val<'c>) {

@@ -21,7 +21,11 @@ impl<'c> Emitter<'_, 'c> {
         let op = kernel.op(id);
         self.span = op.span;
         match &op.kind {
+            OpKind::Map { .. } if self.aliases.widening.contains(&id) => Ok(()),
             OpKind::Map { extents, body } => self.map(extents, *body),
+            OpKind::Copy { dst, src, oob } if self.aliases.in_place.contains(&id) => {
+                self.copy_in_place(dst, src, *oob)
+            }
             OpKind::Copy { dst, src, oob } => self.copy(dst, src, *oob),
             OpKind::For {
                 lo,

@@ -11,6 +11,8 @@ use super::{Emit, Emitter};
 use crate::mlir::build::{Elem, IntCompare, Val};
 use crate::tile::ir::*;
 
+const OUTSIDE: &str = "a `copy` with `@oob(error)` reaches outside its tensor";
+
 /// One axis of the rectangle, on one side of the copy.
 #[derive(Clone, Debug)]
 enum Along<'c> {
@@ -110,6 +112,70 @@ impl<'c> Emitter<'_, 'c> {
         let bounds = self.bounds(&shape, &[&from_parts, &to_parts], at);
         self.nest(&bounds, &to, Some(&from), oob)?;
         self.b.end_if(open);
+        Ok(())
+    }
+
+    /// A copy into a tile that may be read in the tensor instead: from here on the tile is where its elements are found.
+    pub(super) fn copy_in_place(&mut self, dst: &View, src: &View, oob: Oob) -> Emit {
+        let (Base::Tile(tile), shape) = (dst.base, src.shape()) else {
+            return Err(self.fault("a tile that is no tile is read in place"));
+        };
+        let from = self.side(src)?;
+        let own = self.tile(tile)?;
+        let mut conditions: Vec<Val<'c>> = Vec::new();
+        for ((along, &len), stride) in from.axes.iter().zip(&shape).zip(&own.strides) {
+            let (Along::Span { stride: found, .. }, Stride::Const(wanted)) = (along, *stride)
+            else {
+                return self.copy(dst, src, oob);
+            };
+            match *found {
+                _ if len == 1 => {}
+                Stride::Const(s) if s == wanted => {}
+                Stride::Const(_) => return self.copy(dst, src, oob),
+                Stride::Dynamic(s) => {
+                    let wanted = self.b.i64(wanted);
+                    conditions.push(self.b.cmpi(IntCompare::Eq, s, wanted));
+                }
+            }
+        }
+        if oob != Oob::Never {
+            let parts = self.clip(&from, &shape);
+            let inside = [self.inside(&parts, &shape), self.at_inside(&from)];
+            for cond in inside.into_iter().flatten() {
+                match oob {
+                    Oob::Error => self.check(cond, OUTSIDE),
+                    _ => conditions.push(cond),
+                }
+            }
+        }
+        let mut at = self.fixed_offset(&from);
+        for along in &from.axes {
+            let zero = self.b.i64(0);
+            at = self.step(Some(along), zero, at).0;
+        }
+        let there = self.address(&from.memory, at);
+        let cond = conditions.into_iter().reduce(|a, b| self.b.andi(a, b));
+        let base = match cond {
+            None => there,
+            Some(cond) => {
+                let no = self.b.int(Elem::I1, 1, 1);
+                let copied = self.b.xori(cond, no);
+                let open = self.b.begin_if(copied);
+                if oob == Oob::Error {
+                    let to = self.side(dst)?;
+                    self.rectangle(&shape, &to, &from, oob)?;
+                } else {
+                    self.copy(dst, src, oob)?;
+                }
+                self.b.end_if(open);
+                self.b.select(cond, there, own.base)
+            }
+        };
+        let scope = match (own.scope, from.memory.scope) {
+            (Some(a), Some(b)) => Some(self.b.join_scopes(a, b)),
+            _ => None,
+        };
+        self.tiles[tile.index()] = Some(Memory { base, scope, ..own });
         Ok(())
     }
 
@@ -297,7 +363,7 @@ impl<'c> Emitter<'_, 'c> {
             };
             let (lo, hi) = (self.b.i64(0), self.b.i64(len as i64));
             let yes = self.b.int(Elem::I1, 1, 1);
-            let open = self.b.begin_for(lo, hi, 1, &[yes]);
+            let open = self.b.begin_rolled_for(lo, hi, 1, &[yes]);
             let at = self.gathered(along, open.iv)?;
             let present = self.b.cmpi(IntCompare::Ult, at, *extent);
             let so_far = self.b.andi(open.carried[0], present);
@@ -375,7 +441,7 @@ impl<'c> Emitter<'_, 'c> {
         }
         let (lo, hi) = self.limits(bound);
         let single = matches!(bound, Bounds::Whole(1));
-        let open = (!single).then(|| self.b.begin_for(lo, hi, 1, &[]));
+        let open = (!single).then(|| self.b.begin_rolled_for(lo, hi, 1, &[]));
         let i = open.as_ref().map_or(lo, |open| open.iv);
         let (to_next, to_present) = self.step(to, i, to_at);
         let (from_next, from_present) = match action {
@@ -466,7 +532,7 @@ impl<'c> Emitter<'_, 'c> {
                     let start = self.b.i64(done);
                     let open = many.then(|| {
                         let end = self.b.i64(upto);
-                        self.b.begin_for(start, end, width as i64, &[])
+                        self.b.begin_rolled_for(start, end, width as i64, &[])
                     });
                     let i = open.as_ref().map_or(start, |open| open.iv);
                     let to = at(self, cx.to, to_at, i, width);
@@ -484,7 +550,7 @@ impl<'c> Emitter<'_, 'c> {
                 let even = self.b.andi(length, mask);
                 let main_end = self.b.addi(lo, even);
                 for (width, start, end) in [(lanes, lo, main_end), (1, main_end, hi)] {
-                    let open = self.b.begin_for(start, end, width as i64, &[]);
+                    let open = self.b.begin_rolled_for(start, end, width as i64, &[]);
                     let to = at(self, cx.to, to_at, open.iv, width);
                     let from = at(self, cx.from, from_at, open.iv, width);
                     self.element(cx, to, from, action, width);

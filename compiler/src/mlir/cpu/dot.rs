@@ -5,10 +5,14 @@
 //! Operands that the micro-kernel cannot read as they lie (another type, B with n not contiguous) are packed first: A as `[m, k]`, B as panels
 //! `[n / width, k, width]`.
 //!
+//! Where B runs along k and A has few rows, the product is turned: `cᵀ = bᵀ · aᵀ`, so that the lanes run over the few rows and what was B is
+//! broadcast as it lies. A narrow B that few rows multiply is widened in registers rather than packed.
+//!
 //! bf16 sums in pairs, odd k first, with subnormals flushed. With `vdpbf16ps` that is one instruction on operands packed pair by pair; without,
 //! both operands are widened with the k of each pair swapped, and the f32 micro-kernel runs with the processor's flush modes on.
 
 use super::access::{Form, Memory, Stride};
+use super::layout::Layout;
 use super::memory::MemoryPlan;
 use super::pointwise::segments;
 use super::{Emit, Emitter};
@@ -16,16 +20,38 @@ use crate::mlir::build::{Elem, Scope, Val};
 use crate::target::cpu::CpuFacts;
 use crate::tile::ir::*;
 use melior::ir::attribute::StringAttribute;
+use std::collections::BTreeMap;
 use tessera_artifact::DType;
 
 /// A rectangle of a tile, two axes.
 #[derive(Clone)]
 struct Matrix<'c> {
+    /// Its type may be narrower than the tile's, if another tile stands for it.
     memory: Memory<'c>,
     /// Element (0, 0).
     at: Val<'c>,
     strides: [i64; 2],
     extents: [u64; 2],
+}
+
+impl Matrix<'_> {
+    fn turned(self) -> Self {
+        let ([s0, s1], [e0, e1]) = (self.strides, self.extents);
+        Matrix {
+            strides: [s1, s0],
+            extents: [e1, e0],
+            ..self
+        }
+    }
+}
+
+/// Up to this many rows count as few.
+const FEW_ROWS: u64 = 8;
+const MANY_ROWS: u64 = 24;
+
+/// Whether the product is better computed turned.
+fn turn(m: u64, b_strides: [i64; 2]) -> bool {
+    m <= FEW_ROWS && b_strides[0] == 1 && b_strides[1] != 1
 }
 
 /// What the micro-kernel computes with.
@@ -101,20 +127,28 @@ impl Blocking {
         let full = facts.lanes(arithmetic.elem().bits() / 8);
         let lanes = full.min(1 << n.max(1).ilog2());
         let per_row = (n / lanes as u64).max(1) as u32;
-        // Latency times throughput of a fused operation is eight to ten: that many accumulators, and registers left for B.
-        let (vectors, rows) = match m {
-            0 | 1 => (8, 1),
-            2 => (4, 2),
-            3 => (4, 3),
-            _ if facts.vector_registers >= 32 => (2, best_rows(m, 6, 12)),
-            _ => (2, best_rows(m, 4, 6)),
+        let wide = facts.vector_registers >= 32;
+        let most_vectors = match m {
+            0 | 1 => 8,
+            2 | 3 => 4,
+            _ => 2,
         };
-        let vectors = vectors.min(1 << per_row.ilog2());
+        let vectors = most_vectors.min(1 << per_row.ilog2());
+        // Latency times throughput of a fused operation is eight to ten: at least that many accumulators, and registers left for operands.
+        let (least, most) = match (vectors, wide) {
+            (1, false) => (8, 12),
+            (1, true) => (12, 24),
+            (2, false) => (4, 6),
+            (2, true) => (8, 12),
+            (4, false) => (2, 3),
+            (4, true) => (4, 6),
+            (_, _) => (1, 1),
+        };
         Blocking {
             m,
             n,
             steps: arithmetic.steps(k),
-            rows,
+            rows: best_rows(m, least, most),
             lanes,
             vectors,
             arithmetic,
@@ -140,6 +174,7 @@ fn best_rows(m: u64, least: u64, most: u64) -> u64 {
 /// How an operand reaches the micro-kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Feed {
+    /// As it lies, widened in registers if it is narrow.
     InPlace,
     Packed,
 }
@@ -156,10 +191,16 @@ fn feed_a(dtype: DType, arithmetic: Arithmetic, strides: [i64; 2], k: u64) -> Fe
     }
 }
 
-fn feed_b(dtype: DType, arithmetic: Arithmetic, strides: [i64; 2]) -> Feed {
-    match arithmetic {
-        Arithmetic::F32 if dtype == DType::F32 && strides[1] == 1 => Feed::InPlace,
-        Arithmetic::F64 if strides[1] == 1 => Feed::InPlace,
+fn feed_b(dtype: DType, blocking: &Blocking, strides: [i64; 2], k: u64) -> Feed {
+    let few = blocking.m <= FEW_ROWS;
+    // Many rows pass over B: its panels then pay for being packed, as rows far apart fall into few cache sets.
+    let far = blocking.m >= MANY_ROWS && strides[0] > blocking.width() as i64;
+    match blocking.arithmetic {
+        _ if strides[1] != 1 || far => Feed::Packed,
+        Arithmetic::F32 if dtype == DType::F32 || few => Feed::InPlace,
+        Arithmetic::F64 => Feed::InPlace,
+        Arithmetic::I32 if few => Feed::InPlace,
+        Arithmetic::FlushedPairs if few && k % 2 == 0 => Feed::InPlace,
         _ => Feed::Packed,
     }
 }
@@ -171,7 +212,13 @@ pub(super) struct PackSlots {
     pub b: Option<usize>,
 }
 
-pub(super) fn plan_packing(kernel: &Kernel, facts: &CpuFacts, plan: &mut MemoryPlan) -> PackSlots {
+pub(super) fn plan_packing(
+    kernel: &Kernel,
+    facts: &CpuFacts,
+    layouts: &[Layout],
+    stands_for: &BTreeMap<TileId, TileId>,
+    plan: &mut MemoryPlan,
+) -> PackSlots {
     let (mut a_bytes, mut b_bytes) = (0, 0);
     for op in kernel.live_ops() {
         let OpKind::Dot { a, b, .. } = &kernel.op(op).kind else {
@@ -179,11 +226,28 @@ pub(super) fn plan_packing(kernel: &Kernel, facts: &CpuFacts, plan: &mut MemoryP
         };
         let dtype = kernel.tile(a.view.tile).dtype;
         let arithmetic = Arithmetic::of(dtype, facts);
-        let (a_shape, b_shape) = (operand_shape(a), operand_shape(b));
-        let steps = arithmetic.steps(a_shape[1]);
-        let bytes = (arithmetic.packed().bits() / 8) as u64;
-        a_bytes = a_bytes.max(a_shape[0] * steps * bytes);
-        b_bytes = b_bytes.max(b_shape[1] * steps * bytes);
+        let (Some((a_shape, a_strides)), Some((b_shape, b_strides))) =
+            (operand_axes(a, layouts), operand_axes(b, layouts))
+        else {
+            continue;
+        };
+        let ([m, k], [_, n]) = (a_shape, b_shape);
+        let turned = turn(m, b_strides);
+        let [m, n] = if turned { [n, m] } else { [m, n] };
+        let (a_strides, b_strides) = match turned {
+            true => (flip(b_strides), flip(a_strides)),
+            false => (a_strides, b_strides),
+        };
+        // A narrower tile may stand for an operand: f32 in place is then not certain.
+        let bytes = arithmetic.steps(k) * (arithmetic.packed().bits() / 8) as u64;
+        let narrow = [a, b].iter().any(|o| stands_for.contains_key(&o.view.tile));
+        if narrow || feed_a(dtype, arithmetic, a_strides, k) == Feed::Packed {
+            a_bytes = a_bytes.max(m * bytes);
+        }
+        let blocking = Blocking::new(m, n, k, arithmetic, facts);
+        if narrow || feed_b(dtype, &blocking, b_strides, k) == Feed::Packed {
+            b_bytes = b_bytes.max(n * bytes);
+        }
     }
     let mut slot = |bytes: u64| (bytes > 0).then(|| plan.add_slot(bytes));
     PackSlots {
@@ -192,14 +256,27 @@ pub(super) fn plan_packing(kernel: &Kernel, facts: &CpuFacts, plan: &mut MemoryP
     }
 }
 
-/// After transposition.
-fn operand_shape(o: &Operand) -> [u64; 2] {
-    let shape = o.view.shape();
-    let (x, y) = (
-        shape.first().copied().unwrap_or(1),
-        shape.get(1).copied().unwrap_or(1),
-    );
-    if o.transposed { [y, x] } else { [x, y] }
+fn flip([x, y]: [i64; 2]) -> [i64; 2] {
+    [y, x]
+}
+
+/// Extents and strides of an operand's two axes, after transposition.
+fn operand_axes(o: &Operand, layouts: &[Layout]) -> Option<([u64; 2], [i64; 2])> {
+    let strides = &layouts[o.view.tile.index()].strides;
+    let axes: Vec<_> = o
+        .view
+        .slots
+        .iter()
+        .zip(strides)
+        .filter_map(|(slot, &stride)| Some((slot.len()?, stride)))
+        .collect();
+    let [(e0, s0), (e1, s1)] = axes[..] else {
+        return None;
+    };
+    Some(match o.transposed {
+        false => ([e0, e1], [s0, s1]),
+        true => ([e1, e0], [s1, s0]),
+    })
 }
 
 /// An operand where the micro-kernel finds it.
@@ -210,6 +287,9 @@ struct Fed<'c> {
     /// Elements (pairs, for `DotPairs`) from row to row, and from k to k.
     strides: [i64; 2],
     at: Val<'c>,
+    /// What lies there, if it is not yet what the micro-kernel takes.
+    narrow: Option<DType>,
+    elem: Elem,
     /// B only: cut in panels.
     panels: bool,
 }
@@ -222,24 +302,25 @@ impl<'c> Emitter<'_, 'c> {
         b: &Operand,
         accumulate: bool,
     ) -> Emit {
-        let c = self.matrix(acc, false)?;
-        let a = self.matrix(&a.view, a.transposed)?;
-        let b = self.matrix(&b.view, b.transposed)?;
+        let declared = self.kernel.tile(a.view.tile).dtype;
+        let mut c = self.matrix(acc, false)?;
+        let mut a = self.matrix(&a.view, a.transposed)?;
+        let mut b = self.matrix(&b.view, b.transposed)?;
+        if turn(a.extents[0], b.strides) {
+            (a, b, c) = (b.turned(), a.turned(), c.turned());
+        }
         let [m, k] = a.extents;
         let n = b.extents[1];
         if m == 0 || n == 0 {
             return Ok(());
         }
-        let arithmetic = Arithmetic::of(a.memory.dtype, &self.machine);
-        let mut blocking = Blocking::new(m, n, k, arithmetic, &self.machine);
-        if c.strides[1] != 1 {
-            (blocking.lanes, blocking.vectors) = (1, 1);
-        }
+        let arithmetic = Arithmetic::of(declared, &self.machine);
+        let blocking = Blocking::new(m, n, k, arithmetic, &self.machine);
         let fed_a = match feed_a(a.memory.dtype, arithmetic, a.strides, k) {
             Feed::InPlace => self.in_place(&a, arithmetic),
             Feed::Packed => self.pack_a(&a, &blocking)?,
         };
-        let fed_b = match feed_b(b.memory.dtype, arithmetic, b.strides) {
+        let fed_b = match feed_b(b.memory.dtype, &blocking, b.strides, k) {
             Feed::InPlace => self.in_place(&b, arithmetic),
             Feed::Packed => self.pack_b(&b, &blocking)?,
         };
@@ -252,7 +333,8 @@ impl<'c> Emitter<'_, 'c> {
     }
 
     fn matrix(&mut self, view: &TileView, transposed: bool) -> Emit<Matrix<'c>> {
-        let memory = self.tile(view.tile)?;
+        let stand_in = self.aliases.stands_for.get(&view.tile);
+        let memory = self.tile(*stand_in.unwrap_or(&view.tile))?;
         let mut at = self.b.i64(0);
         let mut axes = Vec::new();
         for (slot, stride) in view.slots.iter().zip(memory.strides.clone()) {
@@ -291,11 +373,19 @@ impl<'c> Emitter<'_, 'c> {
             Arithmetic::DotPairs => (self.b.shift_right_signed(x.at, 1), [x.strides[0] / 2, 1]),
             _ => (x.at, x.strides),
         };
+        let elem = arithmetic.packed();
+        let narrow = match arithmetic {
+            Arithmetic::F32 => x.memory.dtype != DType::F32,
+            Arithmetic::I32 | Arithmetic::FlushedPairs => x.memory.elem != elem,
+            Arithmetic::F64 | Arithmetic::DotPairs => false,
+        };
         Fed {
             base: x.memory.base,
             scope: x.memory.scope,
             strides,
             at,
+            narrow: narrow.then_some(x.memory.dtype),
+            elem: if narrow { x.memory.elem } else { elem },
             panels: false,
         }
     }
@@ -346,10 +436,12 @@ impl<'c> Emitter<'_, 'c> {
             scope: slot.scope,
             strides: [steps, 1],
             at: self.b.i64(0),
+            narrow: None,
+            elem: slot.elem,
             panels: false,
         };
         if blocking.arithmetic.pairs() {
-            self.repeat(0, m as i64, 1, |e, row| {
+            self.repeat_rolled(0, m as i64, 1, |e, row| {
                 let from = e.b.mul_const(row, a.strides[0]);
                 let from = e.b.addi(a.at, from);
                 let to = e.b.mul_const(row, steps);
@@ -358,13 +450,13 @@ impl<'c> Emitter<'_, 'c> {
             return Ok(fed);
         }
         let lanes = self.machine.lanes(4);
-        self.repeat(0, m as i64, 1, |e, row| {
+        self.repeat_rolled(0, m as i64, 1, |e, row| {
             let from = e.b.mul_const(row, a.strides[0]);
             let from = e.b.addi(a.at, from);
             let to = e.b.mul_const(row, steps);
             let mut done = 0;
             for (width, upto) in segments(k as i64, lanes) {
-                e.repeat(done, upto, width as i64, |e, i| {
+                e.repeat_rolled(done, upto, width as i64, |e, i| {
                     let v = e.load_strided(&a.memory, from, i, a.strides[1], width);
                     let v = e.convert_operand(v, a.memory.dtype, blocking.arithmetic)?;
                     let at = e.b.addi(to, i);
@@ -419,7 +511,7 @@ impl<'c> Emitter<'_, 'c> {
         let pairs = (k / 2) as i64;
         let mut done = 0;
         for (width, upto) in segments(pairs, lanes / 2) {
-            self.repeat(done, upto, width as i64, |e, p| {
+            self.repeat_rolled(done, upto, width as i64, |e, p| {
                 let i = e.b.mul_const(p, 2);
                 let v = e.load_strided(&x.memory, from, i, step, 2 * width);
                 match arithmetic {
@@ -471,7 +563,7 @@ impl<'c> Emitter<'_, 'c> {
         let width = blocking.width() as i64;
         let whole = n / width * width;
         let steps = blocking.steps as i64;
-        self.repeat(0, whole, width, |e, column| {
+        self.repeat_rolled(0, whole, width, |e, column| {
             let to = e.b.mul_const(column, steps);
             e.pack_panel(b, &slot, blocking, column, width, to)
         })?;
@@ -485,6 +577,8 @@ impl<'c> Emitter<'_, 'c> {
             scope: slot.scope,
             strides: [0, 0],
             at: self.b.i64(0),
+            narrow: None,
+            elem: slot.elem,
             panels: true,
         })
     }
@@ -514,15 +608,15 @@ impl<'c> Emitter<'_, 'c> {
         let regular = b.strides[0] == 1 && self.transposable(arithmetic, b.memory.dtype);
         let whole_columns = if regular { width / block * block } else { 0 };
         let whole_units = if regular { units / block * block } else { 0 };
-        self.repeat(0, whole_columns, block, |e, j| {
-            e.repeat(0, whole_units, block, |e, u| {
+        self.repeat_rolled(0, whole_columns, block, |e, j| {
+            e.repeat_rolled(0, whole_units, block, |e, u| {
                 e.pack_block(b, slot, arithmetic, (from, to), (j, u), width)
             })
         })?;
         // What is left, element after element.
         let rest = |e: &mut Self, columns: (i64, i64), units: (i64, i64)| {
-            e.repeat(units.0, units.1, 1, |e, u| {
-                e.repeat(columns.0, columns.1, 1, |e, j| {
+            e.repeat_rolled(units.0, units.1, 1, |e, u| {
+                e.repeat_rolled(columns.0, columns.1, 1, |e, j| {
                     e.pack_unit(b, slot, arithmetic, (from, to), (j, u), width)
                 })
             })
@@ -557,8 +651,8 @@ impl<'c> Emitter<'_, 'c> {
             let (start, end) = (done, upto);
             match arithmetic {
                 Arithmetic::DotPairs => {
-                    self.repeat(0, k / 2, 1, |e, p| {
-                        e.repeat(start, end, w as i64, |e, j| {
+                    self.repeat_rolled(0, k / 2, 1, |e, p| {
+                        e.repeat_rolled(start, end, w as i64, |e, j| {
                             let even_row = e.b.mul_const(p, 2 * b.strides[0]);
                             let even_at = e.b.addi(from, even_row);
                             let odd_at = e.b.add_const(even_at, b.strides[0]);
@@ -572,7 +666,7 @@ impl<'c> Emitter<'_, 'c> {
                         })
                     })?;
                     if k % 2 == 1 {
-                        self.repeat(start, end, w as i64, |e, j| {
+                        self.repeat_rolled(start, end, w as i64, |e, j| {
                             let even_at = e.b.add_const(from, (k - 1) * b.strides[0]);
                             let even = e.load_strided(&b.memory, even_at, j, 1, w);
                             let odd = e.b.zero(Elem::I16, w);
@@ -585,7 +679,7 @@ impl<'c> Emitter<'_, 'c> {
                 }
                 _ => {
                     let swap = arithmetic.pairs();
-                    self.repeat(0, k, 1, |e, row| {
+                    self.repeat_rolled(0, k, 1, |e, row| {
                         // The k of a pair change places.
                         let place = match swap {
                             true => {
@@ -598,7 +692,7 @@ impl<'c> Emitter<'_, 'c> {
                         let source = e.b.addi(from, source);
                         let target = e.b.mul_const(place, width);
                         let target = e.b.addi(to, target);
-                        e.repeat(start, end, w as i64, |e, j| {
+                        e.repeat_rolled(start, end, w as i64, |e, j| {
                             let v = e.load_strided(&b.memory, source, j, 1, w);
                             let v = e.convert_operand(v, b.memory.dtype, arithmetic)?;
                             let at = e.b.addi(target, j);
@@ -607,7 +701,7 @@ impl<'c> Emitter<'_, 'c> {
                         })
                     })?;
                     if swap && k % 2 == 1 {
-                        self.repeat(start, end, w as i64, |e, j| {
+                        self.repeat_rolled(start, end, w as i64, |e, j| {
                             let at = e.b.add_const(to, (k - 1) * width);
                             let at = e.b.addi(at, j);
                             let zero = e.b.zero(Elem::F32, w);
@@ -772,7 +866,7 @@ impl<'c> Emitter<'_, 'c> {
         let whole = n / width * width;
         // Whole panels, then what is left of the columns in vectors of falling width.
         let row_of = |panel_width: i64| if b.panels { panel_width } else { b.strides[0] };
-        self.repeat(0, whole, width, |e, column| {
+        self.repeat_rolled(0, whole, width, |e, column| {
             let b_at = match b.panels {
                 true => e.b.mul_const(column, blocking.steps as i64),
                 false => e.b.addi(b.at, column),
@@ -833,7 +927,7 @@ impl<'c> Emitter<'_, 'c> {
             if count == 0 {
                 continue;
             }
-            self.repeat(start, end, count, |e, row| {
+            self.repeat_rolled(start, end, count, |e, row| {
                 let micro = Micro {
                     arithmetic: blocking.arithmetic,
                     rows: count,
@@ -848,8 +942,7 @@ impl<'c> Emitter<'_, 'c> {
                 let c_at = e.b.addi(c.at, c_at);
                 let a_row = e.b.mul_const(row, a.strides[0]);
                 let a_at = e.b.addi(a.at, a_row);
-                e.micro_kernel(&micro, (c, c_at), (a, a_at), (b, b_at, b_row));
-                Ok(())
+                e.micro_kernel(&micro, (c, c_at), (a, a_at), (b, b_at, b_row))
             })?;
         }
         Ok(())
@@ -861,56 +954,165 @@ impl<'c> Emitter<'_, 'c> {
         (c, c_at): (&Matrix<'c>, Val<'c>),
         (a, a_at): (&Fed<'c>, Val<'c>),
         (b, b_at, b_row): (&Fed<'c>, Val<'c>, i64),
-    ) {
+    ) -> Emit {
         let arithmetic = micro.arithmetic;
-        let (elem, packed) = (arithmetic.elem(), arithmetic.packed());
-        let (acc_bytes, packed_bytes) = (elem.bits() as i64 / 8, packed.bits() as i64 / 8);
-        let c_base = self.b.gep(c.memory.base, c_at, elem);
-        let c_places: Vec<Val<'c>> = (0..micro.rows)
-            .flat_map(|r| (0..micro.vectors as i64).map(move |v| (r, v)))
-            .map(|(r, v)| {
-                let elements = r * c.strides[0] + v * micro.lanes as i64;
-                self.b.offset(c_base, elements * acc_bytes)
-            })
-            .collect();
-        let init: Vec<Val<'c>> = match micro.accumulate {
-            true => c_places
-                .iter()
-                .map(|&p| {
-                    self.b
-                        .load(p, (elem, micro.lanes), acc_bytes as u32, c.memory.scope)
-                })
-                .collect(),
-            false => vec![self.b.zero(elem, micro.lanes); c_places.len()],
+        let (rows, vectors) = (micro.rows as usize, micro.vectors as usize);
+        let init = match micro.accumulate {
+            true => self.load_accumulators(micro, c, c_at),
+            false => vec![self.b.zero(arithmetic.elem(), micro.lanes); rows * vectors],
         };
-        let a_base = self.b.gep(a.base, a_at, packed);
-        let b_base = self.b.gep(b.base, b_at, packed);
+        let a_base = self.b.gep(a.base, a_at, a.elem);
+        let b_base = self.b.gep(b.base, b_at, b.elem);
         let (zero, steps) = (self.b.i64(0), self.b.i64(micro.steps));
         let open = self.b.begin_for(zero, steps, 1, &init);
         let a_step = self.b.mul_const(open.iv, a.strides[1]);
-        let a_now = self.b.gep(a_base, a_step, packed);
-        let b_step = self.b.mul_const(open.iv, b_row);
-        let b_now = self.b.gep(b_base, b_step, packed);
-        let row: Vec<Val<'c>> = (0..micro.vectors as i64)
-            .map(|v| {
-                let p = self.b.offset(b_now, v * micro.lanes as i64 * packed_bytes);
-                self.b
-                    .load(p, (packed, micro.lanes), packed_bytes as u32, b.scope)
-            })
-            .collect();
-        let mut next = Vec::with_capacity(init.len());
-        for r in 0..micro.rows {
-            let p = self.b.offset(a_now, r * a.strides[0] * packed_bytes);
-            let x = self.b.load(p, (packed, 1), packed_bytes as u32, a.scope);
-            let x = self.b.broadcast(x, micro.lanes);
-            for (v, &y) in row.iter().enumerate() {
-                let acc = open.carried[r as usize * row.len() + v];
-                next.push(self.multiply_add(arithmetic, x, y, acc));
+        let a_now = self.b.gep(a_base, a_step, a.elem);
+        // The k of a pair change places: in packed operands already, in B as it lies here.
+        let b_k = match b.narrow.is_some() && arithmetic == Arithmetic::FlushedPairs {
+            true => {
+                let one = self.b.i64(1);
+                self.b.xori(open.iv, one)
+            }
+            false => open.iv,
+        };
+        let b_step = self.b.mul_const(b_k, b_row);
+        let b_now = self.b.gep(b_base, b_step, b.elem);
+        let mut next = open.carried.clone();
+        if rows <= vectors {
+            // Few rows: their elements stay in registers while B's vectors pass.
+            let mut column = Vec::with_capacity(rows);
+            for r in 0..rows {
+                column.push(self.broadcast_a(micro, a, a_now, r));
+            }
+            for v in 0..vectors {
+                let y = self.vector_b(micro, b, b_now, v)?;
+                for (r, &x) in column.iter().enumerate() {
+                    let at = r * vectors + v;
+                    next[at] = self.multiply_add(arithmetic, x, y, open.carried[at]);
+                }
+            }
+        } else {
+            let mut row = Vec::with_capacity(vectors);
+            for v in 0..vectors {
+                row.push(self.vector_b(micro, b, b_now, v)?);
+            }
+            for r in 0..rows {
+                let x = self.broadcast_a(micro, a, a_now, r);
+                for (v, &y) in row.iter().enumerate() {
+                    let at = r * vectors + v;
+                    next[at] = self.multiply_add(arithmetic, x, y, open.carried[at]);
+                }
             }
         }
         let sums = self.b.end_for(open, &next);
-        for (&p, sum) in c_places.iter().zip(sums) {
-            self.b.store(sum, p, acc_bytes as u32, c.memory.scope);
+        self.store_accumulators(micro, c, c_at, sums);
+        Ok(())
+    }
+
+    fn broadcast_a(&mut self, micro: &Micro, a: &Fed<'c>, now: Val<'c>, row: usize) -> Val<'c> {
+        let bytes = a.elem.bits() / 8;
+        let p = self.b.offset(now, row as i64 * a.strides[0] * bytes as i64);
+        let x = self.b.load(p, (a.elem, 1), bytes, a.scope);
+        self.b.broadcast(x, micro.lanes)
+    }
+
+    fn vector_b(
+        &mut self,
+        micro: &Micro,
+        b: &Fed<'c>,
+        now: Val<'c>,
+        vector: usize,
+    ) -> Emit<Val<'c>> {
+        let bytes = b.elem.bits() / 8;
+        let p = self
+            .b
+            .offset(now, vector as i64 * (micro.lanes * bytes) as i64);
+        let y = self.b.load(p, (b.elem, micro.lanes), bytes, b.scope);
+        match b.narrow {
+            Some(dtype) => self.convert_operand(y, dtype, micro.arithmetic),
+            None => Ok(y),
+        }
+    }
+
+    // ---- accumulators in memory ------------------------------------------------------------------------------------
+
+    /// The address of a vector of accumulators, or of one of its lanes.
+    fn accumulator(&mut self, c: &Matrix<'c>, base: Val<'c>, row: usize, column: usize) -> Val<'c> {
+        let elements = row as i64 * c.strides[0] + column as i64 * c.strides[1];
+        let bytes = (c.memory.elem.bits() / 8) as i64;
+        self.b.offset(base, elements * bytes)
+    }
+
+    /// A turned block of eight by eight: its columns are contiguous.
+    fn is_turned_square(micro: &Micro, c: &Matrix<'c>) -> bool {
+        c.strides[0] == 1 && (micro.rows, micro.lanes, micro.vectors) == (8, 8, 1)
+    }
+
+    fn load_accumulators(&mut self, micro: &Micro, c: &Matrix<'c>, at: Val<'c>) -> Vec<Val<'c>> {
+        let (elem, lanes) = (micro.arithmetic.elem(), micro.lanes);
+        let align = elem.bits() / 8;
+        let base = self.b.gep(c.memory.base, at, elem);
+        let (rows, vectors) = (micro.rows as usize, micro.vectors as usize);
+        if Self::is_turned_square(micro, c) {
+            let columns = (0..8)
+                .map(|column| {
+                    let p = self.accumulator(c, base, 0, column);
+                    self.b.load(p, (elem, 8), align, c.memory.scope)
+                })
+                .collect();
+            return self.transpose_8x8(columns);
+        }
+        let mut out = Vec::with_capacity(rows * vectors);
+        for r in 0..rows {
+            for v in 0..vectors {
+                let first = v * lanes as usize;
+                if c.strides[1] == 1 || lanes == 1 {
+                    let p = self.accumulator(c, base, r, first);
+                    out.push(self.b.load(p, (elem, lanes), align, c.memory.scope));
+                    continue;
+                }
+                let mut sum = self.b.zero(elem, lanes);
+                for lane in 0..lanes {
+                    let p = self.accumulator(c, base, r, first + lane as usize);
+                    let x = self.b.load(p, (elem, 1), align, c.memory.scope);
+                    sum = self.b.insert(x, sum, lane);
+                }
+                out.push(sum);
+            }
+        }
+        out
+    }
+
+    fn store_accumulators(
+        &mut self,
+        micro: &Micro,
+        c: &Matrix<'c>,
+        at: Val<'c>,
+        sums: Vec<Val<'c>>,
+    ) {
+        let elem = micro.arithmetic.elem();
+        let align = elem.bits() / 8;
+        let base = self.b.gep(c.memory.base, at, elem);
+        if Self::is_turned_square(micro, c) {
+            for (column, v) in self.transpose_8x8(sums).into_iter().enumerate() {
+                let p = self.accumulator(c, base, 0, column);
+                self.b.store(v, p, align, c.memory.scope);
+            }
+            return;
+        }
+        for (i, sum) in sums.into_iter().enumerate() {
+            let (r, v) = (i / micro.vectors as usize, i % micro.vectors as usize);
+            let first = v * micro.lanes as usize;
+            if c.strides[1] == 1 || micro.lanes == 1 {
+                let p = self.accumulator(c, base, r, first);
+                self.b.store(sum, p, align, c.memory.scope);
+                continue;
+            }
+            for lane in 0..micro.lanes {
+                let p = self.accumulator(c, base, r, first + lane as usize);
+                let x = self.b.extract(sum, lane);
+                self.b.store(x, p, align, c.memory.scope);
+            }
         }
     }
 

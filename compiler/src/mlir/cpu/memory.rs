@@ -56,9 +56,13 @@ impl Life {
     }
 }
 
-/// `layouts` by tile.
-pub fn plan(kernel: &Kernel, layouts: &[Layout]) -> MemoryPlan {
-    let lives = lives(kernel);
+/// `layouts` by tile. A tile that another stands for has no place, and its uses keep that one alive.
+pub fn plan(
+    kernel: &Kernel,
+    layouts: &[Layout],
+    stands_for: &BTreeMap<TileId, TileId>,
+) -> MemoryPlan {
+    let lives = lives(kernel, stands_for);
     let bytes = |t: usize| layouts[t].bytes(kernel.tiles[t].dtype);
     let mut places = vec![Place::Nowhere; kernel.tiles.len()];
     let mut on_stack = 0;
@@ -112,9 +116,9 @@ impl MemoryPlan {
 }
 
 /// The lives of all tiles that are used.
-fn lives(kernel: &Kernel) -> Vec<Option<Life>> {
+fn lives(kernel: &Kernel, stands_for: &BTreeMap<TileId, TileId>) -> Vec<Option<Life>> {
     let mut lives = vec![None; kernel.tiles.len()];
-    walk(kernel, kernel.body, &mut 0, &mut lives);
+    walk(kernel, kernel.body, stands_for, &mut 0, &mut lives);
     lives
 }
 
@@ -123,6 +127,7 @@ fn lives(kernel: &Kernel) -> Vec<Option<Life>> {
 fn walk(
     kernel: &Kernel,
     block: BlockId,
+    stands_for: &BTreeMap<TileId, TileId>,
     next: &mut u32,
     lives: &mut [Option<Life>],
 ) -> Vec<TileId> {
@@ -138,7 +143,7 @@ fn walk(
         let kind = &kernel.op(op).kind;
         let mut tiles: BTreeMap<TileId, bool> = BTreeMap::new();
         for inner in kind.blocks() {
-            for tile in walk(kernel, inner, next, lives) {
+            for tile in walk(kernel, inner, stands_for, next, lives) {
                 // In both arms of an `if`: neither arm's life is enough.
                 tiles
                     .entry(tile)
@@ -147,7 +152,7 @@ fn walk(
             }
         }
         kind.for_each_tile(&mut |tile, _| {
-            tiles.insert(tile, true);
+            tiles.insert(*stands_for.get(&tile).unwrap_or(&tile), true);
         });
         // A map is one op: the order of its iterations is free, so all it touches lives through it.
         let is_map = matches!(kind, OpKind::Map { .. });

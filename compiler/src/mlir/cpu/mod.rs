@@ -7,6 +7,7 @@
 //! Needs: a verified kernel after `expand_math` and `fuse_roles`. Keeps: the interpreter's bits, whatever the vector width.
 
 mod access;
+mod alias;
 mod control;
 mod copy;
 mod dot;
@@ -26,9 +27,10 @@ use access::{Form, Memory, Stride};
 use layout::Layout;
 use melior::Context;
 use melior::ir::attribute::{Attribute, StringAttribute, TypeAttribute};
-use melior::ir::operation::{OperationBuilder, OperationLike};
+use melior::ir::operation::OperationBuilder;
 use melior::ir::{BlockLike, BlockRef, Identifier, Location, Module, Region};
 use memory::{MemoryPlan, Place};
+use std::collections::BTreeSet;
 use tessera_artifact::{CpuVariant, HostExpr, HostOp, ParamMode};
 
 /// A kernel as MLIR, ready for `target::llvm`.
@@ -71,12 +73,15 @@ struct Emitter<'k, 'c> {
     tiles: Vec<Option<Memory<'c>>>,
     layouts: Vec<Layout>,
     memory: MemoryPlan,
+    aliases: alias::Aliases,
     pack_slots: dot::PackSlots,
     key_slot: Option<usize>,
     /// Address of slot 0.
     scratch: Val<'c>,
     /// 64 lanes of zeros on the stack: what a guarded load reads where its guard is false.
     zeros: Option<Val<'c>>,
+    /// Conditions that hold where code is being emitted.
+    known: BTreeSet<ValueId>,
     traps: Vec<Trap>,
     /// Takes the number of the trap.
     fail: BlockRef<'c, 'c>,
@@ -87,8 +92,7 @@ struct Emitter<'k, 'c> {
 /// Emits `kernel` for `variant`. `context` has the dialects `llvm`, `arith`, `vector`, `scf`, `cf` loaded.
 ///
 /// # Errors
-/// `TL09xx`: an op that this back end does not lower, with its place; or a module that MLIR's verifier refuses, which is a fault of
-/// the compiler.
+/// `TL09xx`: an op that this back end does not lower, with its place. MLIR's verifier has its say when the module is lowered.
 pub fn emit<'c>(
     context: &'c Context,
     kernel: &Kernel,
@@ -115,10 +119,12 @@ pub fn emit<'c>(
         .map(|t| Layout::row_major(&t.shape))
         .collect();
     let facts = CpuFacts::of(variant);
-    let mut memory = memory::plan(kernel, &layouts);
-    let pack_slots = dot::plan_packing(kernel, &facts, &mut memory);
+    let aliases = alias::find(kernel);
+    let mut memory = memory::plan(kernel, &layouts, &aliases.stands_for);
+    let pack_slots = dot::plan_packing(kernel, &facts, &layouts, &aliases.stands_for, &mut memory);
     let key_slot = topk::plan_keys(kernel, &mut memory);
     let mut emitter = Emitter::new(kernel, builder, facts, layouts, memory, arguments[1]);
+    emitter.aliases = aliases;
     emitter.pack_slots = pack_slots;
     emitter.key_slot = key_slot;
     emitter.function(arguments[0], arguments[2], arguments[3])?;
@@ -153,16 +159,6 @@ pub fn emit<'c>(
         .build()
         .expect("a function has no inferred types");
     module.body().append_operation(function);
-    if !module.as_operation().verify() {
-        return Err(Box::new(
-            Diagnostic::error(
-                "TL0999",
-                kernel.span,
-                format!("the compiler made invalid MLIR for `{}`", kernel.name),
-            )
-            .note("this is a fault of the compiler; please report it with the kernel"),
-        ));
-    }
     Ok(Emitted {
         module,
         symbol,
@@ -210,10 +206,12 @@ impl<'k, 'c> Emitter<'k, 'c> {
             tiles: Vec::new(),
             layouts,
             memory,
+            aliases: alias::Aliases::default(),
             pack_slots: dot::PackSlots::default(),
             key_slot: None,
             scratch,
             zeros: None,
+            known: BTreeSet::new(),
             traps: Vec::new(),
             fail,
             next_scope: 1,

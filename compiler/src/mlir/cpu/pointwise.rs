@@ -5,10 +5,10 @@
 
 use super::access::{Form, Memory, Stride, gcd};
 use super::{Emit, Emitter};
-use crate::mlir::build::{AtomicOp, IntCompare};
+use crate::mlir::build::{AtomicOp, Elem, IntCompare, Val};
 use crate::mlir::scalar::held_as;
 use crate::tile::ir::*;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 /// A loop of the nest.
 #[derive(Clone, Copy, Debug)]
@@ -16,6 +16,28 @@ struct Axis {
     /// Which coordinate runs over it.
     coordinate: usize,
     extent: i64,
+}
+
+/// A map, planned.
+struct Nest {
+    args: Vec<ValueId>,
+    axes: Vec<Axis>,
+    /// Ops by the innermost loop that they depend on; 0 is before all of them.
+    levels: Vec<Vec<OpId>>,
+    lanes: u32,
+    guards: Guards,
+}
+
+/// Guards of the innermost body that are decided once per vector.
+#[derive(Clone, Debug, Default)]
+struct Guards {
+    values: Vec<ValueId>,
+    /// What makes them, within the body.
+    ops: Vec<OpId>,
+    /// What is true where they are.
+    known: BTreeSet<ValueId>,
+    /// Accesses that the hardware masks; others go element by element where a guard fails.
+    maskable: bool,
 }
 
 /// How a value depends on the coordinates of a map.
@@ -59,65 +81,120 @@ impl<'c> Emitter<'_, 'c> {
             levels[self.level(op, &axes, &analysis)].push(op);
         }
         let lanes = self.lanes_for(&axes, &analysis);
-        self.map_level(&args, &axes, &levels, 0, lanes)
+        let guards = match axes.last() {
+            Some(axis) if lanes > 1 => {
+                self.peelable(&levels[axes.len()], 1 << axis.coordinate, &analysis)
+            }
+            _ => Guards::default(),
+        };
+        let nest = Nest {
+            args,
+            axes,
+            levels,
+            lanes,
+            guards,
+        };
+        self.map_level(&nest, 0)
     }
 
-    fn map_level(
-        &mut self,
-        args: &[ValueId],
-        axes: &[Axis],
-        levels: &[Vec<OpId>],
-        level: usize,
-        lanes: u32,
-    ) -> Emit {
-        if axes.len() == level {
-            return self.map_body(&levels[level], 1);
-        }
-        self.map_body(&levels[level], 1)?;
-        let axis = axes[level];
-        let coordinate = args[axis.coordinate];
-        if level + 1 < axes.len() {
-            let (lo, hi) = (self.b.i64(0), self.b.i64(axis.extent));
-            let open = self.b.begin_for(lo, hi, 1, &[]);
-            self.values[coordinate.index()] = Some(Form::Uniform(open.iv));
-            self.map_level(args, axes, levels, level + 1, lanes)?;
-            self.b.end_for(open, &[]);
+    fn map_level(&mut self, nest: &Nest, level: usize) -> Emit {
+        self.map_body(&nest.levels[level], 1)?;
+        let Some(&axis) = nest.axes.get(level) else {
             return Ok(());
+        };
+        let coordinate = nest.args[axis.coordinate];
+        if level + 1 < nest.axes.len() {
+            return self.repeat(0, axis.extent, 1, |e, at| {
+                e.values[coordinate.index()] = Some(Form::Uniform(at));
+                e.map_level(nest, level + 1)
+            });
         }
-        let ops = &levels[level + 1];
         let mut done = 0;
-        for (width, upto) in segments(axis.extent, lanes) {
+        for (width, upto) in segments(axis.extent, nest.lanes) {
             let many = upto - done > width as i64;
-            let start = self.b.i64(done);
-            let open = many.then(|| {
-                let end = self.b.i64(upto);
-                self.b.begin_for(start, end, width as i64, &[])
-            });
-            let base = open.as_ref().map_or(start, |open| open.iv);
-            self.values[coordinate.index()] = Some(match width {
-                1 => Form::Uniform(base),
-                _ => Form::Affine {
-                    base,
-                    step: 1,
-                    multiple: if many || done > 0 {
-                        gcd(done, width as i64)
-                    } else {
-                        1 << 40
-                    },
-                },
-            });
-            self.map_body(ops, width)?;
-            if let Some(open) = open {
-                self.b.end_for(open, &[]);
-            }
+            let multiple = match many || done > 0 {
+                true => gcd(done, width as i64),
+                false => 1 << 40,
+            };
+            self.repeat(done, upto, width as i64, |e, base| {
+                e.vector_step(nest, coordinate, base, width, multiple)
+            })?;
             done = upto;
         }
+        Ok(())
+    }
+
+    /// The innermost body for the lanes `base .. base + width` of the last axis.
+    fn vector_step(
+        &mut self,
+        nest: &Nest,
+        coordinate: ValueId,
+        base: Val<'c>,
+        width: u32,
+        multiple: i64,
+    ) -> Emit {
+        let ops = &nest.levels[nest.axes.len()];
+        let lanes = |base| match width {
+            1 => Form::Uniform(base),
+            _ => Form::Affine {
+                base,
+                step: 1,
+                multiple,
+            },
+        };
+        if width == 1 || nest.guards.values.is_empty() {
+            self.values[coordinate.index()] = Some(lanes(base));
+            return self.map_body(ops, width);
+        }
+        // A guard that holds at both ends holds between them: then the body runs without masks.
+        let mut all: Option<Val<'c>> = None;
+        let last = self.b.add_const(base, width as i64 - 1);
+        for end in [base, last] {
+            self.values[coordinate.index()] = Some(Form::Uniform(end));
+            self.map_body(&nest.guards.ops, 1)?;
+            for &guard in &nest.guards.values {
+                let holds = self.uniform(guard)?;
+                all = Some(match all {
+                    Some(a) => self.b.andi(a, holds),
+                    None => holds,
+                });
+            }
+        }
+        let Some(all) = all else {
+            return Err(self.fault("guards without a condition"));
+        };
+        let mut open = self.b.begin_if(all);
+        self.values[coordinate.index()] = Some(lanes(base));
+        let yes = self.b.int(Elem::I1, 1, 1);
+        for &known in &nest.guards.known {
+            self.values[known.index()] = Some(Form::Uniform(yes));
+        }
+        let known = std::mem::replace(&mut self.known, nest.guards.known.clone());
+        self.map_body(ops, width)?;
+        self.known = known;
+        self.b.otherwise(&mut open);
+        if nest.guards.maskable {
+            self.values[coordinate.index()] = Some(lanes(base));
+            self.map_body(ops, width)?;
+        } else {
+            self.repeat(0, width as i64, 1, |e, lane| {
+                let at = e.b.addi(base, lane);
+                e.values[coordinate.index()] = Some(Form::Uniform(at));
+                e.map_body(ops, 1)
+            })?;
+        }
+        self.b.end_if(open);
         Ok(())
     }
 
     fn map_body(&mut self, ops: &[OpId], lanes: u32) -> Emit {
         for &op in ops {
             self.span = self.kernel.op(op).span;
+            if let Some(result) = self.kernel.op(op).result
+                && self.known.contains(&result)
+            {
+                continue;
+            }
             let result = self.scalar_op(op, lanes)?;
             if let (Some(form), Some(value)) = (result, self.kernel.op(op).result) {
                 self.values[value.index()] = Some(form);
@@ -291,6 +368,75 @@ impl<'c> Emitter<'_, 'c> {
             .map_or(0, |i| i + 1)
     }
 
+    /// Guards that can be decided for a whole vector: `and`s of comparisons that change at most once along the last axis (`axis`: its
+    /// bit), with the ops that make them.
+    fn peelable(&self, ops: &[OpId], axis: u32, a: &Analysis) -> Guards {
+        let mut guards = Guards {
+            maskable: true,
+            ..Guards::default()
+        };
+        for &op in ops {
+            let (guard, param) = match &self.kernel.op(op).kind {
+                OpKind::LoadGlobal { guard, param, .. } => (*guard, *param),
+                OpKind::StoreGlobal { guard, param, .. } => (*guard, *param),
+                _ => continue,
+            };
+            let Some(guard) = guard else { continue };
+            if a.values.get(&guard).is_none_or(|d| d.on & axis == 0)
+                || guards.values.contains(&guard)
+            {
+                continue;
+            }
+            let bits = self.kernel.tensor(param).map_or(0, |t| t.dtype.bits());
+            guards.maskable &= bits >= 32;
+            let mut parts = Vec::new();
+            if self.is_monotone(guard, axis, a, &mut parts) {
+                guards.values.push(guard);
+                guards.known.extend(parts);
+            }
+        }
+        // Everything the guards are made of, in order.
+        let mut wanted: BTreeSet<ValueId> = guards.values.iter().copied().collect();
+        for &op in ops.iter().rev() {
+            let op_ref = self.kernel.op(op);
+            if op_ref.result.is_some_and(|r| wanted.contains(&r)) {
+                op_ref.kind.for_each_value(&mut |v| {
+                    wanted.insert(v);
+                });
+                guards.ops.push(op);
+            }
+        }
+        guards.ops.reverse();
+        guards
+    }
+
+    fn is_monotone(&self, v: ValueId, axis: u32, a: &Analysis, parts: &mut Vec<ValueId>) -> bool {
+        let Some(d) = a.values.get(&v) else {
+            return true;
+        };
+        if d.on & axis == 0 {
+            return true;
+        }
+        parts.push(v);
+        match self.kernel.def(v) {
+            Some(OpKind::Binary(BinaryOp::And, x, y)) => {
+                self.is_monotone(*x, axis, a, parts) && self.is_monotone(*y, axis, a, parts)
+            }
+            Some(OpKind::Compare(p, x, y)) => {
+                let linear = |v: &ValueId| {
+                    a.values
+                        .get(v)
+                        .is_none_or(|d| d.linear.is_some() || d.on & axis == 0)
+                };
+                !matches!(p, Predicate::Eq | Predicate::Ne)
+                    && self.kernel.ty(*x) == Type::Index
+                    && linear(x)
+                    && linear(y)
+            }
+            _ => false,
+        }
+    }
+
     fn lanes_for(&self, axes: &[Axis], a: &Analysis) -> u32 {
         let Some(last) = axes.last() else { return 1 };
         if a.has_atomic {
@@ -329,7 +475,7 @@ impl<'c> Emitter<'_, 'c> {
                 let memory = self.tensor(*param)?;
                 let at = self.offset_of(&memory, index, lanes)?;
                 let value = self.form(*value)?;
-                let guard = guard.map(|g| self.form(g)).transpose()?;
+                let guard = self.guard(*guard)?;
                 self.store(&memory, at, value, guard, lanes);
                 Ok(None)
             }
@@ -355,7 +501,7 @@ impl<'c> Emitter<'_, 'c> {
             } => {
                 let memory = self.tensor(*param)?;
                 let at = self.offset_of(&memory, index, lanes)?;
-                let guard = guard.map(|g| self.form(g)).transpose()?;
+                let guard = self.guard(*guard)?;
                 Ok(Some(self.load(&memory, at, guard, lanes)))
             }
             kind => {
@@ -365,6 +511,12 @@ impl<'c> Emitter<'_, 'c> {
                 self.pure_op(kind, result, lanes).map(Some)
             }
         }
+    }
+
+    /// The guard, unless it is known to hold.
+    fn guard(&self, guard: Option<ValueId>) -> Emit<Option<Form<'c>>> {
+        let open = guard.filter(|g| !self.known.contains(g));
+        open.map(|g| self.form(g)).transpose()
     }
 
     fn offset_of(&mut self, memory: &Memory<'c>, index: &[ValueId], lanes: u32) -> Emit<Form<'c>> {
@@ -535,7 +687,7 @@ impl<'c> Emitter<'_, 'c> {
         a: Form<'c>,
         b: Form<'c>,
         lanes: u32,
-    ) -> Option<crate::mlir::build::Val<'c>> {
+    ) -> Option<Val<'c>> {
         let signed = |p| match p {
             Predicate::Eq => IntCompare::Eq,
             Predicate::Ne => IntCompare::Ne,

@@ -15,6 +15,8 @@ use crate::mlir::scalar::held_as;
 use crate::tile::ir::*;
 use tessera_artifact::DType;
 
+/// Loops of up to this many steps are left to LLVM to unroll.
+const FEW_STEPS: i64 = 4;
 /// Chains of single operations that run side by side.
 const ROWS: u64 = 8;
 /// A wider tree folds through memory.
@@ -157,7 +159,33 @@ impl<'c> Emitter<'_, 'c> {
             return body(self, lo);
         }
         let hi = self.b.i64(to);
-        let open = self.b.begin_for(lo, hi, step, &[]);
+        // A few steps may be unrolled, so that stack tiles become registers.
+        let open = match (to - from) / step > FEW_STEPS {
+            true => self.b.begin_rolled_for(lo, hi, step, &[]),
+            false => self.b.begin_for(lo, hi, step, &[]),
+        };
+        body(self, open.iv)?;
+        self.b.end_for(open, &[]);
+        Ok(())
+    }
+
+    /// As [`Emitter::repeat`], never unrolled.
+    pub(super) fn repeat_rolled(
+        &mut self,
+        from: i64,
+        to: i64,
+        step: i64,
+        body: impl FnOnce(&mut Self, Val<'c>) -> Emit,
+    ) -> Emit {
+        if to <= from {
+            return Ok(());
+        }
+        let lo = self.b.i64(from);
+        if to - from <= step {
+            return body(self, lo);
+        }
+        let hi = self.b.i64(to);
+        let open = self.b.begin_rolled_for(lo, hi, step, &[]);
         body(self, open.iv)?;
         self.b.end_for(open, &[]);
         Ok(())
@@ -227,7 +255,7 @@ impl<'c> Emitter<'_, 'c> {
                     .map(|&s| e.load_first(f, from, s, 1))
                     .collect::<Emit<Vec<_>>>()?;
                 let (one, end) = (e.b.i64(1), e.b.i64(n));
-                let open = e.b.begin_for(one, end, 1, &init);
+                let open = e.b.begin_rolled_for(one, end, 1, &init);
                 let mut next = Vec::new();
                 for (r, &start) in starts.iter().enumerate() {
                     let at = e.b.addi(start, open.iv);
@@ -387,7 +415,7 @@ impl<'c> Emitter<'_, 'c> {
                         let acc = e.load_at(from, start, width);
                         let second = e.b.add_const(lane, w as i64);
                         let end = e.b.i64(n);
-                        let open = e.b.begin_for(second, end, w as i64, &[acc]);
+                        let open = e.b.begin_rolled_for(second, end, w as i64, &[acc]);
                         let at = e.b.mul_const(open.iv, inner);
                         let at = e.b.addi(first, at);
                         let x = e.load_at(from, at, width);
@@ -487,7 +515,7 @@ impl<'c> Emitter<'_, 'c> {
                     init.push(x);
                 }
                 let (one, end) = (e.b.i64(1), e.b.i64(n));
-                let open = e.b.begin_for(one, end, 1, &init);
+                let open = e.b.begin_rolled_for(one, end, 1, &init);
                 let mut next = Vec::new();
                 for (r, &start) in starts.iter().enumerate() {
                     let at = e.b.addi(start, open.iv);

@@ -57,7 +57,7 @@ impl<'c> Emitter<'_, 'c> {
             k: k as i64,
             smallest,
         };
-        self.repeat(0, rows as i64, 1, |e, r| {
+        self.repeat_rolled(0, rows as i64, 1, |e, r| {
             let start = e.b.mul_const(r, row.n);
             let out = e.b.mul_const(r, row.k);
             if dtype.bits() > 32 {
@@ -69,7 +69,7 @@ impl<'c> Emitter<'_, 'c> {
                 e.pick_in_passes(&row, &keys, (start, out))
             } else {
                 e.sort_keys(&keys, padded(n) as i64)?;
-                e.repeat(0, row.k, 1, |e, place| {
+                e.repeat_rolled(0, row.k, 1, |e, place| {
                     let key = e.load_key(&keys, place, 1);
                     e.deliver(&row, key, (start, out), place);
                     Ok(())
@@ -108,7 +108,7 @@ impl<'c> Emitter<'_, 'c> {
     fn make_keys(&mut self, row: &TopK<'c>, keys: &Memory<'c>, start: Val<'c>) -> Emit {
         let mut done = 0;
         for (width, upto) in super::pointwise::segments(row.n, LANES) {
-            self.repeat(done, upto, width as i64, |e, i| {
+            self.repeat_rolled(done, upto, width as i64, |e, i| {
                 let at = e.b.addi(start, i);
                 let form = match width {
                     1 => Form::Uniform(at),
@@ -140,7 +140,7 @@ impl<'c> Emitter<'_, 'c> {
             done = upto;
         }
         let last = self.b.int(Elem::I64, 1, i64::MAX);
-        self.repeat(row.n, padded(row.n as u64) as i64, 1, |e, i| {
+        self.repeat_rolled(row.n, padded(row.n as u64) as i64, 1, |e, i| {
             e.store_key(keys, i, last);
             Ok(())
         })
@@ -227,11 +227,11 @@ impl<'c> Emitter<'_, 'c> {
     ) -> Emit {
         let (zero, k) = (self.b.i64(0), self.b.i64(row.k));
         let none = self.b.i64(i64::MIN);
-        let open = self.b.begin_for(zero, k, 1, &[none]);
+        let open = self.b.begin_rolled_for(zero, k, 1, &[none]);
         let last = self.b.broadcast(open.carried[0], LANES);
         let beyond = self.b.int(Elem::I64, LANES, i64::MAX);
         let end = self.b.i64(padded(row.n as u64) as i64);
-        let pass = self.b.begin_for(zero, end, LANES as i64, &[beyond]);
+        let pass = self.b.begin_rolled_for(zero, end, LANES as i64, &[beyond]);
         let v = self.load_key(keys, pass.iv, LANES);
         let later = self.b.cmpi(IntCompare::Sgt, v, last);
         let v = self.b.select(later, v, beyond);
@@ -253,7 +253,7 @@ impl<'c> Emitter<'_, 'c> {
     /// Sorts `n` keys, a power of two, rising. Blocks of eight in registers; then runs of `2^s` are merged for rising s: the two halves
     /// of a run are compared crosswise, then at falling distances.
     fn sort_keys(&mut self, keys: &Memory<'c>, n: i64) -> Emit {
-        self.repeat(0, n, LANES as i64, |e, i| {
+        self.repeat_rolled(0, n, LANES as i64, |e, i| {
             let v = e.load_key(keys, i, LANES);
             let v = e.merge_lanes(v, &[1, 3, 1, 7, 2, 1]);
             e.store_key(keys, i, v);
@@ -264,14 +264,14 @@ impl<'c> Emitter<'_, 'c> {
             return Ok(());
         }
         let (first, end) = (self.b.i64(4), self.b.i64(stages + 1));
-        let open = self.b.begin_for(first, end, 1, &[]);
+        let open = self.b.begin_rolled_for(first, end, 1, &[]);
         let s = open.iv;
         let one = self.b.i64(1);
         let half_bits = self.b.subi(s, one);
         let run = self.b.binary("arith.shli", one, s);
         let half = self.b.binary("arith.shli", one, half_bits);
         let half_mask = self.b.add_const(half, -1);
-        self.repeat(0, n / 2, LANES as i64, |e, p| {
+        self.repeat_rolled(0, n / 2, LANES as i64, |e, p| {
             let block = e.b.binary("arith.shrsi", p, half_bits);
             let base = e.b.binary("arith.shli", block, s);
             let within = e.b.andi(p, half_mask);
@@ -292,13 +292,13 @@ impl<'c> Emitter<'_, 'c> {
         })?;
         // Distances 2^t for t = s - 2 down to 3.
         let (zero, count) = (self.b.i64(0), self.b.add_const(s, -4));
-        let distances = self.b.begin_for(zero, count, 1, &[]);
+        let distances = self.b.begin_rolled_for(zero, count, 1, &[]);
         let t = self.b.add_const(s, -2);
         let t = self.b.subi(t, distances.iv);
         let t_next = self.b.add_const(t, 1);
         let distance = self.b.binary("arith.shli", one, t);
         let mask = self.b.add_const(distance, -1);
-        self.repeat(0, n / 2, LANES as i64, |e, p| {
+        self.repeat_rolled(0, n / 2, LANES as i64, |e, p| {
             let block = e.b.binary("arith.shrsi", p, t);
             let base = e.b.binary("arith.shli", block, t_next);
             let within = e.b.andi(p, mask);
@@ -313,7 +313,7 @@ impl<'c> Emitter<'_, 'c> {
             Ok(())
         })?;
         self.b.end_for(distances, &[]);
-        self.repeat(0, n, LANES as i64, |e, i| {
+        self.repeat_rolled(0, n, LANES as i64, |e, i| {
             let v = e.load_key(keys, i, LANES);
             let v = e.merge_lanes(v, &[4, 2, 1]);
             e.store_key(keys, i, v);
@@ -343,10 +343,10 @@ impl<'c> Emitter<'_, 'c> {
     fn rank_by_counting(&mut self, row: &TopK<'c>, start: Val<'c>, out: Val<'c>) -> Emit {
         let ty = Type::Scalar(row.dtype);
         let (zero, n, k) = (self.b.i64(0), self.b.i64(row.n), self.b.i64(row.k));
-        let open = self.b.begin_for(zero, n, 1, &[]);
+        let open = self.b.begin_rolled_for(zero, n, 1, &[]);
         let i = open.iv;
         let x = self.row_element(row, start, i);
-        let counting = self.b.begin_for(zero, n, 1, &[zero]);
+        let counting = self.b.begin_rolled_for(zero, n, 1, &[zero]);
         let j = counting.iv;
         let y = self.row_element(row, start, j);
         let p = if row.smallest {
