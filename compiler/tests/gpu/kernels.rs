@@ -8,16 +8,8 @@ use tessera_compiler::driver;
 use tessera_compiler::source::SourceMap;
 use tessera_compiler::target::ptxas::Ptxas;
 
-/// Bytes of stack and spills that ptxas makes around its own subroutines for division. Fewer is better: then pin fewer.
-const SPILLS: [(&str, u32); 4] = [
-    ("dsv4::compressor::compress", 16),
-    ("dsv4::hyper_connection::hc_head", 24),
-    ("dsv4::hyper_connection::hc_post", 80),
-    ("dsv4::hyper_connection::hc_pre", 48),
-];
-
-#[test]
-fn every_kernel_assembles_without_spills() {
+/// Every `.tl` file.
+pub fn sources() -> SourceMap {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut map = SourceMap::default();
     for folder in ["kernels-src", "tests/run"] {
@@ -32,6 +24,20 @@ fn every_kernel_assembles_without_spills() {
             map.add(path.display().to_string(), text);
         }
     }
+    map
+}
+
+/// Bytes of stack and spills that ptxas makes around its own subroutines for division. Fewer is better: then pin fewer.
+const SPILLS: [(&str, u32); 4] = [
+    ("dsv4::compressor::compress", 16),
+    ("dsv4::hyper_connection::hc_head", 24),
+    ("dsv4::hyper_connection::hc_post", 80),
+    ("dsv4::hyper_connection::hc_pre", 48),
+];
+
+#[test]
+fn every_kernel_assembles_without_spills() {
+    let map = sources();
     let mut sink = Sink::default();
     let files = driver::parse(&map, &mut sink);
     let kernels = driver::front(&files, &mut sink);
@@ -71,7 +77,12 @@ fn every_kernel_assembles_without_spills() {
         let most = spills.entry(kernel.name.clone()).or_insert(0);
         *most = bytes.max(*most);
     }
-    if Ptxas::find(&root, std::env::var_os("PATH").as_deref()).is_some() {
+    if Ptxas::find(
+        Path::new(env!("CARGO_MANIFEST_DIR")),
+        std::env::var_os("PATH").as_deref(),
+    )
+    .is_some()
+    {
         spills.retain(|_, bytes| *bytes > 0);
         let pinned = SPILLS.map(|(kernel, bytes)| (kernel.to_owned(), bytes));
         assert_eq!(spills, BTreeMap::from(pinned));

@@ -1,6 +1,8 @@
-//! Tile kernels through the GPU back end: to PTX, and on through ptxas where there is one.
+//! Tile kernels through the GPU back end: to PTX, on through ptxas where there is one, and on an emulated GPU.
 #![cfg(feature = "llvm")]
 
+mod emulator;
 mod harness;
 mod kernels;
 mod lowering;
+mod running;

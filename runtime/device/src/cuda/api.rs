@@ -35,10 +35,12 @@ macro_rules! functions {
             $(pub $name: unsafe extern "C" fn($($ty),*) -> Status,)*
         }
         impl Api {
-            fn look_up(library: &'static Library) -> Result<Self, DriverError> {
+            fn look_up(find: &dyn Fn(&str) -> Result<*const c_void, DriverError>) -> Result<Self, DriverError> {
                 Ok(Api {
-                    // SAFETY: the signature is that of `cuda.h`, and the library is never unloaded.
-                    $($name: *unsafe { library.get($symbol) }.map_err(|e| DriverError::NotInstalled(e.to_string()))?,)*
+                    // SAFETY: the signature is that of `cuda.h`, and the code stays where it is.
+                    $($name: unsafe {
+                        std::mem::transmute::<*const c_void, unsafe extern "C" fn($($ty),*) -> Status>(find($symbol)?)
+                    },)*
                 })
             }
         }
@@ -84,10 +86,24 @@ impl Api {
     pub fn get() -> Result<&'static Api, DriverError> {
         static API: OnceLock<Result<Api, DriverError>> = OnceLock::new();
         let api = API.get_or_init(|| {
-            // SAFETY: the driver's library has no requirements on who loads it.
-            let library = unsafe { Library::new(super::driver::LIBRARY) };
-            let library = library.map_err(|e| super::driver::not_installed(&e))?;
-            let api = Api::look_up(Box::leak(Box::new(library)))?;
+            let api = match super::driver::other_functions() {
+                Some(look_up) => Api::look_up(&|name| {
+                    look_up(name).ok_or_else(|| DriverError::NotInstalled(format!("no `{name}`")))
+                })?,
+                None => {
+                    // SAFETY: the driver's library has no requirements on who loads it.
+                    let library = unsafe { Library::new(super::driver::LIBRARY) };
+                    let library = library.map_err(|e| super::driver::not_installed(&e))?;
+                    let library: &'static Library = Box::leak(Box::new(library));
+                    Api::look_up(&|name| {
+                        // SAFETY: only the address is taken.
+                        let symbol = unsafe { library.get::<*const c_void>(name) };
+                        symbol
+                            .map(|s| *s)
+                            .map_err(|e| super::driver::not_installed(&e))
+                    })?
+                }
+            };
             // SAFETY: takes no pointer; the flags must be 0.
             match unsafe { (api.init)(0) } {
                 SUCCESS => Ok(api),

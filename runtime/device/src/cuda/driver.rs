@@ -45,6 +45,24 @@ impl fmt::Display for DriverError {
 
 impl std::error::Error for DriverError {}
 
+/// Finds a function of the driver by its name in `cuda.h`.
+pub type LookUp = fn(&str) -> Option<*const std::ffi::c_void>;
+
+static OTHER_FUNCTIONS: std::sync::OnceLock<LookUp> = std::sync::OnceLock::new();
+
+/// From now on devices take the driver's functions from `look_up` instead of the installed library: an emulator. The first call counts,
+/// and only before the first GPU is asked for.
+///
+/// # Safety
+/// The functions have the signatures and do the work that `cuda.h` says.
+pub unsafe fn use_functions(look_up: LookUp) {
+    let _ = OTHER_FUNCTIONS.set(look_up);
+}
+
+pub(super) fn other_functions() -> Option<LookUp> {
+    OTHER_FUNCTIONS.get().copied()
+}
+
 pub(super) const LIBRARY: &str = "libcuda.so.1";
 const COMPUTE_CAPABILITY_MAJOR: c_int = 75;
 const COMPUTE_CAPABILITY_MINOR: c_int = 76;

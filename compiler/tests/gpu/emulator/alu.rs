@@ -1,0 +1,230 @@
+//! One instruction's arithmetic on the bits of its operands. NaNs that an operation makes have the one pattern that GPUs give.
+
+use super::ptx::{Compare, Kind, Round, Ty};
+use half::f16;
+use std::cmp::Ordering;
+
+pub fn mask(bits: u32) -> u64 {
+    if bits >= 64 {
+        u64::MAX
+    } else {
+        (1 << bits) - 1
+    }
+}
+
+fn signed(x: u64, bits: u32) -> i64 {
+    ((x << (64 - bits)) as i64) >> (64 - bits)
+}
+
+fn float(x: u64, ty: Ty) -> f64 {
+    match ty.bits() {
+        16 => f64::from(f16::from_bits(x as u16)),
+        32 => f64::from(f32::from_bits(x as u32)),
+        _ => f64::from_bits(x),
+    }
+}
+
+/// The arithmetic of one type: `f32` results are rounded once, by `f32` operations.
+pub fn compute(kind: Kind, ty: Ty, v: &[u64]) -> Result<u64, String> {
+    match ty {
+        Ty::F(32) => Ok(canonical32(f32_op(kind, v)?)),
+        Ty::F(64) => Ok(canonical64(f64_op(kind, v)?)),
+        Ty::F(_) => Err("arithmetic on f16".to_owned()),
+        _ => int_op(kind, ty, v),
+    }
+}
+
+fn canonical32(x: f32) -> u64 {
+    u64::from(if x.is_nan() { 0x7fff_ffff } else { x.to_bits() })
+}
+
+fn canonical64(x: f64) -> u64 {
+    if x.is_nan() {
+        0xfff8_0000_0000_0000
+    } else {
+        x.to_bits()
+    }
+}
+
+macro_rules! float_op {
+    ($name:ident, $ty:ty, $bits:ty) => {
+        fn $name(kind: Kind, v: &[u64]) -> Result<$ty, String> {
+            let x = |i: usize| <$ty>::from_bits(v[i] as $bits);
+            // +0 is the greater zero; without `.NaN`, a NaN loses.
+            let least = |a: $ty, b: $ty| match a.partial_cmp(&b) {
+                _ if a.is_nan() => b,
+                _ if b.is_nan() => a,
+                Some(Ordering::Equal) if a.is_sign_negative() => a,
+                Some(Ordering::Equal | Ordering::Greater) => b,
+                _ => a,
+            };
+            let any_nan = || x(0).is_nan() || x(1).is_nan();
+            Ok(match kind {
+                Kind::Add => x(0) + x(1),
+                Kind::Sub => x(0) - x(1),
+                Kind::MulLow => x(0) * x(1),
+                Kind::Div => x(0) / x(1),
+                Kind::Fma => x(0).mul_add(x(1), x(2)),
+                Kind::Sqrt => x(0).sqrt(),
+                Kind::Reciprocal => 1.0 / x(0),
+                Kind::Neg => -x(0),
+                Kind::Abs => x(0).abs(),
+                Kind::MinNan | Kind::MaxNan if any_nan() => <$ty>::NAN,
+                Kind::Min | Kind::MinNan => least(x(0), x(1)),
+                Kind::Max | Kind::MaxNan => -least(-x(0), -x(1)),
+                other => return Err(format!("{other:?} of a float")),
+            })
+        }
+    };
+}
+float_op!(f32_op, f32, u32);
+float_op!(f64_op, f64, u64);
+
+fn int_op(kind: Kind, ty: Ty, v: &[u64]) -> Result<u64, String> {
+    let bits = ty.bits();
+    let is_signed = matches!(ty, Ty::S(_));
+    let u = |i: usize| v[i] & mask(bits);
+    let s = |i: usize| signed(v[i], bits);
+    let wide = |i: usize| {
+        if is_signed {
+            i128::from(s(i))
+        } else {
+            i128::from(u(i))
+        }
+    };
+    let divide = || (wide(1) != 0).then_some(()).ok_or("a division by 0");
+    Ok(match kind {
+        Kind::Add => u(0).wrapping_add(u(1)),
+        Kind::Sub => u(0).wrapping_sub(u(1)),
+        Kind::MulLow => u(0).wrapping_mul(u(1)),
+        Kind::MulHigh => ((wide(0) * wide(1)) >> bits) as u64,
+        Kind::MulWide => return Ok((wide(0) * wide(1)) as u64 & mask(2 * bits)),
+        Kind::MadLow => u(0).wrapping_mul(u(1)).wrapping_add(u(2)),
+        Kind::MadWide => {
+            return Ok(((wide(0) * wide(1)) as u64).wrapping_add(v[2]) & mask(2 * bits));
+        }
+        Kind::Div => {
+            divide()?;
+            (wide(0) / wide(1)) as u64
+        }
+        Kind::Rem => {
+            divide()?;
+            (wide(0) % wide(1)) as u64
+        }
+        Kind::Min => wide(0).min(wide(1)) as u64,
+        Kind::Max => wide(0).max(wide(1)) as u64,
+        Kind::And => u(0) & u(1),
+        Kind::Or => u(0) | u(1),
+        Kind::Xor => u(0) ^ u(1),
+        Kind::Not => !u(0),
+        Kind::Neg => u(0).wrapping_neg(),
+        Kind::Abs => s(0).unsigned_abs(),
+        Kind::Shl => match v[1] as u32 {
+            by if by >= bits => 0,
+            by => u(0) << by,
+        },
+        Kind::Shr => {
+            let by = (v[1] as u32).min(if is_signed { bits - 1 } else { bits });
+            if is_signed {
+                (s(0) >> by) as u64
+            } else if by >= 64 {
+                0
+            } else {
+                u(0) >> by
+            }
+        }
+        Kind::BitField => {
+            let (from, len) = (v[1] as u32 & 0xff, v[2] as u32 & 0xff);
+            let field = u(0).checked_shr(from).unwrap_or(0) & mask(len);
+            match is_signed && len > 0 {
+                true => signed(field, len) as u64,
+                false => field,
+            }
+        }
+        other => return Err(format!("{other:?} of an integer")),
+    } & mask(bits))
+}
+
+pub fn compare(op: Compare, ty: Ty, a: u64, b: u64) -> bool {
+    use Compare::*;
+    let bits = ty.bits();
+    let order = match ty {
+        Ty::F(_) => float(a, ty).partial_cmp(&float(b, ty)),
+        Ty::S(_) => Some(signed(a, bits).cmp(&signed(b, bits))),
+        _ => Some((a & mask(bits)).cmp(&(b & mask(bits)))),
+    };
+    let is = |want: &[Ordering]| order.is_some_and(|o| want.contains(&o));
+    let (less, same, more) = (Ordering::Less, Ordering::Equal, Ordering::Greater);
+    match op {
+        Eq => is(&[same]),
+        Ne => is(&[less, more]),
+        Lt => is(&[less]),
+        Le => is(&[less, same]),
+        Gt => is(&[more]),
+        Ge => is(&[more, same]),
+        Num => order.is_some(),
+        Nan => order.is_none(),
+        Equ => order.is_none() || is(&[same]),
+        Neu => order.is_none() || is(&[less, more]),
+        Ltu => order.is_none() || is(&[less]),
+        Leu => order.is_none() || is(&[less, same]),
+        Gtu => order.is_none() || is(&[more]),
+        Geu => order.is_none() || is(&[more, same]),
+    }
+}
+
+pub fn convert(to: Ty, from: Ty, round: Round, x: u64) -> Result<u64, String> {
+    Ok(match (from, to) {
+        (Ty::F(_), Ty::F(n)) if round == Round::Nearest => {
+            let v = float(x, from);
+            match n {
+                16 if v.is_nan() => 0x7fff,
+                16 if from.bits() == 32 => u64::from(f16::from_f32(v as f32).to_bits()),
+                16 => return Err("f64 to f16".to_owned()),
+                32 => canonical32(v as f32),
+                _ => canonical64(v),
+            }
+        }
+        (Ty::F(n), Ty::F(m)) if n == m => {
+            let v = to_integer(float(x, from), round);
+            if n == 32 {
+                canonical32(v as f32)
+            } else {
+                canonical64(v)
+            }
+        }
+        (Ty::F(_), Ty::S(n)) => {
+            let v = to_integer(float(x, from), round);
+            let (low, high) = (-(1i128 << (n - 1)), (1i128 << (n - 1)) - 1);
+            (v as i128).clamp(low, high) as u64 & mask(n)
+        }
+        (Ty::F(_), Ty::U(n)) => {
+            let v = to_integer(float(x, from), round);
+            (v as i128).clamp(0, (1i128 << n) - 1) as u64
+        }
+        (Ty::S(n), Ty::F(32)) => canonical32(signed(x, n) as f32),
+        (Ty::U(n), Ty::F(32)) => canonical32((x & mask(n)) as f32),
+        (Ty::S(n), Ty::F(64)) => canonical64(signed(x, n) as f64),
+        (Ty::U(n), Ty::F(64)) => canonical64((x & mask(n)) as f64),
+        (Ty::S(n), Ty::S(m) | Ty::U(m)) => signed(x, n) as u64 & mask(m),
+        (Ty::U(n), Ty::S(m) | Ty::U(m)) => x & mask(n) & mask(m),
+        _ => return Err(format!("a conversion from {from:?} to {to:?}")),
+    })
+}
+
+fn to_integer(v: f64, round: Round) -> f64 {
+    match round {
+        Round::Zero => v.trunc(),
+        Round::Down => v.floor(),
+        Round::Up => v.ceil(),
+        Round::Even | Round::Nearest => v.round_ties_even(),
+    }
+}
+
+/// What a load leaves in a wider register.
+pub fn extend(x: u64, ty: Ty) -> u64 {
+    match ty {
+        Ty::S(n) => signed(x, n) as u64,
+        ty => x & mask(ty.bits()),
+    }
+}
