@@ -23,9 +23,7 @@ const ITEM_WORDS: [&str; 11] = [
 ];
 
 /// Input that nobody wants in a document, and faults of the compiler.
-const WITHOUT_EXAMPLE: [&str; 6] = [
-    "TL0006", "TL0007", "TL0008", "TL0882", "TL0991", "TL0999",
-];
+const WITHOUT_EXAMPLE: [&str; 6] = ["TL0006", "TL0007", "TL0008", "TL0882", "TL0991", "TL0999"];
 
 /// Codes whose stage `diagnose` does not run.
 fn is_found_later(code: &str) -> bool {

@@ -3,14 +3,18 @@
 //! An example without a test must at least check.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 
 use libtest_mimic::{Arguments, Failed, Trial};
+use tessera_artifact::{Archive, CpuVariant};
 use tessera_compiler::diag::render::{Format, render};
 use tessera_compiler::diag::{Diagnostic, Sink};
 use tessera_compiler::driver::{self, Options};
+use tessera_compiler::embed;
 use tessera_compiler::source::{FileId, SourceMap};
 use tessera_compiler::testing::run;
+use tessera_device::cpu::features;
 
 fn main() {
     let arguments = Arguments::from_args();
@@ -70,6 +74,10 @@ fn main() {
             }
         }
     }
+    trials.push(Trial::test(
+        "a C program launches through the header",
+        c_program,
+    ));
     libtest_mimic::run(&arguments, trials).exit();
 }
 
@@ -96,6 +104,78 @@ fn examples(page: &Path) -> Vec<SourceMap> {
     }
     assert!(!found.is_empty(), "{name} holds no example");
     found
+}
+
+/// Adds two vectors in C and provokes a refusal; needs the C compiler that Rust links with.
+const C_PROGRAM: &str = r#"
+#include <stdio.h>
+#include "kernels.h"
+int main(void) {
+    float x[300], y[300], z[300];
+    for (int i = 0; i < 300; i++) { x[i] = (float)i; y[i] = 0.5f; z[i] = -1.0f; }
+    tessera_tensor tx = {x, {300}, {1}}, ty = {y, {300}, {1}}, tz = {z, {300}, {1}}, small = {z, {299}, {1}};
+    static _Alignas(64) unsigned char scratch[RUN_VECTOR_ADD_VECTOR_ADD_T_F32_B_256_SCRATCH_BYTES + 64];
+    const char *error = run_vector_add_vector_add_T_f32_B_256(&tx, &ty, &tz, scratch);
+    if (error) { puts(error); return 1; }
+    for (int i = 0; i < 300; i++) if (z[i] != (float)i + 0.5f) { printf("z[%d] = %f\n", i, z[i]); return 1; }
+    error = run_vector_add_vector_add_T_f32_B_256(&tx, &ty, &small, scratch);
+    puts(error ? error : "not refused");
+    return 0;
+}
+"#;
+
+fn c_program() -> Result<(), Failed> {
+    let variant = CpuVariant::Avx2;
+    if !features::is_supported(variant) {
+        return Ok(());
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let map = load(&[root.join("run/vector_add.tl")]);
+    let options = Options {
+        cpu: vec![variant],
+        ..Options::default()
+    };
+    let mut sink = Sink::default();
+    let bytes =
+        driver::build(&map, &options, &mut sink).ok_or_else(|| failed(&sink.finish(), &map))?;
+    let archive = Archive::read(&bytes)?;
+
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("c-program");
+    std::fs::create_dir_all(&directory)?;
+    std::fs::write(
+        directory.join("kernels.h"),
+        embed::c_header(archive.manifest(), variant),
+    )?;
+    std::fs::write(
+        directory.join("libkernels.a"),
+        embed::static_library(&archive, variant),
+    )?;
+    std::fs::write(directory.join("main.c"), C_PROGRAM)?;
+    let compiled = Command::new("cc")
+        .args([
+            "-std=c11",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            "main.c",
+            "-L.",
+            "-lkernels",
+            "-o",
+            "main",
+        ])
+        .current_dir(&directory)
+        .output()?;
+    if !compiled.status.success() {
+        return Err(String::from_utf8_lossy(&compiled.stderr)
+            .into_owned()
+            .into());
+    }
+    let ran = Command::new(directory.join("main")).output()?;
+    let said = String::from_utf8_lossy(&ran.stdout);
+    match (ran.status.success(), &*said) {
+        (true, "axis 0 of z is not N\n") => Ok(()),
+        _ => Err(format!("{}: {said}", ran.status).into()),
+    }
 }
 
 fn tl_files(directory: &Path) -> Vec<PathBuf> {

@@ -139,11 +139,24 @@ fn measure_gemm(dtype: DType, size: [u64; 3], block: [u64; 3], transposed: bool)
 #[test]
 #[ignore]
 fn product_in_cache() {
-    for (dtype, m, n, k) in [(DType::F32, 48, 16, 64), (DType::F32, 64, 64, 64), (DType::F32, 8, 64, 64), (DType::BF16, 64, 64, 64)] {
+    for (dtype, m, n, k) in [
+        (DType::F32, 48, 16, 64),
+        (DType::F32, 64, 64, 64),
+        (DType::F32, 8, 64, 64),
+        (DType::BF16, 64, 64, 64),
+    ] {
         let mut b = Builder::new("cached", Default::default());
-        let c = b.tensor("c", ParamMode::Out, DType::F32, vec![HostExpr::Int(m), HostExpr::Int(n)]);
+        let c = b.tensor(
+            "c",
+            ParamMode::Out,
+            DType::F32,
+            vec![HostExpr::Int(m), HostExpr::Int(n)],
+        );
         let [m, n, k] = [m, n, k].map(|e| e as u64);
-        let (x, y) = (b.tile("x", Space::Shared, dtype, &[m, k]), b.tile("y", Space::Shared, dtype, &[k, n]));
+        let (x, y) = (
+            b.tile("x", Space::Shared, dtype, &[m, k]),
+            b.tile("y", Space::Shared, dtype, &[k, n]),
+        );
         let acc = b.tile("acc", Space::Reg, DType::F32, &[m, n]);
         let (one, zero) = (b.float(1.0, dtype), b.float(0.0, DType::F32));
         b.fill(x, one);
@@ -155,13 +168,26 @@ fn product_in_cache() {
             b.dot(c, p, q, true);
         });
         let from = b.whole_view(acc);
-        let slots = vec![Slot::Span { start: lo, len: m }, Slot::Span { start: lo, len: n }];
-        b.copy(View { base: Base::Param(c), slots }, from, Oob::Never);
+        let slots = vec![
+            Slot::Span { start: lo, len: m },
+            Slot::Span { start: lo, len: n },
+        ];
+        b.copy(
+            View {
+                base: Base::Param(c),
+                slots,
+            },
+            from,
+            Oob::Never,
+        );
         let kernel = b.finish();
         let code = compile(&kernel, variant());
         let mut args = Args(vec![Arg::Tensor(Buffer::zeros(DType::F32, &[m, n]))]);
         let seconds = best_of(5, || assert_eq!(code.run(&kernel, &mut args), None));
-        println!("{dtype} [{m}, {n}, {k}] in cache: {:.1} GFLOP/s", 2e4 * 2.0 * (m * n * k) as f64 / seconds / 1e9);
+        println!(
+            "{dtype} [{m}, {n}, {k}] in cache: {:.1} GFLOP/s",
+            2e4 * 2.0 * (m * n * k) as f64 / seconds / 1e9
+        );
     }
 }
 
@@ -276,7 +302,11 @@ fn compile_speed() {
         mlir.lower(&mut emitted.module, Lowering::Cpu).unwrap();
         next();
         if let Ok(folder) = std::env::var("DUMP") {
-            std::fs::write(format!("{folder}/{number}.mlir"), emitted.module.as_operation().to_string()).unwrap();
+            std::fs::write(
+                format!("{folder}/{number}.mlir"),
+                emitted.module.as_operation().to_string(),
+            )
+            .unwrap();
         }
         llvm::cpu_object(&mlir, &emitted.module, variant()).unwrap();
         next();
