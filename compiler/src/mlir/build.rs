@@ -652,6 +652,28 @@ impl<'c> Builder<'c> {
         );
     }
 
+    /// The same value, out of LLVM's sight: what it is computed from comes before this point, what is computed from it after.
+    /// No instruction; needed where the processor's modes change the meaning of arithmetic, which LLVM does not know of.
+    pub fn pin(&mut self, a: Val<'c>) -> Val<'c> {
+        // The constraint takes scalars and whole registers.
+        let lanes = if a.lanes == 2 { 4 } else { a.lanes };
+        let wide = self.widen_lanes(a, lanes);
+        let nothing = StringAttribute::new(self.context, "").into();
+        let constraints = StringAttribute::new(self.context, "=v,0").into();
+        let unit = Attribute::unit(self.context);
+        let pinned = self.value(
+            "llvm.inline_asm",
+            &[wide],
+            (a.elem, lanes),
+            &[
+                ("asm_string", nothing),
+                ("constraints", constraints),
+                ("has_side_effects", unit),
+            ],
+        );
+        self.slice(pinned, 0, a.lanes)
+    }
+
     // ---- memory ---------------------------------------------------------------------------------------
 
     /// Declares `count` alias scopes that do not overlap each other.

@@ -961,6 +961,7 @@ impl<'c> Emitter<'_, 'c> {
             true => self.load_accumulators(micro, c, c_at),
             false => vec![self.b.zero(arithmetic.elem(), micro.lanes); rows * vectors],
         };
+        let init = self.between_modes(arithmetic, init);
         let a_base = self.b.gep(a.base, a_at, a.elem);
         let b_base = self.b.gep(b.base, b_at, b.elem);
         let (zero, steps) = (self.b.i64(0), self.b.i64(micro.steps));
@@ -1005,6 +1006,7 @@ impl<'c> Emitter<'_, 'c> {
             }
         }
         let sums = self.b.end_for(open, &next);
+        let sums = self.between_modes(arithmetic, sums);
         self.store_accumulators(micro, c, c_at, sums);
         Ok(())
     }
@@ -1163,6 +1165,14 @@ impl<'c> Emitter<'_, 'c> {
         self.b.store(modes, new, 4, None);
         self.mode_register("llvm.x86.sse.ldmxcsr", new);
         old
+    }
+
+    /// Keeps LLVM from moving arithmetic across a change of modes, or from doing it itself.
+    fn between_modes(&mut self, arithmetic: Arithmetic, values: Vec<Val<'c>>) -> Vec<Val<'c>> {
+        match arithmetic {
+            Arithmetic::FlushedPairs => values.into_iter().map(|v| self.b.pin(v)).collect(),
+            _ => values,
+        }
     }
 
     fn end_flush(&mut self, old: Val<'c>) {
