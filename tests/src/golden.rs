@@ -138,7 +138,8 @@ fn end_to_end_bound(name: &str) -> f64 {
     if name.ends_with("logits") { 1e-4 } else { 5e-4 }
 }
 
-const COMPONENT_BOUND: f64 = 2e-5;
+/// Of the largest magnitude in a tensor.
+pub(crate) const COMPONENT_BOUND: f64 = 2e-5;
 
 fn find<'a>(found: &'a Tensors, name: &str) -> &'a Array {
     found
@@ -220,7 +221,7 @@ fn compare_floats(name: &str, expected: &Tensor, found: &Array, bound: f64) -> C
 }
 
 /// NaN if any value is.
-fn largest_error(expected: &[f64], found: &[f64]) -> f64 {
+pub(crate) fn largest_error(expected: &[f64], found: &[f64]) -> f64 {
     let errors = expected
         .iter()
         .zip(found)

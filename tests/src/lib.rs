@@ -1,5 +1,6 @@
 //! The test harness: tests are data, this crate runs them.
 
+pub mod components;
 pub mod golden;
 pub mod program;
 pub mod random;

@@ -28,7 +28,7 @@ pub struct RandomCase {
 }
 
 /// What the layers of one case have in common; rotated so that a few dozen cases cover everything.
-const FLAVOURS: usize = 10;
+const FLAVOURS: usize = 12;
 
 /// Choices closer than this could fall either way in float32; the golden cases keep the same distance.
 const SMALLEST_GAP: f64 = 8e-5;
@@ -74,26 +74,28 @@ pub fn random_case(number: u64, attempt: u64) -> RandomCase {
         })
         .collect();
     let draft = flavour % 2;
-    let experts = if flavour == 3 {
-        random.between(7, 16)
-    } else {
-        random.between(1, 12)
+    let (long, wide) = (flavour == 10, flavour == 11);
+    let experts = match flavour {
+        3 => random.between(7, 16),
+        11 => random.between(100, 400),
+        _ => random.between(1, 12),
     };
     let topk = match flavour {
         3 => experts,
+        11 => random.between(9, 16),
         _ => random.between(1, experts.min(6)),
     };
     let groups = random.between(1, 4);
-    let heads = groups * random.between(1, 3);
+    let heads = groups * random.between(1, if wide { 7 } else { 3 });
     let rope = 2 * random.between(1, 16);
     let head_dim = match flavour {
         4 => rope.max(16),
         8 => 512,
-        _ => (rope + 2 * random.between(0, 40)).max(16),
+        _ => (rope + random.between(0, 80)).max(16),
     };
     let mut compress_ratios = ratios.clone();
     compress_ratios.extend(vec![0; draft]);
-    let vocab = random.between(2, 150);
+    let vocab = random.between(2, if wide { 1000 } else { 150 });
     let rope_scaling = match flavour {
         7 => Value::Null,
         _ => json!({
@@ -128,13 +130,25 @@ pub fn random_case(number: u64, attempt: u64) -> RandomCase {
         "swiglu_limit": random.pick(&[0.5, 1.5, 10.0]),
         "hidden_act": "silu",
         "num_hash_layers": random.between(0, layers),
-        "sliding_window": if flavour == 1 { 1 } else { random.between(1, 40) },
+        "sliding_window": match flavour {
+            1 => 1,
+            10 => random.between(65, 200),
+            _ => random.between(1, 40),
+        },
         "compress_ratios": compress_ratios,
         "compress_rates": { "compressed_sparse_attention": sparse_ratio },
         // With few heads many scores are exactly 0, and which of them to pick is a matter of the tie rule alone.
-        "index_n_heads": if flavour == 2 { random.between(1, 4) } else { random.between(8, 12) },
+        "index_n_heads": match flavour {
+            2 => random.between(1, 4),
+            11 => random.between(17, 70),
+            _ => random.between(8, 12),
+        },
         "index_head_dim": (rope + random.between(0, 30)).max(8),
-        "index_topk": if flavour == 2 { 2048 } else { random.between(1, 9) },
+        "index_topk": match flavour {
+            2 => random.pick(&[3, 2048]),
+            10 => random.between(17, 40),
+            _ => random.between(1, 9),
+        },
         "hc_mult": if flavour == 5 { 1 } else { random.between(1, 8) },
         "hc_sinkhorn_iters": random.between(1, 24),
         "hc_eps": 1e-6,
@@ -147,7 +161,11 @@ pub fn random_case(number: u64, attempt: u64) -> RandomCase {
         "eos_token_id": 1,
         "torch_dtype": "float32",
     });
-    let (batch, length) = (random.between(1, 3), random.between(1, 75));
+    let (batch, length) = match (long, wide) {
+        (true, _) => (random.between(1, 2), random.between(261, 300)),
+        (_, true) => (random.between(1, 3), random.between(5, 12)),
+        _ => (random.between(1, 3), random.between(1, 75)),
+    };
     let seed = number + 1000 * attempt;
     let mut random = random.stream(&format!("ids {seed}"));
     let mut ids = || -> Vec<Vec<u32>> {

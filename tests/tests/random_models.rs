@@ -65,12 +65,27 @@ fn the_cases_cover_the_ranges() {
     some("few index heads", &|c| {
         c.index_n_heads < 5 && has(c, |k| matches!(k, LayerKind::CompressedSparse { .. }))
     });
+    some("few index heads and few picks", &|c| {
+        c.index_n_heads < 5
+            && c.index_topk < 10
+            && has(c, |k| matches!(k, LayerKind::CompressedSparse { .. }))
+    });
+    some("many index heads", &|c| {
+        c.index_n_heads > 16 && has(c, |k| matches!(k, LayerKind::CompressedSparse { .. }))
+    });
+    some("a window of more than one block of keys", &|c| {
+        c.sliding_window > 64
+    });
+    some("hundreds of experts", &|c| {
+        c.n_routed_experts > 256 && c.num_experts_per_tok > 8
+    });
     some("one residual stream", &|c| c.hc_mult == 1);
     some("eight residual streams", &|c| c.hc_mult == 8);
     some("one Sinkhorn step", &|c| c.hc_sinkhorn_iters == 1);
     some("only rotated dims", &|c| c.head_dim == c.qk_rope_head_dim);
     some("the widest head", &|c| c.head_dim == 512);
     some("an odd hidden size", &|c| c.hidden_size % 2 == 1);
+    some("an odd head", &|c| c.head_dim % 2 == 1);
     some("an odd index width", &|c| c.index_head_dim % 2 == 1);
     some("several output groups", &|c| {
         c.o_groups > 1 && c.num_attention_heads > c.o_groups

@@ -6,6 +6,9 @@ use super::math::{dot, linear, top_k};
 use super::rope::rotate;
 use super::{Recorder, Reference};
 
+/// A product this far below 0 is below 0 in float32 too.
+const CLEARLY: f64 = 1e-4;
+
 impl Reference {
     /// For each position the picked entries, best first.
     #[expect(
@@ -45,14 +48,16 @@ impl Reference {
             .for_each(|weight| *weight *= 1.0 / (heads as f64).sqrt());
 
         let scale = 1.0 / (width as f64).sqrt();
-        let mut scores = Vec::with_capacity(positions * count);
+        let (mut scores, mut zero) = (Vec::new(), Vec::new());
         for (q, head_weights) in q.chunks(heads * width).zip(head_weights.chunks(heads)) {
             for key in keys.chunks(width) {
-                let of_head = q
-                    .chunks(width)
-                    .zip(head_weights)
-                    .map(|(q, weight)| dot(q, key).max(0.0) * weight);
-                scores.push(of_head.sum::<f64>() * scale);
+                let products: Vec<f64> = q.chunks(width).map(|q| dot(q, key)).collect();
+                let of_head = products.iter().zip(head_weights);
+                let score: f64 = of_head
+                    .map(|(product, weight)| product.max(0.0) * weight)
+                    .sum();
+                scores.push(score * scale);
+                zero.push(products.iter().all(|product| product * scale < -CLEARLY));
             }
         }
 
@@ -60,7 +65,8 @@ impl Reference {
         let mut listed = Vec::new();
         for t in 0..positions {
             let visible = ((t + 1) / ratio).min(count);
-            let (best, gap) = top_k(&scores[t * count..][..visible], c.index_topk);
+            let is_zero = |entry: usize| zero[t * count + entry];
+            let (best, gap) = top_k(&scores[t * count..][..visible], is_zero, c.index_topk);
             record.gaps.indexer = record.gaps.indexer.min(gap);
             let row: Vec<f64> = best.iter().map(|&entry| entry as f64).collect();
             listed.extend(

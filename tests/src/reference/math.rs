@@ -68,12 +68,29 @@ pub(super) fn softmax(v: &mut [f64]) {
     v.iter_mut().for_each(|value| *value /= sum);
 }
 
-/// Indices of the `count` largest scores, falling, ties to the smaller index; and the gap between the last picked and
-/// the first rejected score (infinite if none was rejected).
-pub(super) fn top_k(scores: &[f64], count: usize) -> (Vec<usize>, f64) {
+/// Indices of the `count` largest scores, falling, ties to the smaller index; and how clear the choice is: the gap between the last
+/// picked and the first rejected score (infinite if none was rejected).
+///
+/// `zero` says which scores are 0 in every arithmetic. Where only such ones compete for the last places the order of their indices
+/// decides, and the choice is as clear as the others are far from 0.
+pub(super) fn top_k(
+    scores: &[f64],
+    zero: impl Fn(usize) -> bool,
+    count: usize,
+) -> (Vec<usize>, f64) {
     let mut order: Vec<usize> = (0..scores.len()).collect();
-    order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]).then(a.cmp(&b)));
+    // Not `total_cmp`: 0 and -0 are equal.
+    order.sort_by(|&a, &b| {
+        let falling = scores[b].partial_cmp(&scores[a]);
+        falling.expect("scores are numbers").then(a.cmp(&b))
+    });
     let gap = match (count.checked_sub(1), order.get(count)) {
+        (Some(last), Some(&rejected)) if zero(order[last]) && zero(rejected) => {
+            let others = (0..scores.len()).filter(|&i| !zero(i));
+            others
+                .map(|i| scores[i].abs())
+                .fold(f64::INFINITY, f64::min)
+        }
         (Some(last), Some(&rejected)) => scores[order[last]] - scores[rejected],
         _ => f64::INFINITY,
     };

@@ -42,7 +42,8 @@ pub struct Run {
 /// well above its noise. Infinite where nothing was rejected.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Gaps {
-    /// Smallest difference between the last picked and the first rejected index score.
+    /// Smallest difference between the last picked and the first rejected index score; where both are 0 in any arithmetic, the
+    /// smallest other score.
     pub indexer: f64,
     /// The same for expert scores with their bias.
     pub router: f64,

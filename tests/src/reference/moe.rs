@@ -70,7 +70,7 @@ impl Reference {
             .zip(bias)
             .map(|(score, bias)| score + bias)
             .collect();
-        let (best, gap) = top_k(&biased, self.config.num_experts_per_tok);
+        let (best, gap) = top_k(&biased, |_| false, self.config.num_experts_per_tok);
         record.gaps.router = record.gaps.router.min(gap);
         best
     }

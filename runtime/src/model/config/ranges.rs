@@ -73,7 +73,7 @@ pub const RANGES: &[Range] = &[
     or(integer("num_nextn_predict_layers", 0, 1), 0.0),
     integer("num_attention_heads", 1, 256),
     or(integer("num_key_value_heads", 1, 1), 1.0),
-    even("head_dim", 16, 512),
+    integer("head_dim", 16, 512),
     even("qk_rope_head_dim", 2, 512),
     integer("q_lora_rank", 8, 16_384),
     integer("o_groups", 1, 256),

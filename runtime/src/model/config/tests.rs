@@ -117,7 +117,7 @@ fn every_range_is_read_and_enforced() {
 #[test]
 fn all_problems_are_listed_at_once() {
     let message = message(json!({
-        "hidden_size": 8, "head_dim": 33, "vocab_size": null, "swiglu_limit": "ten", "hidden_act": "gelu",
+        "hidden_size": 8, "head_dim": 15, "vocab_size": null, "swiglu_limit": "ten", "hidden_act": "gelu",
         "o_groups": 3, "num_experts_per_tok": 9,
     }));
     assert_eq!(
@@ -126,7 +126,7 @@ fn all_problems_are_listed_at_once() {
   `hidden_act` is \"gelu\"; only \"silu\" is supported
   `vocab_size` is missing; it must be an integer from 2 to 262144
   `hidden_size` is 8; it must be an integer from 16 to 16384
-  `head_dim` is 33; it must be an even integer from 16 to 512
+  `head_dim` is 15; it must be an integer from 16 to 512
   `swiglu_limit` is \"ten\"; it must be a number from 0.001 to 1000000.0
   `o_groups` is 3, `num_attention_heads` is 4; `o_groups` must divide `num_attention_heads`
   `num_experts_per_tok` is 9, `n_routed_experts` is 8; `num_experts_per_tok` must be at most `n_routed_experts`"
