@@ -545,6 +545,9 @@ impl<'c> Emitter<'_, 'c> {
                 }
             }
             Bounds::Part { lo, hi } => {
+                // A tile that lies wholly past the end ends before it begins.
+                let within = self.b.cmpi(IntCompare::Sgt, hi, lo);
+                let hi = self.b.select(within, hi, lo);
                 let length = self.b.subi(hi, lo);
                 let mask = self.b.i64(!(lanes as i64 - 1));
                 let even = self.b.andi(length, mask);
