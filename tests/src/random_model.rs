@@ -9,8 +9,10 @@ use std::error::Error;
 use std::path::Path;
 
 use serde_json::{Value, json};
-use tessera::model::config::Config;
-use tessera::weights::{Dtype, ExpectedTensor, TensorSpec, Writer, expected_tensors};
+use tessera::model::config::{Allowed, Config, RANGES};
+use tessera::weights::{
+    Dtype, ExpectedTensor, SafetensorsFile, Tensor, TensorSpec, Writer, expected_tensors,
+};
 
 use crate::random::Random;
 use crate::reference::{Reference, Run};
@@ -40,15 +42,27 @@ const ATTEMPTS: u64 = 64;
 /// # Errors
 /// As [`write_model`]; no such seed.
 pub fn prepare_case(number: u64, folder: &Path) -> Result<(RandomCase, Run), Box<dyn Error>> {
+    prepare(folder, |attempt| random_case(number, attempt))
+        .map_err(|error| format!("case {number}: {error}").into())
+}
+
+/// The same for any cases that differ in weights and tokens, by attempt.
+///
+/// # Errors
+/// As [`prepare_case`].
+pub fn prepare(
+    folder: &Path,
+    case_of: impl Fn(u64) -> RandomCase,
+) -> Result<(RandomCase, Run), Box<dyn Error>> {
     for attempt in 0..ATTEMPTS {
-        let case = random_case(number, attempt);
+        let case = case_of(attempt);
         write_model(folder, &case.config, case.seed)?;
         let run = Reference::open(folder)?.run_batch(&case.ids, case.next_ids.as_deref());
         if run.gaps.smallest() >= SMALLEST_GAP {
             return Ok((case, run));
         }
     }
-    Err(format!("case {number}: no clear choices with {ATTEMPTS} seeds").into())
+    Err(format!("no clear choices with {ATTEMPTS} seeds").into())
 }
 
 /// A case: equal arguments give equal cases. Small: hidden at most 200, at most 4 layers. The configuration follows
@@ -181,6 +195,126 @@ pub fn random_case(number: u64, attempt: u64) -> RandomCase {
     }
 }
 
+/// A small model with one key of the configuration at the end of its range; which one, and how to make others fit. Lists every key
+/// of [`RANGES`] at both ends, but for lists and for keys with one value.
+pub fn range_ends() -> Vec<(String, Value)> {
+    let mut cases = Vec::new();
+    for range in RANGES {
+        let ends = match range.allowed {
+            Allowed::Integer { min, max, .. } if min == max => continue,
+            Allowed::Integer { min, max, .. } => [json!(min), json!(max)],
+            Allowed::Real { min, max } => [json!(min), json!(max)],
+        };
+        for end in ends {
+            let mut config = small_config();
+            let mut set = |key: &str, value: Value| match key.split_once('.') {
+                Some((outer, inner)) => config[outer][inner] = value,
+                None => config[key] = value,
+            };
+            let large = end.as_f64().is_some_and(|end| end > 20.0);
+            match range.key {
+                "compress_ratios" => set("compress_ratios", json!([0, 4, end])),
+                "compress_rates.compressed_sparse_attention" => {
+                    set("compress_ratios", json!([0, end, 7]));
+                    set(range.key, end.clone());
+                }
+                key => set(key, end.clone()),
+            }
+            match range.key {
+                "num_hidden_layers" if large => {
+                    let ratios = [0, 4, 3].iter().cycle().take(256);
+                    set("compress_ratios", ratios.copied().collect());
+                }
+                "num_hidden_layers" => set("compress_ratios", json!([4])),
+                "num_hash_layers" if large => {
+                    set("num_hidden_layers", json!(256));
+                    set("compress_ratios", vec![0; 256].into());
+                }
+                "num_nextn_predict_layers" if end == json!(1) => {
+                    set("compress_ratios", json!([0, 4, 3, 0]));
+                }
+                // The rotary dims are part of a head, and of an index head where there is one.
+                "qk_rope_head_dim" if large => {
+                    set("head_dim", end.clone());
+                    set("compress_ratios", json!([0, 9, 3]));
+                }
+                "o_groups" => set("num_attention_heads", end.clone()),
+                "num_attention_heads" if !large => set("o_groups", end.clone()),
+                "num_experts_per_tok" => set("n_routed_experts", json!(16)),
+                "n_routed_experts" if !large => set("num_experts_per_tok", json!(1)),
+                "rope_scaling.beta_fast" if !large => set("rope_scaling.beta_slow", end.clone()),
+                "rope_scaling.beta_slow" if large => set("rope_scaling.beta_fast", end.clone()),
+                _ => {}
+            }
+            if range.key == "num_hidden_layers" && !large {
+                set("num_hash_layers", json!(0));
+            }
+            cases.push((format!("{} = {end}", range.key), config));
+        }
+    }
+    cases
+}
+
+/// Tokens for a configuration of [`range_ends`].
+pub fn range_end_case(config: &Value, attempt: u64) -> RandomCase {
+    let seed = 7 + attempt;
+    let random = Random::new(seed);
+    let (vocab, context) = ("vocab_size", "max_position_embeddings");
+    let vocab = config[vocab].as_u64().expect("a vocabulary") as usize;
+    let length = config[context].as_u64().map_or(9, |most| most.min(9));
+    let ids = |name: &str| {
+        let mut random = random.stream(name);
+        vec![(0..length).map(|_| random.below(vocab) as u32).collect()]
+    };
+    let has_draft = config["num_nextn_predict_layers"] == json!(1);
+    RandomCase {
+        config: config.clone(),
+        seed,
+        ids: ids("ids"),
+        next_ids: has_draft.then(|| ids("next ids")),
+    }
+}
+
+fn small_config() -> Value {
+    json!({
+        "model_type": "deepseek_v4",
+        "vocab_size": 50,
+        "hidden_size": 20,
+        "moe_intermediate_size": 6,
+        "num_hidden_layers": 3,
+        "num_nextn_predict_layers": 0,
+        "num_attention_heads": 2,
+        "head_dim": 17,
+        "qk_rope_head_dim": 4,
+        "q_lora_rank": 10,
+        "o_groups": 2,
+        "o_lora_rank": 5,
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 2,
+        "routed_scaling_factor": 1.5,
+        "swiglu_limit": 10.0,
+        "num_hash_layers": 1,
+        "sliding_window": 3,
+        "compress_ratios": [0, 4, 3],
+        "compress_rates": { "compressed_sparse_attention": 4 },
+        "index_n_heads": 9,
+        "index_head_dim": 9,
+        "index_topk": 1,
+        "hc_mult": 2,
+        "hc_sinkhorn_iters": 5,
+        "hc_eps": 1e-6,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 10000.0,
+        "compress_rope_theta": 160000.0,
+        "rope_scaling": {
+            "type": "yarn", "factor": 16, "beta_fast": 32, "beta_slow": 1,
+            "original_max_position_embeddings": 4096,
+        },
+        "max_position_embeddings": 64,
+        "eos_token_id": 1,
+    })
+}
+
 /// Any ratio but the overlapped one, odd ones among them.
 fn heavy_ratio(random: &mut Random, sparse_ratio: usize) -> usize {
     let ratio = random.between(2, 33);
@@ -288,6 +422,62 @@ pub fn write_model(folder: &Path, config: &Value, seed: u64) -> Result<(), Box<d
         writer.tensor(&tensor.name, &bytes)?;
     }
     writer.finish()?;
+    Ok(())
+}
+
+/// Writes the model in `from` again into `to`, float tensors in the type that `dtype_of` gives each (f32 or bf16, values unchanged
+/// if they fit), over `shards` files with an index if there is more than one.
+///
+/// # Errors
+/// Files that cannot be read or written.
+pub fn rewrite_model(
+    from: &Path,
+    to: &Path,
+    shards: usize,
+    dtype_of: impl Fn(&str) -> Dtype,
+) -> Result<(), Box<dyn Error>> {
+    std::fs::create_dir_all(to)?;
+    std::fs::copy(from.join("config.json"), to.join("config.json"))?;
+    let file = SafetensorsFile::open(&from.join("model.safetensors"))?;
+    let tensors: Vec<_> = file.tensors().collect();
+    let mut weight_map = BTreeMap::new();
+    for shard in 0..shards {
+        let name = match shards {
+            1 => "model.safetensors".into(),
+            _ => format!("model-{:05}-of-{shards:05}.safetensors", shard + 1),
+        };
+        let here = || tensors.iter().skip(shard).step_by(shards);
+        let dtype = |tensor: &Tensor| match tensor.dtype {
+            Dtype::F32 | Dtype::BF16 => dtype_of(tensor.name),
+            other => other,
+        };
+        let specs = here().map(|tensor| TensorSpec {
+            name: tensor.name.into(),
+            dtype: dtype(tensor),
+            shape: tensor.shape.to_vec(),
+        });
+        let mut writer = Writer::create(&to.join(&name), specs.collect())?;
+        for tensor in here() {
+            let bytes: Vec<u8> = match (tensor.dtype, dtype(tensor)) {
+                (a, b) if a == b => tensor.bytes.to_vec(),
+                (_, Dtype::BF16) => {
+                    let values = tensor.to_f32()?.into_iter().map(half::bf16::from_f32);
+                    values.flat_map(half::bf16::to_le_bytes).collect()
+                }
+                _ => {
+                    let values = tensor.to_f32()?.into_iter();
+                    values.flat_map(f32::to_le_bytes).collect()
+                }
+            };
+            writer.tensor(tensor.name, &bytes)?;
+            weight_map.insert(tensor.name.to_string(), name.clone());
+        }
+        writer.finish()?;
+    }
+    if shards > 1 {
+        let index = json!({ "metadata": { "total_size": 0 }, "weight_map": weight_map });
+        std::fs::write(to.join("model.safetensors.index.json"), index.to_string())?;
+    }
     Ok(())
 }
 

@@ -10,10 +10,13 @@ use tessera::model::config::Config;
 use tessera::model::kernels::Kernels;
 use tessera::model::{Logits, Model, Run, Session, Trace};
 use tessera::verify::verify;
+use tessera::weights::Dtype;
 use tessera_device::{CpuOptions, Device, View};
 use tessera_tests::components::Recorded;
 use tessera_tests::random::cases;
-use tessera_tests::random_model::{RandomCase, prepare_case};
+use tessera_tests::random_model::{
+    RandomCase, prepare, prepare_case, range_end_case, range_ends, rewrite_model,
+};
 use tessera_tests::reference::Run as Reference;
 
 const RANDOM_MODELS: usize = 40;
@@ -168,7 +171,7 @@ fn assert_same_bits(what: &str, one: &Fed, other: &Fed) {
 
 /// Every component and the logits against the reference.
 fn assert_near_reference(
-    number: u64,
+    name: &str,
     case: &RandomCase,
     reference: &Reference,
     recorded: &Recorded,
@@ -183,7 +186,7 @@ fn assert_near_reference(
         .collect();
     assert!(
         wrong.is_empty(),
-        "model {number}, in the order of computation:\n{}\ngaps {:?}\n{:#}",
+        "{name}, in the order of computation:\n{}\ngaps {:?}\n{:#}",
         wrong.join("\n"),
         reference.gaps,
         case.config
@@ -207,7 +210,8 @@ fn random_models_agree_with_the_reference() {
         let mut recorded = Recorded::default();
         let all = |_, _| usize::MAX / 2;
         let whole = feed(&model, &prompts, all, Some(&mut recorded));
-        assert_near_reference(number, &case, &reference, &recorded, model.config());
+        let name = format!("model {number}");
+        assert_near_reference(&name, &case, &reference, &recorded, model.config());
 
         // Sequences of different lengths in one call, cut differently each.
         let shorten = |ids: &[Vec<u32>]| -> Vec<Vec<u32>> {
@@ -242,6 +246,72 @@ fn random_models_agree_with_the_reference() {
         let alone = Model::load(&folder.0, kernels(1), &mut |_, _| {}).expect("it loaded before");
         let fed = feed(&alone, &prompts, all, None);
         assert_same_bits(&format!("model {number}, one thread"), &whole, &fed);
+    }
+}
+
+/// One small model for each end of every range of the configuration.
+#[test]
+fn the_ends_of_every_range_agree_with_the_reference() {
+    for (number, (name, config)) in range_ends().into_iter().enumerate() {
+        let folder = Folder(
+            std::env::temp_dir().join(format!("tessera-ends-{}-{number}", std::process::id())),
+        );
+        let (case, reference) = prepare(&folder.0, |attempt| range_end_case(&config, attempt))
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+        let model = Model::load(&folder.0, kernels(2), &mut |_, _| {})
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+        let prompts = Prompts {
+            ids: case.ids.clone(),
+            next_ids: case.next_ids.clone(),
+        };
+        let mut recorded = Recorded::default();
+        let whole = feed(&model, &prompts, |_, _| usize::MAX / 2, Some(&mut recorded));
+        assert_near_reference(&name, &case, &reference, &recorded, model.config());
+        let tokens = feed(&model, &prompts, |_, _| 1, None);
+        assert_same_bits(&format!("{name}, token by token"), &whole, &tokens);
+    }
+}
+
+/// Weights that are stored as bf16 stay so; the result has the bits that their widened values give. In one file or in shards.
+#[test]
+fn weights_in_bf16_give_the_bits_of_widened_ones() {
+    for number in [0, 3, 5, 8, 11] {
+        let at = |name: &str| {
+            let process = std::process::id();
+            Folder(std::env::temp_dir().join(format!("tessera-bf16-{process}-{number}-{name}")))
+        };
+        let [first, narrow, wide, mixed] = ["first", "narrow", "wide", "mixed"].map(at);
+        let (case, _) = prepare_case(number, &first.0).expect("a random model");
+        let prompts = Prompts {
+            ids: case.ids.clone(),
+            next_ids: case.next_ids.clone(),
+        };
+        let all = |dtype: Dtype| move |_: &str| dtype;
+        // Neighbours in a stack and experts of one layer in different types.
+        let by_name = |name: &str| match name.bytes().map(usize::from).sum::<usize>() % 3 {
+            0 => Dtype::F32,
+            _ => Dtype::BF16,
+        };
+        rewrite_model(&first.0, &narrow.0, 1, all(Dtype::BF16)).expect("written");
+        rewrite_model(&narrow.0, &wide.0, 1, all(Dtype::F32)).expect("written");
+        rewrite_model(&narrow.0, &mixed.0, 3, by_name).expect("written");
+        let run = |folder: &Folder| {
+            let model = Model::load(&folder.0, kernels(2), &mut |_, _| {}).expect("a model");
+            let bytes = model.weight_bytes();
+            (bytes, feed(&model, &prompts, |_, _| usize::MAX / 2, None))
+        };
+        let (wide_bytes, widened) = run(&wide);
+        let (narrow_bytes, stored) = run(&narrow);
+        let (mixed_bytes, of_both) = run(&mixed);
+        assert_same_bits(&format!("model {number}, bf16"), &widened, &stored);
+        assert_same_bits(&format!("model {number}, both types"), &widened, &of_both);
+        // All but the vectors and the expert tables.
+        assert!(
+            narrow_bytes * 10 < wide_bytes * 6
+                && narrow_bytes < mixed_bytes
+                && mixed_bytes < wide_bytes,
+            "model {number}: {narrow_bytes}, {mixed_bytes}, {wide_bytes} bytes"
+        );
     }
 }
 

@@ -9,7 +9,7 @@ use crate::diag::Diagnostic;
 use crate::diag::catalogue::testing as say;
 use crate::syntax::ast::{Expr, ExprKind};
 
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Distribution {
     Normal {
         mean: f64,
@@ -30,6 +30,8 @@ pub enum Distribution {
     Iota,
     /// 0..n in some order.
     Permutation,
+    /// These in order of memory, from the start again at their end.
+    Values(Vec<f64>),
 }
 
 impl Distribution {
@@ -82,24 +84,32 @@ impl Distribution {
             }
             ("iota", []) => Ok(Distribution::Iota),
             ("permutation", []) => Ok(Distribution::Permutation),
-            ("normal" | "uniform" | "constant" | "integers" | "iota" | "permutation", _) => {
-                Err(wrong(&format!("`{name}` takes other arguments")))
-            }
+            ("values", [_, ..]) => Ok(Distribution::Values(values)),
+            (
+                "normal" | "uniform" | "constant" | "integers" | "iota" | "permutation" | "values",
+                _,
+            ) => Err(wrong(&format!("`{name}` takes other arguments"))),
             _ => Err(wrong(&format!("no distribution is called `{name}`"))),
         }
     }
 
     /// The elements of a dense tensor, each rounded to `dtype`, as the bits of their codes. A random element depends on its coordinates
     /// alone, so it stays the same when an extent changes.
-    pub fn fill(self, dtype: DType, shape: &[i64], seed: u64) -> Vec<u64> {
+    pub fn fill(&self, dtype: DType, shape: &[i64], seed: u64) -> Vec<u64> {
         let count = shape.iter().product::<i64>() as usize;
         let round = |x: f64| match dtype.is_float() {
             true => numeric::from_f64(x, dtype),
             false if dtype == DType::Bool => (x != 0.0) as u64,
             false => numeric::from_i128(x.round_ties_even() as i128, dtype),
         };
-        match self {
+        match *self {
             Distribution::Constant(c) => vec![round(c); count],
+            Distribution::Values(ref values) => values
+                .iter()
+                .cycle()
+                .take(count)
+                .map(|&x| round(x))
+                .collect(),
             Distribution::Iota => (0..count).map(|i| round(i as f64)).collect(),
             Distribution::Permutation => {
                 let mut order: Vec<usize> = (0..count).collect();
@@ -257,6 +267,14 @@ mod tests {
         assert_ne!(p[..4], [0, 1, 2, 3]);
         p.sort_unstable();
         assert_eq!(p, (0..1000).collect::<Vec<u64>>());
+    }
+
+    #[test]
+    fn given_values_come_in_order_and_again() {
+        let values = Distribution::Values(vec![3.0, -1.5, 7.0]);
+        assert_eq!(floats(values.clone(), 5), [3.0, -1.5, 7.0, 3.0, -1.5]);
+        assert_eq!(floats(values.clone(), 2), [3.0, -1.5]);
+        assert_eq!(values.fill(DType::I32, &[0], 1), [0; 0]);
     }
 
     #[test]

@@ -597,7 +597,7 @@ pub fn inputs(
             ir::ParamKind::Tensor(t) if !t.mode.is_argument() => Input::Host,
             ir::ParamKind::Tensor(t) => {
                 let shape = shape(plan, kernel, &t.shape, &dims)?;
-                let (distribution, seed) = (plan.fills.get(&name).copied())
+                let (distribution, seed) = (plan.fills.get(&name).cloned())
                     .unwrap_or((Distribution::DEFAULT, seed_of_name(&name)));
                 let data = match t.mode == ParamMode::Out && !plan.fills.contains_key(&name) {
                     true => Data::poison(t.dtype, &shape),

@@ -86,6 +86,11 @@ impl Model {
         &self.kernels
     }
 
+    /// What the weights take in memory.
+    pub fn weight_bytes(&self) -> usize {
+        self.parameters.bytes
+    }
+
     /// Whether the checkpoint holds a multi-token-prediction block.
     pub fn has_draft(&self) -> bool {
         self.parameters.draft.is_some()

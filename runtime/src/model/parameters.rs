@@ -1,5 +1,8 @@
 //! A model's weights in the form kernels read: matrices packed into panels, vectors in f32, expert tables in i32.
 //!
+//! Matrices that are stored as bf16 stay bf16, which halves what a token reads; kernels widen them, so the result has the bits that
+//! widened weights give. f16 is widened here.
+//!
 //! Needs: a checkpoint that was compared with the configuration. Keeps: every conversion is a kernel's work; nothing here looks at a value.
 
 use std::ops::Range;
@@ -16,7 +19,7 @@ use crate::weights::{self, Checkpoint, Draft};
 const PANEL: i64 = 64;
 
 pub struct Parameters {
-    /// `[V, D]`
+    /// `[V, D]`, f32 or bf16.
     pub embed: Tensor,
     pub layers: Vec<Layer>,
     pub hc_head: HcSite,
@@ -24,6 +27,8 @@ pub struct Parameters {
     pub norm: Tensor,
     pub head: Linear,
     pub draft: Option<DraftBlock>,
+    /// What all of it takes in memory.
+    pub bytes: usize,
 }
 
 /// One block: attention and experts, each behind its hyper-connection.
@@ -142,6 +147,7 @@ impl Parameters {
             progress,
             done: 0,
             total,
+            bytes: 0,
         }
         .all(draft)
     }
@@ -164,12 +170,20 @@ struct Loader<'a> {
     progress: &'a mut dyn FnMut(usize, usize),
     done: usize,
     total: usize,
+    bytes: usize,
 }
 
 impl Loader<'_> {
     fn all(&mut self, draft: Draft) -> Result<Parameters, ModelError> {
         let config = self.config;
-        let embed = self.converted("embed.weight", DType::F32)?;
+        let embed = match self.panel_dtype(["embed.weight"])? {
+            DType::BF16 => {
+                let table = self.source("embed.weight")?;
+                self.bytes += table.byte_count();
+                table
+            }
+            dtype => self.converted("embed.weight", dtype)?,
+        };
         let layers = (0..config.layers.len())
             .map(|index| {
                 let at = format!("layers.{index}");
@@ -185,6 +199,7 @@ impl Loader<'_> {
             draft: (draft == Draft::Mtp)
                 .then(|| self.draft("mtp.0"))
                 .transpose()?,
+            bytes: self.bytes,
         })
     }
 
@@ -269,9 +284,9 @@ impl Loader<'_> {
                     bias: self.vector(&format!("{at}.gate.bias"))?,
                 }
             },
-            w1: self.experts(at, "w1")?,
-            w3: self.experts(at, "w3")?,
-            w2: self.experts(at, "w2")?,
+            w1: self.experts(at, "w1", &["w1", "w3"])?,
+            w3: self.experts(at, "w3", &["w1", "w3"])?,
+            w2: self.experts(at, "w2", &["w2"])?,
             shared_w1,
             shared_w3,
             shared_w2: self.linear(&format!("{at}.shared_experts.w2.weight"))?,
@@ -303,7 +318,9 @@ impl Loader<'_> {
     fn stacked(&mut self, stack: Stack) -> Result<Linear, ModelError> {
         let outputs = stack.columns();
         let inputs = stack.matrices.first().map_or(0, |m| m.shape()[1]);
-        let mut panels = panels(1, outputs, inputs)?;
+        let is_bf16 = stack.matrices.iter().all(|m| m.dtype() == DType::BF16);
+        let dtype = if is_bf16 { DType::BF16 } else { DType::F32 };
+        let mut panels = self.panels(dtype, 1, outputs, inputs)?;
         let mut start = 0;
         for matrix in &stack.matrices {
             let end = start + panels_of(matrix.shape()[0]);
@@ -328,7 +345,8 @@ impl Loader<'_> {
         let weight = self.source(name)?;
         let (rows, inputs) = (weight.shape()[0], weight.shape()[1]);
         let outputs = rows / groups as i64;
-        let mut panels = panels(groups, outputs, inputs)?;
+        let dtype = self.panel_dtype([name])?;
+        let mut panels = self.panels(dtype, groups, outputs, inputs)?;
         let matrices = weight.view().reshape(&[groups as i64, outputs, inputs])?;
         for group in 0..groups as i64 {
             self.kernels.pack_panels(PackPanelsArgs {
@@ -342,8 +360,8 @@ impl Loader<'_> {
         })
     }
 
-    /// One matrix of every routed expert.
-    fn experts(&mut self, at: &str, matrix: &str) -> Result<Tensor, ModelError> {
+    /// One matrix of every routed expert; `together`: the matrices that one launch reads, all of one type.
+    fn experts(&mut self, at: &str, matrix: &str, together: &[&str]) -> Result<Tensor, ModelError> {
         let (hidden, inter) = (
             self.config.hidden_size as i64,
             self.config.moe_intermediate_size as i64,
@@ -353,9 +371,12 @@ impl Loader<'_> {
             _ => (inter, hidden),
         };
         let count = self.config.n_routed_experts;
-        let mut panels = panels(count, outputs, inputs)?;
+        let name = |expert: usize, matrix: &str| format!("{at}.experts.{expert}.{matrix}.weight");
+        let all = (0..count).flat_map(|expert| together.iter().map(move |m| name(expert, m)));
+        let dtype = self.panel_dtype(all)?;
+        let mut panels = self.panels(dtype, count, outputs, inputs)?;
         for expert in 0..count {
-            let weight = self.source(&format!("{at}.experts.{expert}.{matrix}.weight"))?;
+            let weight = self.source(&name(expert, matrix))?;
             self.kernels.pack_panels(PackPanelsArgs {
                 w: weight.view(),
                 panels: panels.view_mut()?.select(0, expert as i64)?,
@@ -372,6 +393,7 @@ impl Loader<'_> {
     fn converted(&mut self, name: &str, dtype: DType) -> Result<Tensor, ModelError> {
         let source = self.source(name)?;
         let mut target = Tensor::zeros(dtype, source.shape())?;
+        self.bytes += target.byte_count();
         let columns = source.shape().last().copied().unwrap_or(1);
         let table = [source.elements() as i64 / columns.max(1), columns];
         self.kernels.convert(ConvertArgs {
@@ -379,6 +401,32 @@ impl Loader<'_> {
             y: target.view_mut()?.reshape(&table)?,
         })?;
         Ok(target)
+    }
+
+    fn panels(
+        &mut self,
+        dtype: DType,
+        groups: usize,
+        outputs: i64,
+        inputs: i64,
+    ) -> Result<Tensor, ModelError> {
+        let shape = [groups as i64, panels_of(outputs), inputs, PANEL];
+        let panels = Tensor::zeros(dtype, &shape)?;
+        self.bytes += panels.byte_count();
+        Ok(panels)
+    }
+
+    /// What panels of these matrices hold: bf16 where all of them are stored so.
+    fn panel_dtype(
+        &self,
+        names: impl IntoIterator<Item = impl AsRef<str>>,
+    ) -> Result<DType, ModelError> {
+        for name in names {
+            if self.checkpoint.tensor(name.as_ref())?.dtype != weights::Dtype::BF16 {
+                return Ok(DType::F32);
+            }
+        }
+        Ok(DType::BF16)
     }
 
     /// A checkpoint's tensor as it is.
@@ -393,13 +441,6 @@ impl Loader<'_> {
             stored.bytes,
         )?)
     }
-}
-
-fn panels(groups: usize, outputs: i64, inputs: i64) -> Result<Tensor, ModelError> {
-    Ok(Tensor::zeros(
-        DType::F32,
-        &[groups as i64, panels_of(outputs), inputs, PANEL],
-    )?)
 }
 
 fn panels_of(outputs: i64) -> i64 {

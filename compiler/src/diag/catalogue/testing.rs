@@ -103,7 +103,7 @@ pub fn unknown_tensor(span: Span, name: &str, kernel: &str, known: &[String]) ->
 
 pub fn bad_distribution(span: Span, what: &str) -> Diagnostic {
     Diagnostic::error("TL0864", span, what.to_owned()).help(
-        "distributions are normal(mean, deviation), uniform(low, high), constant(c), integers(low, high), iota() and permutation()",
+        "distributions are normal(mean, deviation), uniform(low, high), constant(c), integers(low, high), iota(), permutation() and values(a, b, …)",
     )
 }
 

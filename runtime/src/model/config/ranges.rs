@@ -102,8 +102,8 @@ pub const RANGES: &[Range] = &[
     integer("hc_sinkhorn_iters", 1, 64),
     real("hc_eps", 1e-12, 1e-2),
     real("rms_norm_eps", 1e-20, 1e-2),
-    real("rope_theta", 1.0, 1e12),
-    real("compress_rope_theta", 1.0, 1e12),
+    real("rope_theta", 2.0, 1e12),
+    real("compress_rope_theta", 2.0, 1e12),
     real("rope_scaling.factor", 1.0, 1e4),
     real("rope_scaling.beta_fast", 1e-3, 1e6),
     real("rope_scaling.beta_slow", 1e-3, 1e6),
@@ -112,7 +112,7 @@ pub const RANGES: &[Range] = &[
         1,
         16_777_216,
     ),
-    integer("max_position_embeddings", 1, 16_777_216),
+    integer("max_position_embeddings", 1, 2_097_152),
 ];
 
 /// The table's line for `key`.
