@@ -148,7 +148,7 @@ impl Blocking {
             m,
             n,
             steps: arithmetic.steps(k),
-            rows: best_rows(m, least, most),
+            rows: best_rows(m, vectors as u64, least, most),
             lanes,
             vectors,
             arithmetic,
@@ -161,13 +161,23 @@ impl Blocking {
     }
 }
 
-/// The count between `least` and `most` that leaves the fewest rows over, the greater one among equals.
-fn best_rows(m: u64, least: u64, most: u64) -> u64 {
+/// Accumulators that hide the latency of a fused operation, some to spare: a step late once is made good.
+const ACCUMULATORS: u64 = 10;
+
+/// The count between `least` and `most` that takes the fewest steps for `m` rows, the greater one among equals.
+fn best_rows(m: u64, vectors: u64, least: u64, most: u64) -> u64 {
     if m <= most {
         return m;
     }
+    let block = |rows: u64| match rows {
+        0 => 0,
+        rows => (rows * vectors).max(ACCUMULATORS),
+    };
     (least..=most)
-        .min_by_key(|&rows| (m.next_multiple_of(rows) - m, std::cmp::Reverse(rows)))
+        .min_by_key(|&rows| {
+            let steps = m / rows * block(rows) + block(m % rows);
+            (steps, std::cmp::Reverse(rows))
+        })
         .unwrap_or(least)
 }
 
