@@ -1,12 +1,13 @@
 //! `v4 bench`: tokens per second of prefill and decode, and where the time goes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tessera::model::{Logits, Model, Run};
 use tessera_device::KernelTime;
+use tessera_device::cpu::features;
 
 use super::setup::Options;
 use super::{CommandResult, Outcome};
@@ -96,17 +97,43 @@ pub fn run(args: &Args, options: &Options) -> CommandResult {
             "{}",
             json!({
                 "prompt": prompt, "decode": decode, "batch": batch,
+                "device": model.kernels().library().device().to_string(), "variant": variant(&model),
+                "weight_bytes": model.weight_bytes(),
                 "prefill_tokens_per_s": prefill_rate, "decode_tokens_per_s": decode_rate,
                 "prefill_kernels": table(&profiles.0), "decode_kernels": table(&profiles.1),
             })
         );
     } else {
-        println!("prefill of {prompt} tokens x {batch}: {prefill_rate:.1} tokens/s");
-        println!("decode of {decode} tokens x {batch}:  {decode_rate:.1} tokens/s");
         if args.kernels {
-            print_profile("prefill", &profiles.0);
-            print_profile("decode", &profiles.1);
+            print_profiles([&profiles.0, &profiles.1]);
         }
+        let library = model.kernels().library();
+        let instances: usize = library.kernels().map(|k| k.instances().count()).sum();
+        let ran = match args.kernels {
+            true => format!(
+                ", {} of them ran",
+                profiles
+                    .0
+                    .keys()
+                    .chain(profiles.1.keys())
+                    .collect::<BTreeSet<_>>()
+                    .len()
+            ),
+            false => String::new(),
+        };
+        println!(
+            "model    {}: {} layers, {:.1} MB of weights",
+            args.model.display(),
+            model.config().layers.len(),
+            model.weight_bytes() as f64 / 1e6
+        );
+        println!("device   {}, {}", library.device(), variant(&model));
+        println!(
+            "kernels  {} in {instances} instances{ran}",
+            library.kernels().count()
+        );
+        println!("prefill  {prompt} tokens x {batch}: {prefill_rate:.1} tokens/s");
+        println!("decode   {decode} tokens x {batch}: {decode_rate:.1} tokens/s");
     }
     Ok(Outcome::Fine)
 }
@@ -124,21 +151,47 @@ fn stop(model: &Model, profiled: bool) -> Profile {
     }
 }
 
-fn print_profile(what: &str, profile: &Profile) {
-    let total: Duration = profile.values().map(|kernel| kernel.time).sum();
-    let mut rows: Vec<_> = profile.iter().collect();
-    rows.sort_by_key(|(_, kernel)| std::cmp::Reverse(kernel.time));
-    println!(
-        "\n{what:<20} {:>9} {:>12} {:>9} {:>7}",
-        "launches", "ms", "us each", "share"
-    );
-    for (name, KernelTime { launches, time }) in rows {
-        let name = name.rsplit("::").next().unwrap_or(name);
-        println!(
-            "{name:<20} {launches:>9} {:>12.3} {:>9.1} {:>6.1}%",
-            time.as_secs_f64() * 1e3,
-            time.as_secs_f64() * 1e6 / (*launches).max(1) as f64,
-            100.0 * time.as_secs_f64() / total.as_secs_f64().max(1e-12)
-        );
+/// The instruction set of the kernels' code.
+fn variant(model: &Model) -> &'static str {
+    let mut instances = model
+        .kernels()
+        .library()
+        .kernels()
+        .flat_map(|k| k.instances());
+    let compiled = instances
+        .next()
+        .map(|entry| entry.cpu.iter().map(|code| code.variant));
+    match compiled.map(|compiled| features::choose(compiled, None)) {
+        Some(Ok(variant)) => features::name(variant),
+        _ => "no code",
     }
+}
+
+/// Kernels by their time in both, one row each.
+fn print_profiles(profiles: [&Profile; 2]) {
+    let totals = profiles.map(|profile| profile.values().map(|k| k.time).sum::<Duration>());
+    let names: BTreeSet<&String> = profiles.iter().flat_map(|p| p.keys()).collect();
+    let share = |which: usize, name: &String| -> f64 {
+        let time = profiles[which].get(name).map_or(Duration::ZERO, |k| k.time);
+        time.as_secs_f64() / totals[which].as_secs_f64().max(1e-12)
+    };
+    let mut names: Vec<&String> = names.into_iter().collect();
+    let both = |name: &String| share(0, name) + share(1, name);
+    names.sort_by(|a, b| both(b).total_cmp(&both(a)));
+    println!("{:<18} {:>30}   {:>30}", "", "prefill", "decode");
+    let columns = format!("{:>9} {:>12} {:>7}", "launches", "ms", "share");
+    println!("{:<18} {columns}   {columns}", "kernel");
+    for name in names {
+        let cell = |which: usize| match profiles[which].get(name) {
+            Some(KernelTime { launches, time }) => format!(
+                "{launches:>9} {:>12.3} {:>6.1}%",
+                time.as_secs_f64() * 1e3,
+                100.0 * share(which, name)
+            ),
+            None => format!("{:>30}", "-"),
+        };
+        let short = name.rsplit("::").next().unwrap_or(name);
+        println!("{short:<18} {}   {}", cell(0), cell(1));
+    }
+    println!();
 }
