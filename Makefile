@@ -28,7 +28,7 @@ test: setup lint
 	$(CARGO) test --release --workspace --lib --bins --tests
 
 soak: setup
-	TESSERA_SOAK_FACTOR=10 PROPTEST_CASES=20000 $(CARGO) test --release --workspace --lib --bins --tests
+	TESSERA_SOAK_FACTOR=20 PROPTEST_CASES=5000 $(CARGO) test --release --workspace --lib --bins --tests
 
 fmt:
 	$(CARGO) fmt --all

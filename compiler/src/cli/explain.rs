@@ -1,4 +1,4 @@
-//! `tlc explain`: what the compiler knows of each kernel and what it made of it: proofs, memory, code.
+//! `tlc explain`: what the compiler knows of each kernel and what it made of it: proofs, memory, code; or what an error code means.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -7,12 +7,12 @@ use clap::Args;
 use tessera_artifact::CpuVariant;
 
 use super::build::Compile;
-use super::{MessageFormat, files};
+use super::{MessageFormat, USAGE_OR_IO, files, ledger};
 use crate::diag::Sink;
 use crate::driver;
 use crate::driver::manifest;
 use crate::source::SourceMap;
-use crate::tile::analysis::{Ledger, Proof};
+use crate::tile::analysis::Ledger;
 use crate::tile::ir::{Kernel, Space};
 
 #[derive(Args)]
@@ -22,12 +22,17 @@ pub(super) struct Explain {
     /// Only kernels whose name holds this text
     #[arg(long, short)]
     kernel: Option<String>,
-    /// Files, or directories to search
+    /// Files, or directories to search; or one error code, such as TL0301
     #[arg(required = true)]
     files: Vec<PathBuf>,
 }
 
 pub(super) fn run(arguments: &Explain, format: MessageFormat) -> ExitCode {
+    if let [word] = &arguments.files[..]
+        && let Some(code) = word.to_str().filter(|w| is_code(w))
+    {
+        return explain_code(code);
+    }
     let (options, map) = match (arguments.compile.options(), files::load(&arguments.files)) {
         (Ok(options), Ok(map)) => (options, map),
         (Err(code), _) | (_, Err(code)) => return code,
@@ -88,32 +93,7 @@ fn explain(kernel: &Kernel, ledger: &Ledger, map: &SourceMap) -> String {
             out.push_str(&format!("  {word:9} {}\n", list(named)));
         }
     }
-    let proofs = [
-        (Proof::Proved, "proved from extents and loop bounds"),
-        (
-            Proof::ByDims,
-            "proved from the dims' ranges, which a launch checks",
-        ),
-        (
-            Proof::ByHostCheck,
-            "proved from `requires`, which a launch checks",
-        ),
-        (Proof::Guarded, "guarded by a condition of the kernel"),
-        (Proof::Asserted, "asserted"),
-        (Proof::Oob, "masked, as `@oob` says"),
-    ];
-    for (proof, words) in proofs {
-        let entries: Vec<String> = (ledger.entries.iter())
-            .filter(|e| e.proof == proof)
-            .map(|e| {
-                let file = map.file(e.span.file);
-                format!("{} (line {})", e.what, file.line_col(e.span.start).0)
-            })
-            .collect();
-        if !entries.is_empty() {
-            out.push_str(&format!("  accesses  {}: {}\n", words, list(entries)));
-        }
-    }
+    out.push_str(&ledger::accesses(ledger, map));
     out
 }
 
@@ -146,4 +126,31 @@ fn code(
         }
     }
     out
+}
+
+/// The index is part of the program, so that its pages are those of this compiler.
+const INDEX: &str = include_str!("../../../docs/errors.md");
+
+fn is_code(word: &str) -> bool {
+    (word.strip_prefix("TL")).is_some_and(|n| n.len() == 4 && n.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// Prints the page of one error code.
+fn explain_code(code: &str) -> ExitCode {
+    let page = INDEX.split("\n## ").find(|page| {
+        page.strip_prefix(code)
+            .is_some_and(|rest| rest.starts_with(':'))
+    });
+    match page {
+        Some(page) => {
+            super::print(&format!("{}\n", page.trim_end()));
+            ExitCode::SUCCESS
+        }
+        None => {
+            eprintln!(
+                "error: `{code}` is not an error code of this compiler: they are listed in docs/errors.md"
+            );
+            ExitCode::from(USAGE_OR_IO)
+        }
+    }
 }

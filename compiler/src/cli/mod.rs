@@ -13,6 +13,7 @@ mod doctor;
 mod explain;
 mod files;
 mod fmt;
+mod ledger;
 #[cfg(feature = "llvm")]
 mod run;
 #[cfg(feature = "llvm")]
@@ -56,6 +57,9 @@ enum Command {
     Test(test::Test),
     /// Report everything that is wrong with .tl files
     Check {
+        /// Print what was proved of each kernel, and how
+        #[arg(long, short)]
+        verbose: bool,
         /// Files, or directories to search
         #[arg(required = true)]
         files: Vec<PathBuf>,
@@ -98,7 +102,7 @@ pub fn main() -> ExitCode {
         Command::Run(arguments) => run::run(&arguments, format),
         #[cfg(feature = "llvm")]
         Command::Test(arguments) => test::run(&arguments, format),
-        Command::Check { files } => check::run(&files, format),
+        Command::Check { verbose, files } => check::run(&files, verbose, format),
         Command::Fmt { check, files } => fmt::run(&files, check, format),
         Command::Doctor => doctor::run(format),
     }

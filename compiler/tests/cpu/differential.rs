@@ -1,6 +1,6 @@
 //! Random programs: compiled code gives the interpreter's bits.
 //!
-//! `PROPTEST_CASES` sets how many of each kind; a failing program is shrunk to a small one.
+//! `TESSERA_SOAK_FACTOR` multiplies how many; a failing program is shrunk to a small one.
 
 use crate::harness::agree;
 use proptest::prelude::*;
@@ -11,11 +11,9 @@ use tessera_compiler::tile::pass;
 const CASES: u32 = 100;
 
 fn config() -> ProptestConfig {
-    let cases = std::env::var("PROPTEST_CASES")
-        .ok()
-        .and_then(|n| n.parse().ok());
+    let factor = std::env::var("TESSERA_SOAK_FACTOR").ok();
     ProptestConfig {
-        cases: cases.unwrap_or(CASES),
+        cases: CASES * factor.and_then(|n| n.parse().ok()).unwrap_or(1),
         failure_persistence: None,
         max_shrink_iters: 200,
         ..ProptestConfig::default()

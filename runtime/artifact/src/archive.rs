@@ -415,12 +415,8 @@ mod tests {
     }
 
     fn mutations() -> usize {
-        // `make soak` raises it with everything else.
-        std::env::var("PROPTEST_CASES")
-            .ok()
-            .and_then(|n| n.parse().ok())
-            .unwrap_or(0)
-            .max(1000)
+        let factor = std::env::var("TESSERA_SOAK_FACTOR").ok();
+        1000 * factor.and_then(|n| n.parse().ok()).unwrap_or(1)
     }
 
     #[test]

@@ -60,12 +60,10 @@ proptest! {
     }
 }
 
-/// `PROPTEST_CASES` where it is set.
+/// `TESSERA_SOAK_FACTOR` times as many where it is set.
 fn cases() -> u32 {
-    std::env::var("PROPTEST_CASES")
-        .ok()
-        .and_then(|v| v.parse().ok())
-        .unwrap_or(300)
+    let factor = std::env::var("TESSERA_SOAK_FACTOR").ok();
+    300 * factor.and_then(|v| v.parse().ok()).unwrap_or(1)
 }
 
 fn after(pass: fn(&mut Kernel), text: &str) -> String {
