@@ -99,12 +99,12 @@ pub fn expand(kernel: &ir::Kernel) -> Result<ir::Kernel, Box<Diagnostic>> {
     rewritten(kernel, pass::pipeline_meaning)
 }
 
-/// The rewrites for CPUs; the interpreter gives the same bits before and after.
+/// The rewrites before code, the same for CPUs and GPUs; the interpreter gives the same bits before and after.
 ///
 /// # Errors
 /// A fault of a pass, or a network of roles that has no sequential order.
-pub fn optimise_for_cpu(kernel: &ir::Kernel) -> Result<ir::Kernel, Box<Diagnostic>> {
-    rewritten(kernel, pass::pipeline_cpu)
+pub fn optimise(kernel: &ir::Kernel) -> Result<ir::Kernel, Box<Diagnostic>> {
+    rewritten(kernel, pass::pipeline_code)
 }
 
 fn rewritten(
@@ -240,7 +240,7 @@ mod native {
 
     /// The same arithmetic as on CPUs, so that the bits are equal; `threads`, shared and scratch memory are of a CTA.
     fn gpu_code(kernel: &ir::Kernel, mlir: &MlirContext) -> Result<Code, Box<Diagnostic>> {
-        let kernel = expand(kernel)?;
+        let kernel = optimise(kernel)?;
         let mut emitted = mlir::gpu::emit(mlir.melior(), &kernel, &SM_90A)?;
         let fault = |error: CodegenError| Box::new(internal(&kernel, &error.to_string()));
         mlir.lower(&mut emitted.module, Lowering::Nvptx)
@@ -261,7 +261,7 @@ mod native {
         variant: CpuVariant,
         mlir: &MlirContext,
     ) -> Result<Code, Box<Diagnostic>> {
-        let kernel = optimise_for_cpu(kernel)?;
+        let kernel = optimise(kernel)?;
         let mut emitted = mlir::cpu::emit(mlir.melior(), &kernel, variant)?;
         let fault = |error: CodegenError| Box::new(internal(&kernel, &error.to_string()));
         mlir.lower(&mut emitted.module, Lowering::Cpu)
@@ -372,14 +372,14 @@ mod native {
     ) -> Result<String, Box<Diagnostic>> {
         let text = match stage {
             Dump::Tile => return Ok(tile::print::print(kernel)),
-            Dump::TileOptimised => return Ok(tile::print::print(&optimise_for_cpu(kernel)?)),
+            Dump::TileOptimised => return Ok(tile::print::print(&optimise(kernel)?)),
             Dump::Ptx => {
                 let code = gpu_code(kernel, &MlirContext::new())?;
                 return Ok(String::from_utf8_lossy(&code.bytes).into_owned());
             }
             other => other,
         };
-        let kernel = optimise_for_cpu(kernel)?;
+        let kernel = optimise(kernel)?;
         let mlir = MlirContext::new();
         let mut emitted = mlir::cpu::emit(mlir.melior(), &kernel, variant)?;
         let fault = |error: CodegenError| Box::new(internal(&kernel, &error.to_string()));

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use serde_json::json;
 use tessera_device::cpu::features;
-use tessera_device::cuda::driver;
+use tessera_device::cuda;
 
 use super::MessageFormat;
 use crate::target::nvptx::SM_90A;
@@ -167,7 +167,7 @@ fn ptxas() -> Check {
 }
 
 fn cuda() -> Check {
-    let outcome = driver::find().map_err(|e| e.to_string()).map(|driver| {
+    let outcome = cuda::find().map_err(|e| e.to_string()).map(|driver| {
         let gpus: Vec<String> = driver
             .gpus
             .iter()

@@ -246,7 +246,7 @@ fn prepare(
             }
         };
     let meaning = lowered(driver::expand)?;
-    let optimised = lowered(driver::optimise_for_cpu)?;
+    let optimised = lowered(driver::optimise)?;
     let mut compiled = vec![];
     if cpu {
         let variants: Vec<CpuVariant> = options

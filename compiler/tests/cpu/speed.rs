@@ -280,7 +280,7 @@ fn compile_speed() {
             })
             .collect();
         let mut kernel = generate::program(&choices, generate::Features::ALL).kernel;
-        pass::pipeline_cpu(&mut kernel).unwrap();
+        pass::pipeline_code(&mut kernel).unwrap();
         kernels.push(kernel);
     }
     let mut totals = [0.0; 4];

@@ -47,13 +47,9 @@ fn every_kernel_assembles_without_spills() {
     assert!(kernels.len() > 40, "{} instances", kernels.len());
     let mut spills = BTreeMap::new();
     for kernel in &kernels {
-        let kernel = driver::expand(kernel).unwrap();
-        let compiled = match compile(&kernel) {
-            Ok(compiled) => compiled,
-            // Roles are not fused for the GPU yet, and refused with their place.
-            Err(d) if d.code == "TL0902" && !kernel.channels.is_empty() => continue,
-            Err(d) => panic!("{}: {}: {}", kernel.name, d.code, d.message),
-        };
+        let kernel = driver::optimise(kernel).unwrap();
+        let compiled = compile(&kernel)
+            .unwrap_or_else(|d| panic!("{}: {}: {}", kernel.name, d.code, d.message));
         assert_eq!(compiled.count(".local"), 0, "{}", kernel.name);
         for approximate in [
             "ex2.approx",

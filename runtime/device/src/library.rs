@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tessera_artifact::{Archive, ArchiveError, KernelEntry};
 
 use crate::cpu::{CpuDevice, CpuKernel, CpuLoadError, CpuOptions, Objects};
+use crate::cuda::driver::Gpu;
 use crate::cuda::{CudaDevice, CudaError, CudaKernel, CudaOptions};
 use crate::launch::{Arg, LaunchError, Request, Signature, argument_names, describe_all};
 use crate::profile::{KernelTime, Profiler};
@@ -42,6 +43,14 @@ impl Device {
 
     pub fn cuda_with(options: CudaOptions) -> Result<Self, CudaError> {
         Ok(Device::Cuda(Arc::new(CudaDevice::new(options)?)))
+    }
+
+    /// A GPU of the caller's: an emulator.
+    ///
+    /// # Errors
+    /// As [`Device::cuda`].
+    pub fn cuda_on(gpu: Arc<dyn Gpu>, options: CudaOptions) -> Result<Self, CudaError> {
+        Ok(Device::Cuda(Arc::new(CudaDevice::on(gpu, options)?)))
     }
 
     /// Where tensors must be for this device to use them.

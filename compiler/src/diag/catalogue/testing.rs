@@ -160,7 +160,7 @@ pub fn no_sequence(span: Span, kernel: &str, why: &str) -> Diagnostic {
     Diagnostic::error(
         "TL0991",
         span,
-        format!("kernel `{kernel}` cannot be compiled for a CPU"),
+        format!("kernel `{kernel}` cannot be compiled"),
     )
     .note(why.to_owned())
 }

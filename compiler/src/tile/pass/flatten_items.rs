@@ -30,7 +30,7 @@ pub fn flatten_items(kernel: &mut Kernel) -> Result<(), PassError> {
     {
         return Err(unsupported(
             kernel.op(op).span,
-            "nothing can follow the loop over the items on a CPU",
+            "nothing can follow the loop over the items in compiled code",
         ));
     }
     let OpKind::ForItems { body: items } = kernel.op(ops[at]).kind else {

@@ -1,4 +1,4 @@
-//! A network of roles becomes one sequential program, for CPUs.
+//! A network of roles becomes one sequential program.
 //!
 //! Every copy of every role is a part with values and tiles of its own. Parts run in declaration order, each until it must wait for
 //! a channel; loops that hold channel ops run together with those of the other parts that have the same bounds. A `put` becomes a

@@ -1,10 +1,9 @@
 //! Rewrites of the tile IR, one per file; each keeps the bits of every result (tested: the interpreter before = after).
 //!
-//! [`pipeline_meaning`] is what the interpreter and every back end need; [`pipeline_cpu`] and [`pipeline_gpu`] contain it and go on.
+//! [`pipeline_meaning`] is what the interpreter needs; [`pipeline_code`], for every back end, contains it and goes on.
 
 mod clone;
 mod dead_tiles;
-mod expand_casts;
 mod expand_math;
 mod flatten_items;
 mod fuse_maps;
@@ -15,7 +14,6 @@ mod rewrite;
 mod simplify;
 
 pub use dead_tiles::dead_tiles;
-pub use expand_casts::expand_casts;
 pub use expand_math::expand_math;
 pub use flatten_items::flatten_items;
 pub use fuse_maps::{forward_stores, fuse_maps};
@@ -85,12 +83,12 @@ pub fn pipeline_meaning(kernel: &mut Kernel) -> Result<(), PassError> {
     run(kernel, &[pass!(expand_math)])
 }
 
-/// What the CPU emitter takes: no roles, no items, maps fused.
-pub fn pipeline_cpu(kernel: &mut Kernel) -> Result<(), PassError> {
-    run(kernel, CPU)
+/// What the emitters take, for CPUs and GPUs alike: no roles, no items, maps fused.
+pub fn pipeline_code(kernel: &mut Kernel) -> Result<(), PassError> {
+    run(kernel, CODE)
 }
 
-const CPU: &[(&str, Pass)] = &[
+const CODE: &[(&str, Pass)] = &[
     ("fuse_roles", fuse_roles),
     ("flatten_items", flatten_items),
     pass!(legalize_small_floats),
@@ -99,24 +97,6 @@ const CPU: &[(&str, Pass)] = &[
     pass!(hoist),
     pass!(fuse_maps),
     // Equal coordinates of maps that have become one are one value again.
-    pass!(simplify),
-    pass!(forward_stores),
-    pass!(dead_tiles),
-    pass!(simplify),
-];
-
-/// What the GPU emitter takes: roles and items stay, casts are bit operations.
-pub fn pipeline_gpu(kernel: &mut Kernel) -> Result<(), PassError> {
-    run(kernel, GPU)
-}
-
-const GPU: &[(&str, Pass)] = &[
-    pass!(legalize_small_floats),
-    pass!(expand_math),
-    pass!(expand_casts),
-    pass!(simplify),
-    pass!(hoist),
-    pass!(fuse_maps),
     pass!(simplify),
     pass!(forward_stores),
     pass!(dead_tiles),

@@ -45,18 +45,16 @@ proptest! {
         let mut meaning = program.kernel.clone();
         pipeline_meaning(&mut meaning).unwrap_or_else(|e| panic!("{e}"));
         for (name, pass) in [
-            pass!(legalize_small_floats), pass!(expand_casts), pass!(simplify), pass!(hoist), pass!(fuse_maps),
+            pass!(legalize_small_floats), pass!(simplify), pass!(hoist), pass!(fuse_maps),
             pass!(forward_stores), pass!(dead_tiles), ("fuse_roles", fuse_roles as Pass),
         ] {
             let mut after = meaning.clone();
             pass(&mut after).unwrap_or_else(|e| panic!("{name}: {e}\n{text}"));
             same_results(name, &meaning, &after, &program.args);
         }
-        for (name, pipeline) in [("pipeline_cpu", pipeline_cpu as Pass), ("pipeline_gpu", pipeline_gpu as Pass)] {
-            let mut after = program.kernel.clone();
-            pipeline(&mut after).unwrap_or_else(|e| panic!("{name}: {e}\n{text}"));
-            same_results(name, &meaning, &after, &program.args);
-        }
+        let mut after = program.kernel.clone();
+        pipeline_code(&mut after).unwrap_or_else(|e| panic!("{e}\n{text}"));
+        same_results("pipeline_code", &meaning, &after, &program.args);
     }
 }
 
@@ -120,7 +118,7 @@ fn maps_fuse_and_tiles_vanish() {
     }
 ",
     );
-    assert_eq!(after(|k| pipeline_cpu(k).unwrap(), &text), expected);
+    assert_eq!(after(|k| pipeline_code(k).unwrap(), &text), expected);
 }
 
 #[test]
@@ -138,7 +136,7 @@ fn maps_that_read_neighbours_stay_apart() {
     }
 ",
     );
-    assert_eq!(after(|k| pipeline_cpu(k).unwrap(), &text), text);
+    assert_eq!(after(|k| pipeline_code(k).unwrap(), &text), text);
 }
 
 #[test]
@@ -216,8 +214,8 @@ fn network_args() -> Args {
 fn networks_become_sequential() {
     let before = parse(NETWORK).unwrap();
     let mut after = before.clone();
-    pipeline_cpu(&mut after).unwrap_or_else(|e| panic!("{e}"));
-    same_results("pipeline_cpu", &before, &after, &network_args());
+    pipeline_code(&mut after).unwrap_or_else(|e| panic!("{e}"));
+    same_results("pipeline_code", &before, &after, &network_args());
     assert!(!after.launch.persistent);
     for op in after.live_ops() {
         let kind = &after.op(op).kind;

@@ -25,6 +25,7 @@ fn float(x: u64, ty: Ty) -> f64 {
 }
 
 /// The arithmetic of one type: `f32` results are rounded once, by `f32` operations.
+#[inline(always)]
 pub fn compute(kind: Kind, ty: Ty, v: &[u64]) -> Result<u64, String> {
     match ty {
         Ty::F(32) => Ok(canonical32(f32_op(kind, v)?)),
@@ -48,6 +49,7 @@ fn canonical64(x: f64) -> u64 {
 
 macro_rules! float_op {
     ($name:ident, $ty:ty, $bits:ty) => {
+        #[inline(always)]
         fn $name(kind: Kind, v: &[u64]) -> Result<$ty, String> {
             let x = |i: usize| <$ty>::from_bits(v[i] as $bits);
             // +0 is the greater zero; without `.NaN`, a NaN loses.
@@ -80,6 +82,7 @@ macro_rules! float_op {
 float_op!(f32_op, f32, u32);
 float_op!(f64_op, f64, u64);
 
+#[inline(always)]
 fn int_op(kind: Kind, ty: Ty, v: &[u64]) -> Result<u64, String> {
     let bits = ty.bits();
     let is_signed = matches!(ty, Ty::S(_));
@@ -145,6 +148,7 @@ fn int_op(kind: Kind, ty: Ty, v: &[u64]) -> Result<u64, String> {
     } & mask(bits))
 }
 
+#[inline(always)]
 pub fn compare(op: Compare, ty: Ty, a: u64, b: u64) -> bool {
     use Compare::*;
     let bits = ty.bits();
@@ -153,23 +157,27 @@ pub fn compare(op: Compare, ty: Ty, a: u64, b: u64) -> bool {
         Ty::S(_) => Some(signed(a, bits).cmp(&signed(b, bits))),
         _ => Some((a & mask(bits)).cmp(&(b & mask(bits)))),
     };
-    let is = |want: &[Ordering]| order.is_some_and(|o| want.contains(&o));
-    let (less, same, more) = (Ordering::Less, Ordering::Equal, Ordering::Greater);
+    let (less, same, more, unordered) = match order {
+        Some(Ordering::Less) => (true, false, false, false),
+        Some(Ordering::Equal) => (false, true, false, false),
+        Some(Ordering::Greater) => (false, false, true, false),
+        None => (false, false, false, true),
+    };
     match op {
-        Eq => is(&[same]),
-        Ne => is(&[less, more]),
-        Lt => is(&[less]),
-        Le => is(&[less, same]),
-        Gt => is(&[more]),
-        Ge => is(&[more, same]),
-        Num => order.is_some(),
-        Nan => order.is_none(),
-        Equ => order.is_none() || is(&[same]),
-        Neu => order.is_none() || is(&[less, more]),
-        Ltu => order.is_none() || is(&[less]),
-        Leu => order.is_none() || is(&[less, same]),
-        Gtu => order.is_none() || is(&[more]),
-        Geu => order.is_none() || is(&[more, same]),
+        Eq => same,
+        Ne => less | more,
+        Lt => less,
+        Le => less | same,
+        Gt => more,
+        Ge => more | same,
+        Num => !unordered,
+        Nan => unordered,
+        Equ => same | unordered,
+        Neu => !same,
+        Ltu => less | unordered,
+        Leu => !more,
+        Gtu => more | unordered,
+        Geu => !less,
     }
 }
 

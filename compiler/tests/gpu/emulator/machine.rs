@@ -1,15 +1,15 @@
-//! Runs a program CTA by CTA, thread after thread up to the next barrier, and holds it to rules that a GPU does not check: no access
-//! outside an allocation, no two threads at one byte of shared memory between barriers unless both read, every thread at the same
-//! barrier, no address that is not a multiple of the access.
+//! Runs a program CTA by CTA. Threads at the same instruction take it together, those that are behind first; any order would do. It is held
+//! to rules that a GPU does not check: no access outside an allocation, no two threads at one byte of shared memory between barriers unless
+//! both read, every thread at the same barrier, no address that is not a multiple of the access.
 
 use super::alu;
-use super::ptx::{Instruction, Kind, Operand, Program, Rmw, Space, Ty};
+use super::ptx::{CTA, CTAS, Instruction, Kind, Program, Rmw, Space, THREAD, Ty};
 use std::collections::BTreeMap;
 
 const WARP: usize = 32;
 /// Of all threads of a launch together: beyond it, it hangs.
 const LIMIT: u64 = 20_000_000_000;
-/// A thread that spins lets the others go on after so many instructions.
+/// Threads that spin let the others go on after so many instructions.
 const TURN: u64 = 1_000_000;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -18,12 +18,6 @@ enum State {
     Barrier,
     Shuffle,
     Done,
-}
-
-struct Thread {
-    at: usize,
-    registers: Vec<u64>,
-    state: State,
 }
 
 /// Who touched a byte of shared memory, and after which barrier.
@@ -48,101 +42,165 @@ pub struct Launch<'l> {
 struct Cta<'l> {
     launch: &'l Launch<'l>,
     number: u32,
-    threads: Vec<Thread>,
+    /// Of each thread: its next instruction, and whether it can go on.
+    at: Vec<usize>,
+    state: Vec<State>,
+    /// Of each register, all threads.
+    registers: Vec<u64>,
+    /// Results of one instruction.
+    results: Vec<u64>,
     shared: Vec<u8>,
     touched: Vec<Touched>,
     epoch: u32,
+    /// The allocation of the last access: start and end.
+    allocation: (u64, u64),
 }
 
+/// A breach of the rules, and whose.
+type Breach = (usize, String);
+
 impl Launch<'_> {
-    pub fn run(&self) -> Result<u64, String> {
-        let words = self.params.len();
-        if words < self.program.param_bytes {
+    pub fn run(&self) -> Result<(), String> {
+        let bytes = self.params.len();
+        if bytes != self.program.param_bytes {
             return Err(format!(
-                "{words} bytes of arguments for {}",
+                "{bytes} bytes of arguments for {}",
                 self.program.param_bytes
             ));
         }
         let mut steps = 0;
         for number in 0..self.ctas {
-            let threads = (0..self.program.threads)
-                .map(|_| Thread {
-                    at: 0,
-                    registers: vec![0xdead_beef_dead_beef; self.program.registers],
-                    state: State::Ready,
-                })
-                .collect();
-            let mut cta = Cta {
-                launch: self,
-                number,
-                threads,
-                shared: vec![0xa5; self.shared_bytes],
-                touched: vec![Touched::default(); self.shared_bytes],
-                epoch: 1,
-            };
-            cta.run(&mut steps)?;
+            Cta::new(self, number).run(&mut steps)?;
         }
-        Ok(steps)
+        Ok(())
     }
 }
 
-impl Cta<'_> {
+impl<'l> Cta<'l> {
+    fn new(launch: &'l Launch<'l>, number: u32) -> Self {
+        let program = launch.program;
+        let n = program.threads as usize;
+        let mut registers = vec![0xdead_beef_dead_beef; program.registers * n];
+        for thread in 0..n {
+            registers[THREAD * n + thread] = thread as u64;
+        }
+        registers[CTA * n..][..n].fill(u64::from(number));
+        registers[CTAS * n..][..n].fill(u64::from(launch.ctas));
+        for &(register, x) in &program.constants {
+            registers[register * n..][..n].fill(x);
+        }
+        Cta {
+            launch,
+            number,
+            at: vec![0; n],
+            state: vec![State::Ready; n],
+            registers,
+            results: vec![0; n],
+            shared: vec![0xa5; launch.shared_bytes],
+            touched: vec![Touched::default(); launch.shared_bytes],
+            epoch: 1,
+            allocation: (0, 0),
+        }
+    }
+
     fn run(&mut self, steps: &mut u64) -> Result<(), String> {
+        let mut spins = false;
         loop {
-            let mut moved = false;
-            for thread in 0..self.threads.len() {
-                if self.threads[thread].state == State::Ready {
-                    moved = true;
-                    self.turn(thread, steps)?;
+            let ready = || {
+                let places = self.at.iter().zip(&self.state);
+                places.filter(|p| *p.1 == State::Ready).map(|p| *p.0)
+            };
+            let (behind, ahead) = (ready().min(), ready().max());
+            let (Some(behind), Some(ahead)) = (behind, ahead) else {
+                let moved = self.shuffle()? | self.meet()?;
+                if self.state.iter().all(|s| *s == State::Done) {
+                    return Ok(());
                 }
-            }
-            moved |= self.shuffle()?;
-            moved |= self.meet()?;
-            if self.threads.iter().all(|t| t.state == State::Done) {
-                return Ok(());
-            }
-            if !moved {
-                return Err("threads wait for each other for ever".to_owned());
-            }
+                if !moved {
+                    return Err("threads wait for each other for ever".to_owned());
+                }
+                continue;
+            };
+            // Up to where others stand, to go on with them; those who spin are passed over for a turn.
+            let (at, stop) = match spins {
+                false => (behind, ready().filter(|&a| a > behind).min()),
+                true => (ahead, None),
+            };
+            let active: Vec<usize> = (0..self.at.len())
+                .filter(|&t| self.state[t] == State::Ready && self.at[t] == at)
+                .collect();
+            spins = !self.advance(active, at, stop.unwrap_or(usize::MAX), steps)?;
             if *steps > LIMIT {
                 return Err(format!("not over after {LIMIT} instructions"));
             }
         }
     }
 
-    fn turn(&mut self, thread: usize, steps: &mut u64) -> Result<(), String> {
+    /// Runs threads together until they part, stop or reach `stop`; false if their turn was over first.
+    fn advance(
+        &mut self,
+        active: Vec<usize>,
+        mut at: usize,
+        stop: usize,
+        steps: &mut u64,
+    ) -> Result<bool, String> {
         let program = self.launch.program;
         let mut left = TURN;
-        while self.threads[thread].state == State::Ready && left > 0 {
+        while at < stop && left > 0 {
             left -= 1;
-            *steps += 1;
-            let at = self.threads[thread].at;
-            let Some(instruction) = program.code.get(at) else {
-                return Err("the code has no end".to_owned());
+            *steps += active.len() as u64;
+            let i = program.code.get(at).ok_or("the code has no end")?;
+            let (doing, not) = match i.guard {
+                None => (None, vec![]),
+                Some((predicate, wanted)) => {
+                    let n = self.at.len();
+                    let holds = |t: &usize| (self.registers[predicate * n + *t] & 1 == 1) == wanted;
+                    let (doing, not): (Vec<_>, Vec<_>) = active.iter().partition(|t| holds(t));
+                    (Some(doing), not)
+                }
             };
-            self.step(thread, instruction).map_err(|what| {
-                format!(
-                    "thread {thread} of CTA {}: `{}`: {what}",
-                    self.number, instruction.text
-                )
-            })?;
+            let doing = doing.as_ref().unwrap_or(&active);
+            let (next, state) = match i.kind {
+                Kind::Branch => (i.target, State::Ready),
+                Kind::Return => (at, State::Done),
+                Kind::Barrier => (at, State::Barrier),
+                Kind::ShuffleDown => (at, State::Shuffle),
+                _ => {
+                    self.execute(i, doing).map_err(|(thread, what)| {
+                        format!(
+                            "thread {thread} of CTA {}: `{}`: {what}",
+                            self.number, i.text
+                        )
+                    })?;
+                    at += 1;
+                    continue;
+                }
+            };
+            if doing.is_empty() {
+                at += 1;
+            } else if not.is_empty() && state == State::Ready {
+                at = next;
+            } else {
+                for &t in doing {
+                    (self.at[t], self.state[t]) = (next, state);
+                }
+                for &t in &not {
+                    self.at[t] = at + 1;
+                }
+                return Ok(true);
+            }
         }
-        Ok(())
+        for &t in &active {
+            self.at[t] = at;
+        }
+        Ok(left > 0)
     }
 
     /// All threads of the CTA at one barrier: on they go.
     fn meet(&mut self) -> Result<bool, String> {
-        let waiting = self
-            .threads
-            .iter()
-            .filter(|t| t.state == State::Barrier)
-            .count();
-        let done = self
-            .threads
-            .iter()
-            .filter(|t| t.state == State::Done)
-            .count();
-        if waiting == 0 || waiting + done < self.threads.len() {
+        let count = |state| self.state.iter().filter(|s| **s == state).count();
+        let (waiting, done) = (count(State::Barrier), count(State::Done));
+        if waiting == 0 || waiting + done < self.state.len() {
             return Ok(false);
         }
         if done > 0 {
@@ -150,13 +208,12 @@ impl Cta<'_> {
                 "{done} threads ended, and {waiting} wait at a barrier"
             ));
         }
-        let at = self.threads[0].at;
-        if self.threads.iter().any(|t| t.at != at) {
+        if self.at.iter().any(|&at| at != self.at[0]) {
             return Err("threads wait at different barriers".to_owned());
         }
-        for thread in &mut self.threads {
-            thread.at += 1;
-            thread.state = State::Ready;
+        for (at, state) in self.at.iter_mut().zip(&mut self.state) {
+            *at += 1;
+            *state = State::Ready;
         }
         self.epoch += 1;
         Ok(true)
@@ -164,101 +221,96 @@ impl Cta<'_> {
 
     /// Warps whose threads are all at one shuffle exchange their values.
     fn shuffle(&mut self) -> Result<bool, String> {
+        let n = self.at.len();
         let mut any = false;
-        for first in (0..self.threads.len()).step_by(WARP) {
-            let warp = &self.threads[first..first + WARP];
-            if warp.iter().any(|t| t.state != State::Shuffle) {
+        for first in (0..n).step_by(WARP) {
+            if (self.state[first..first + WARP].iter()).any(|s| *s != State::Shuffle) {
                 continue;
             }
-            let at = warp[0].at;
-            if warp.iter().any(|t| t.at != at) {
+            let at = self.at[first];
+            if self.at[first..first + WARP].iter().any(|&a| a != at) {
                 return Err("threads of a warp wait at different shuffles".to_owned());
             }
             any = true;
-            let instruction = &self.launch.program.code[at];
-            let &[Operand::Register(to), value, distance, ..] = &instruction.operands[..] else {
-                return Err(format!("`{}`", instruction.text));
-            };
-            let values: Vec<u64> = (first..first + WARP).map(|t| self.read(t, value)).collect();
+            let i = &self.launch.program.code[at];
+            let to = i.to.ok_or_else(|| format!("`{}`", i.text))?;
+            let [value, distance, _] = i.from;
+            let values = self.registers[value * n + first..][..WARP].to_vec();
             for lane in 0..WARP {
-                let from = lane + self.read(first + lane, distance) as usize;
+                let from = lane + self.registers[distance * n + first + lane] as usize;
                 // Past the end a lane keeps its own.
                 let value = values.get(from).unwrap_or(&values[lane]) & 0xffff_ffff;
-                let thread = &mut self.threads[first + lane];
-                thread.registers[to] = value;
-                thread.at += 1;
-                thread.state = State::Ready;
+                self.registers[to * n + first + lane] = value;
+                self.at[first + lane] += 1;
+                self.state[first + lane] = State::Ready;
             }
         }
         Ok(any)
     }
 
-    fn read(&self, thread: usize, operand: Operand) -> u64 {
-        match operand {
-            Operand::Register(r) => self.threads[thread].registers[r],
-            Operand::Immediate(x) => x,
-            Operand::Thread => thread as u64,
-            Operand::Cta => u64::from(self.number),
-            Operand::Ctas => u64::from(self.launch.ctas),
-            Operand::Memory { base, offset } => {
-                let base = base.map_or(0, |b| self.threads[thread].registers[b]);
-                base.wrapping_add(offset as u64)
-            }
-            Operand::Label(_) => 0,
+    fn execute(&mut self, i: &Instruction, threads: &[usize]) -> Result<(), Breach> {
+        use Ty::{F, Pred, S, U};
+        // The same function; named here, it is compiled for its kind and type alone.
+        macro_rules! compute {
+            ($($kind:ident of $ty:pat => $as:expr,)*) => {
+                match (i.kind, i.ty) {
+                    $((Kind::$kind, $ty) => {
+                        self.each(i, threads, |v| alu::compute(Kind::$kind, $as, &v))
+                    })*
+                    (kind, Pred) => {
+                        self.each(i, threads, |v| Ok(alu::compute(kind, U(1), &v)? & 1))
+                    }
+                    (kind, ty) => self.each(i, threads, |v| alu::compute(kind, ty, &v)),
+                }
+            };
         }
-    }
-
-    fn step(&mut self, thread: usize, i: &Instruction) -> Result<(), String> {
-        let go = match i.guard {
-            Some((predicate, wanted)) => {
-                (self.threads[thread].registers[predicate] & 1 == 1) == wanted
-            }
-            None => true,
-        };
-        if !go {
-            self.threads[thread].at += 1;
-            return Ok(());
-        }
-        let v = |n: usize| match i.operands.get(n) {
-            Some(&operand) => self.read(thread, operand),
-            None => 0,
-        };
-        let mut next = self.threads[thread].at + 1;
-        let mut result = None;
+        let bits = i.ty.bits();
         match i.kind {
-            Kind::Branch => match i.operands.first() {
-                Some(Operand::Label(label)) => next = *label,
-                _ => return Err("no label".to_owned()),
+            Kind::Fence => Ok(()),
+            Kind::Set(op) => match i.ty {
+                U(32) => self.each(i, threads, |v| {
+                    Ok(u64::from(alu::compare(op, U(32), v[0], v[1])))
+                }),
+                S(64) => self.each(i, threads, |v| {
+                    Ok(u64::from(alu::compare(op, S(64), v[0], v[1])))
+                }),
+                F(32) => self.each(i, threads, |v| {
+                    Ok(u64::from(alu::compare(op, F(32), v[0], v[1])))
+                }),
+                ty => self.each(i, threads, |v| {
+                    Ok(u64::from(alu::compare(op, ty, v[0], v[1])))
+                }),
             },
-            Kind::Return => {
-                self.threads[thread].state = State::Done;
-                return Ok(());
+            Kind::Select => self.each(i, threads, |v| Ok(if v[2] & 1 == 1 { v[0] } else { v[1] })),
+            Kind::Move => self.each(i, threads, |v| Ok(v[0] & alu::mask(bits))),
+            Kind::Extract(from) => self.each(i, threads, |v| Ok(v[0] >> from & alu::mask(bits))),
+            Kind::Insert(0) => self.each(i, threads, |v| Ok(v[1] & alu::mask(bits))),
+            Kind::Insert(from) => {
+                self.each(i, threads, |v| Ok(v[0] | (v[1] & alu::mask(bits)) << from))
             }
-            Kind::Barrier => {
-                self.threads[thread].state = State::Barrier;
-                return Ok(());
+            Kind::Convert(from, round) => {
+                self.each(i, threads, |v| alu::convert(i.ty, from, round, v[0]))
             }
-            Kind::ShuffleDown => {
-                self.threads[thread].state = State::Shuffle;
-                return Ok(());
-            }
-            Kind::Fence => {}
-            Kind::Set(op) => result = Some(u64::from(alu::compare(op, i.ty, v(1), v(2)))),
-            Kind::Select => result = Some(if v(3) & 1 == 1 { v(1) } else { v(2) }),
-            Kind::Move => result = Some(v(1) & alu::mask(i.ty.bits())),
-            Kind::Convert(from, round) => result = Some(alu::convert(i.ty, from, round, v(1))?),
             Kind::Load(space) => {
-                let bits = self.load(thread, space, v(1), i.ty, true)?;
-                result = Some(alu::extend(bits, i.ty));
+                let [address, ..] = i.from;
+                self.access(i, threads, |cta, t| {
+                    let address = cta.register(address, t).wrapping_add(i.offset);
+                    let bits = cta.load(t, space, address, i, true)?;
+                    Ok(Some(alu::extend(bits, i.ty)))
+                })
             }
-            Kind::Store(space) => self.store(thread, space, v(0), i.ty, v(1), true)?,
+            Kind::Store(space) => {
+                let [address, value, _] = i.from;
+                self.access(i, threads, |cta, t| {
+                    let address = cta.register(address, t).wrapping_add(i.offset);
+                    let value = cta.register(value, t);
+                    cta.store(t, space, address, i, value, true)?;
+                    Ok(None)
+                })
+            }
             Kind::Atomic(op) => {
-                let (address, value) = match i.operands.len() {
-                    2 => (v(0), v(1)),
-                    _ => (v(1), v(2)),
-                };
+                let [address, value, _] = i.from;
                 let space = space_of(&i.text);
-                let old = self.load(thread, space, address, i.ty, false)?;
                 let kind = match op {
                     Rmw::Add => Kind::Add,
                     Rmw::And => Kind::And,
@@ -266,35 +318,99 @@ impl Cta<'_> {
                     Rmw::Max => Kind::Max,
                     Rmw::Min => Kind::Min,
                 };
-                let new = alu::compute(kind, i.ty, &[old, value])?;
-                self.store(thread, space, address, i.ty, new, false)?;
-                if i.operands.len() > 2 {
-                    result = Some(old);
-                }
+                self.access(i, threads, |cta, t| {
+                    let address = cta.register(address, t).wrapping_add(i.offset);
+                    let old = cta.load(t, space, address, i, false)?;
+                    let operands = [old, cta.register(value, t), 0];
+                    let new = alu::compute(kind, i.ty, &operands)?;
+                    cta.store(t, space, address, i, new, false)?;
+                    Ok(i.to.map(|_| old))
+                })
             }
             Kind::Exchange => {
-                let (address, expected, new) = (v(1), v(2), v(3));
+                let [address, expected, new] = i.from;
                 let space = space_of(&i.text);
-                let old = self.load(thread, space, address, i.ty, false)?;
-                if old == expected & alu::mask(i.ty.bits()) {
-                    self.store(thread, space, address, i.ty, new, false)?;
-                }
-                result = Some(old);
+                self.access(i, threads, |cta, t| {
+                    let address = cta.register(address, t).wrapping_add(i.offset);
+                    let old = cta.load(t, space, address, i, false)?;
+                    if old == cta.register(expected, t) & alu::mask(bits) {
+                        let new = cta.register(new, t);
+                        cta.store(t, space, address, i, new, false)?;
+                    }
+                    Ok(Some(old))
+                })
             }
-            kind if i.ty == Ty::Pred => {
-                result = Some(alu::compute(kind, Ty::U(1), &[v(1), v(2)])? & 1);
-            }
-            kind => result = Some(alu::compute(kind, i.ty, &[v(1), v(2), v(3)])?),
+            _ => compute! {
+                Add of F(32) => F(32),
+                Sub of F(32) => F(32),
+                MulLow of F(32) => F(32),
+                Fma of F(32) => F(32),
+                Add of U(32) | S(32) => U(32),
+                Add of U(64) | S(64) => U(64),
+                MulLow of U(32) | S(32) => U(32),
+                MulLow of U(64) | S(64) => U(64),
+                MadLow of U(32) | S(32) => U(32),
+                And of U(32) => U(32),
+                And of U(64) => U(64),
+                Or of U(32) => U(32),
+                Or of U(64) => U(64),
+                Xor of U(32) => U(32),
+                Shl of U(32) => U(32),
+                Shl of U(64) => U(64),
+                Shr of U(32) => U(32),
+                Shr of U(64) => U(64),
+            },
         }
-        let thread = &mut self.threads[thread];
-        thread.at = next;
-        if let Some(result) = result {
-            match i.operands.first() {
-                Some(&Operand::Register(to)) => thread.registers[to] = result,
-                _ => return Err("no register for the result".to_owned()),
+    }
+
+    /// An instruction that touches nothing but registers.
+    fn each(
+        &mut self,
+        i: &Instruction,
+        threads: &[usize],
+        of: impl Fn([u64; 3]) -> Result<u64, String>,
+    ) -> Result<(), Breach> {
+        let n = self.at.len();
+        let to = i.to.ok_or((0, "no register for the result".to_owned()))?;
+        let [a, b, c] = i.from.map(|r| &self.registers[r * n..][..n]);
+        let results = &mut self.results[..n];
+        if threads.len() == n {
+            for t in 0..n {
+                results[t] = of([a[t], b[t], c[t]]).map_err(|what| (t, what))?;
+            }
+            self.registers[to * n..][..n].copy_from_slice(results);
+        } else {
+            for &t in threads {
+                results[t] = of([a[t], b[t], c[t]]).map_err(|what| (t, what))?;
+            }
+            for &t in threads {
+                self.registers[to * n + t] = results[t];
             }
         }
         Ok(())
+    }
+
+    /// An instruction that touches memory.
+    fn access(
+        &mut self,
+        i: &Instruction,
+        threads: &[usize],
+        of: impl Fn(&mut Self, usize) -> Result<Option<u64>, String>,
+    ) -> Result<(), Breach> {
+        let n = self.at.len();
+        for &t in threads {
+            let result = of(self, t).map_err(|what| (t, what))?;
+            match (result, i.to) {
+                (Some(result), Some(to)) => self.registers[to * n + t] = result,
+                (None, None) => {}
+                _ => return Err((t, "a result and no register, or none".to_owned())),
+            }
+        }
+        Ok(())
+    }
+
+    fn register(&self, register: usize, thread: usize) -> u64 {
+        self.registers[register * self.at.len() + thread]
     }
 
     // ---- memory -------------------------------------------------------------------------------------------
@@ -304,21 +420,16 @@ impl Cta<'_> {
         thread: usize,
         space: Space,
         address: u64,
-        ty: Ty,
+        i: &Instruction,
         plain: bool,
     ) -> Result<u64, String> {
-        let bytes = ty.bits() as usize / 8;
-        self.check(thread, space, address, bytes, false, plain)?;
+        let bytes = i.ty.bits() as usize / 8;
+        self.check(thread, space, address, i, false, plain)?;
+        let from = address as usize;
         let mut raw = [0u8; 8];
         match space {
-            Space::Param => {
-                let from = address as usize;
-                raw[..bytes].copy_from_slice(&self.launch.params[from..from + bytes]);
-            }
-            Space::Shared => {
-                let from = address as usize;
-                raw[..bytes].copy_from_slice(&self.shared[from..from + bytes]);
-            }
+            Space::Param => raw[..bytes].copy_from_slice(&self.launch.params[from..from + bytes]),
+            Space::Shared => raw[..bytes].copy_from_slice(&self.shared[from..from + bytes]),
             // SAFETY: `check` found the bytes in an allocation, which lives through the launch.
             Space::Global => unsafe {
                 std::ptr::copy_nonoverlapping(address as *const u8, raw.as_mut_ptr(), bytes);
@@ -332,19 +443,17 @@ impl Cta<'_> {
         thread: usize,
         space: Space,
         address: u64,
-        ty: Ty,
+        i: &Instruction,
         value: u64,
         plain: bool,
     ) -> Result<(), String> {
-        let bytes = ty.bits() as usize / 8;
-        self.check(thread, space, address, bytes, true, plain)?;
+        let bytes = i.ty.bits() as usize / 8;
+        self.check(thread, space, address, i, true, plain)?;
+        let to = address as usize;
         let raw = value.to_le_bytes();
         match space {
             Space::Param => return Err("a store to the arguments".to_owned()),
-            Space::Shared => {
-                let to = address as usize;
-                self.shared[to..to + bytes].copy_from_slice(&raw[..bytes]);
-            }
+            Space::Shared => self.shared[to..to + bytes].copy_from_slice(&raw[..bytes]),
             // SAFETY: as for loads; nobody else uses the allocation meanwhile.
             Space::Global => unsafe {
                 std::ptr::copy_nonoverlapping(raw.as_ptr(), address as *mut u8, bytes);
@@ -358,40 +467,35 @@ impl Cta<'_> {
         thread: usize,
         space: Space,
         address: u64,
-        bytes: usize,
+        i: &Instruction,
         write: bool,
         plain: bool,
     ) -> Result<(), String> {
-        if !address.is_multiple_of(bytes as u64) {
-            return Err(format!("address {address:#x} is no multiple of {bytes}"));
+        let bytes = u64::from(i.ty.bits() / 8);
+        if !address.is_multiple_of(i.align) {
+            return Err(format!(
+                "address {address:#x} is no multiple of {}",
+                i.align
+            ));
         }
-        let inside = |len: usize| {
-            address
-                .checked_add(bytes as u64)
-                .is_some_and(|e| e <= len as u64)
-        };
+        let end = address.checked_add(bytes).ok_or("an address of -1")?;
         match space {
-            Space::Param => match inside(self.launch.params.len()) {
-                true => Ok(()),
-                false => Err(format!("argument byte {address}")),
-            },
-            Space::Shared => {
-                if !inside(self.shared.len()) {
-                    return Err(format!(
-                        "byte {address} of {} shared ones",
-                        self.shared.len()
-                    ));
-                }
-                match plain {
-                    true => self.touch(thread, address as usize, bytes, write),
-                    false => Ok(()),
-                }
+            Space::Param if end <= self.launch.params.len() as u64 => Ok(()),
+            Space::Param => Err(format!("argument byte {address}")),
+            Space::Shared if end > self.shared.len() as u64 => {
+                let len = self.shared.len();
+                Err(format!("byte {address} of {len} shared ones"))
             }
+            Space::Shared if plain => self.touch(thread, address as usize, bytes as usize, write),
+            Space::Shared => Ok(()),
             Space::Global => {
-                let below = self.launch.allocations.range(..=address).next_back();
-                let found =
-                    below.is_some_and(|(start, len)| address - start + bytes as u64 <= *len as u64);
-                match found {
+                if !(self.allocation.0..self.allocation.1).contains(&address) {
+                    let below = self.launch.allocations.range(..=address).next_back();
+                    let outside = || format!("global address {address:#x} is in no allocation");
+                    let (start, len) = below.ok_or_else(outside)?;
+                    self.allocation = (*start, *start + *len as u64);
+                }
+                match end <= self.allocation.1 {
                     true => Ok(()),
                     false => Err(format!("global address {address:#x} is in no allocation")),
                 }

@@ -1,6 +1,9 @@
 //! Reads the PTX that LLVM writes: one entry function, registers and labels as numbers.
+//!
+//! Special registers and constants are registers too, so that every operand is read the same way; an instruction on vectors becomes one
+//! for each part.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ty {
@@ -40,17 +43,21 @@ pub enum Space {
     Global,
 }
 
-#[derive(Clone, Copy, Debug)]
-pub enum Operand {
+/// Registers with the thread's number, the CTA's and the number of CTAs.
+pub const THREAD: usize = 0;
+pub const CTA: usize = 1;
+pub const CTAS: usize = 2;
+const SPECIAL: [&str; 3] = ["%tid.x", "%ctaid.x", "%nctaid.x"];
+
+/// An operand as it is written.
+enum Operand {
     Register(usize),
-    Immediate(u64),
-    Thread,
-    Cta,
-    Ctas,
-    /// `[base + offset]`; without a base, the offset alone.
+    /// Some left out: `_`.
+    Vector(Vec<Option<usize>>),
+    /// `[base + offset]`
     Memory {
-        base: Option<usize>,
-        offset: i64,
+        base: usize,
+        offset: u64,
     },
     Label(usize),
 }
@@ -87,6 +94,10 @@ pub enum Kind {
     Set(Compare),
     Select,
     Move,
+    /// The source's bits from here on.
+    Extract(u32),
+    /// The source becomes the destination's bits from here on; from 0 on, the rest is cleared.
+    Insert(u32),
     /// From a type, with the rounding to an integer.
     Convert(Ty, Round),
     Load(Space),
@@ -143,7 +154,16 @@ pub struct Instruction {
     pub guard: Option<(usize, bool)>,
     pub kind: Kind,
     pub ty: Ty,
-    pub operands: Vec<Operand>,
+    /// Register of the result.
+    pub to: Option<usize>,
+    /// Registers of the operands; for accesses, the first holds the address.
+    pub from: [usize; 3],
+    /// Added to an address.
+    pub offset: u64,
+    /// What an address must be a multiple of.
+    pub align: u64,
+    /// Where a branch goes.
+    pub target: usize,
     pub text: String,
 }
 
@@ -153,6 +173,8 @@ pub struct Program {
     pub threads: u32,
     pub param_bytes: usize,
     pub registers: usize,
+    /// Registers that never change.
+    pub constants: Vec<(usize, u64)>,
     pub code: Vec<Instruction>,
 }
 
@@ -162,9 +184,13 @@ pub fn parse(text: &str) -> Result<Program, String> {
         threads: 0,
         param_bytes: 0,
         registers: 0,
+        constants: Vec::new(),
         code: Vec::new(),
     };
     let mut names = Names::default();
+    for (number, name) in SPECIAL.iter().enumerate() {
+        assert_eq!(names.register(name), number);
+    }
     let mut labels: HashMap<usize, usize> = HashMap::new();
     let mut inside = false;
     for line in text.lines() {
@@ -198,27 +224,25 @@ pub fn parse(text: &str) -> Result<Program, String> {
         } else if let Some(label) = line.strip_suffix(':') {
             labels.insert(names.label(label), p.code.len());
         } else {
-            p.code.push(
-                names
-                    .instruction(line)
-                    .map_err(|e| format!("`{line}`: {e}"))?,
-            );
+            let parts = names.instructions(line);
+            p.code.extend(parts.map_err(|e| format!("`{line}`: {e}"))?);
         }
     }
     for instruction in &mut p.code {
-        for operand in &mut instruction.operands {
-            if let Operand::Label(label) = operand {
-                *label = *labels.get(label).ok_or("a label that is not there")?;
-            }
+        if instruction.kind == Kind::Branch {
+            let label = labels.get(&instruction.target);
+            instruction.target = *label.ok_or("a label that is not there")?;
         }
     }
     p.registers = names.registers.len();
+    p.constants = names.constants.into_iter().map(|(x, r)| (r, x)).collect();
     Ok(p)
 }
 
 #[derive(Default)]
 struct Names {
     registers: HashMap<String, usize>,
+    constants: BTreeMap<u64, usize>,
     labels: HashMap<String, usize>,
     /// The parameter and shared memory; both start at address 0 of their space.
     symbols: Vec<String>,
@@ -230,12 +254,18 @@ impl Names {
         *self.registers.entry(name.to_owned()).or_insert(next)
     }
 
+    fn constant(&mut self, x: u64) -> usize {
+        let register = self.register(&format!("constant {x}"));
+        self.constants.insert(x, register);
+        register
+    }
+
     fn label(&mut self, name: &str) -> usize {
         let next = self.labels.len();
         *self.labels.entry(name.to_owned()).or_insert(next)
     }
 
-    fn instruction(&mut self, line: &str) -> Result<Instruction, String> {
+    fn instructions(&mut self, line: &str) -> Result<Vec<Instruction>, String> {
         let text = line.to_owned();
         let mut line = line.strip_suffix(';').ok_or("no semicolon")?;
         let mut guard = None;
@@ -250,27 +280,113 @@ impl Names {
         }
         let (op, rest) = line.split_once(['\t', ' ']).unwrap_or((line, ""));
         let (kind, ty) = kind_of(op)?;
-        let operands = rest
-            .split(',')
-            .map(str::trim)
-            .filter(|o| !o.is_empty())
+        let operands = split(rest)
+            .into_iter()
             .map(|o| self.operand(o))
             .collect::<Result<Vec<_>, _>>()?;
-        Ok(Instruction {
-            guard,
-            kind,
-            ty,
-            operands,
-            text,
-        })
+        let bytes = u64::from(ty.bits()).div_ceil(8);
+        let zero = self.constant(0);
+        let one = |kind, ty, operands: &[Operand]| {
+            let mut i = Instruction {
+                guard,
+                kind,
+                ty,
+                to: None,
+                from: [zero; 3],
+                offset: 0,
+                align: bytes,
+                target: 0,
+                text: text.clone(),
+            };
+            let no_result = match kind {
+                Kind::Store(_) => true,
+                Kind::Atomic(_) => operands.len() == 2,
+                _ => false,
+            };
+            let mut sources = 0;
+            for (n, operand) in operands.iter().enumerate() {
+                match *operand {
+                    Operand::Label(label) => i.target = label,
+                    Operand::Register(r) if n == 0 && !no_result => i.to = Some(r),
+                    Operand::Vector(_) => return Err("a vector where none can be".to_owned()),
+                    // A shuffle has more, which say that the whole warp takes part.
+                    _ if sources == i.from.len() => {}
+                    Operand::Register(r) => {
+                        i.from[sources] = r;
+                        sources += 1;
+                    }
+                    Operand::Memory { base, offset } => {
+                        (i.from[sources], i.offset) = (base, offset);
+                        sources += 1;
+                    }
+                }
+            }
+            Ok(i)
+        };
+        // Each part of a vector by itself.
+        let mut parts = Vec::new();
+        match (kind, &operands[..]) {
+            (Kind::Load(_) | Kind::Store(_), [a, b]) => {
+                let (memory, value) = match kind {
+                    Kind::Load(_) => (b, a),
+                    _ => (a, b),
+                };
+                let (Operand::Vector(registers), &Operand::Memory { base, offset }) =
+                    (value, memory)
+                else {
+                    return Ok(vec![one(kind, ty, &operands)?]);
+                };
+                for (n, register) in registers.iter().enumerate() {
+                    let Some(register) = *register else { continue };
+                    let memory = Operand::Memory {
+                        base,
+                        offset: offset.wrapping_add(n as u64 * bytes),
+                    };
+                    let mut part = match kind {
+                        Kind::Load(_) => one(kind, ty, &[Operand::Register(register), memory])?,
+                        _ => one(kind, ty, &[memory, Operand::Register(register)])?,
+                    };
+                    // The whole vector is aligned, not each part.
+                    part.align = match n {
+                        0 => bytes * registers.len() as u64,
+                        _ => bytes,
+                    };
+                    parts.push(part);
+                }
+            }
+            (Kind::Move, [Operand::Vector(to), Operand::Register(from)]) => {
+                let bits = ty.bits() / to.len() as u32;
+                for (n, register) in to.iter().enumerate() {
+                    if let Some(register) = *register {
+                        let operands = [Operand::Register(register), Operand::Register(*from)];
+                        parts.push(one(Kind::Extract(n as u32 * bits), Ty::U(bits), &operands)?);
+                    }
+                }
+            }
+            (Kind::Move, [Operand::Register(to), Operand::Vector(from)]) => {
+                let bits = ty.bits() / from.len() as u32;
+                for (n, register) in from.iter().enumerate() {
+                    let register = register.ok_or("`_` as a source")?;
+                    let operands = [
+                        Operand::Register(*to),
+                        Operand::Register(*to),
+                        Operand::Register(register),
+                    ];
+                    parts.push(one(Kind::Insert(n as u32 * bits), Ty::U(bits), &operands)?);
+                }
+            }
+            _ => parts.push(one(kind, ty, &operands)?),
+        }
+        Ok(parts)
     }
 
     fn operand(&mut self, text: &str) -> Result<Operand, String> {
-        match text {
-            "%tid.x" => return Ok(Operand::Thread),
-            "%ctaid.x" => return Ok(Operand::Cta),
-            "%nctaid.x" => return Ok(Operand::Ctas),
-            _ => {}
+        if let Some(inner) = text.strip_prefix('{').and_then(|t| t.strip_suffix('}')) {
+            let parts = inner.split(',').map(|part| match part.trim() {
+                "_" => None,
+                name => Some(self.register(name)),
+            });
+            return Ok(Operand::Vector(parts.collect()));
         }
         if text.starts_with('%') {
             return Ok(Operand::Register(self.register(text)));
@@ -279,21 +395,19 @@ impl Names {
             return Ok(Operand::Label(self.label(text)));
         }
         if let Some(inner) = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')) {
-            let (base, offset) = match inner.split_once('+') {
-                Some((base, offset)) => (
-                    base,
-                    offset.parse().map_err(|_| format!("offset {offset}"))?,
-                ),
-                None => (inner, 0),
-            };
+            let (base, offset) = inner.split_once('+').unwrap_or((inner, "0"));
+            let offset: i64 = offset.parse().map_err(|_| format!("offset {offset}"))?;
             let base = match self.symbols.iter().any(|s| s == base) {
-                true => None,
-                false => Some(self.register(base)),
+                true => self.constant(0),
+                false => self.register(base),
             };
-            return Ok(Operand::Memory { base, offset });
+            return Ok(Operand::Memory {
+                base,
+                offset: offset as u64,
+            });
         }
         if self.symbols.iter().any(|s| s == text) {
-            return Ok(Operand::Immediate(0));
+            return Ok(Operand::Register(self.constant(0)));
         }
         let number = if let Some(bits) = text.strip_prefix("0f") {
             u64::from(u32::from_str_radix(bits, 16).map_err(|e| e.to_string())?)
@@ -303,8 +417,18 @@ impl Names {
             text.parse::<i128>()
                 .map_err(|_| format!("operand {text}"))? as u64
         };
-        Ok(Operand::Immediate(number))
+        Ok(Operand::Register(self.constant(number)))
     }
+}
+
+/// At the commas outside of braces.
+fn split(operands: &str) -> Vec<&str> {
+    let mut depth = 0;
+    let parts = operands.split(move |c| {
+        depth += i32::from(c == '{') - i32::from(c == '}');
+        c == ',' && depth == 0
+    });
+    parts.map(str::trim).filter(|o| !o.is_empty()).collect()
 }
 
 fn kind_of(op: &str) -> Result<(Kind, Ty), String> {

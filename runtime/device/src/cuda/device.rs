@@ -3,15 +3,16 @@
 //! Kernels read their arguments' words by value (the launch ABI of PTX). A launch returns when the kernel is done, so that a failed
 //! check, a wild access or a hang is the error of the launch that caused it.
 
-use std::ffi::{CStr, CString, c_int, c_void};
+use std::ffi::{CStr, CString};
 use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use tessera_artifact::{Archive, KernelEntry, PtxCode};
 
-use super::api::{self, Handle};
 use super::context::{Context, CudaBuffer, CudaError};
+use super::driver::{CallError, Function, Gpu};
+use super::installed;
 use crate::launch::{LaunchError, Request};
 
 /// Each default is what a program wants that has the GPU for itself.
@@ -56,12 +57,6 @@ pub(crate) struct CudaKernel {
     function: OnceLock<Result<Function, String>>,
 }
 
-struct Function(Handle);
-
-// SAFETY: the driver's handles may be used from any thread.
-unsafe impl Send for Function {}
-unsafe impl Sync for Function {}
-
 /// Scratch memory of all CTAs of a launch together: beyond it, CTAs take several items each.
 const SCRATCH_BYTES: u64 = 4 << 30;
 /// How long a launch is waited for without sleeping: most kernels are done by then.
@@ -71,7 +66,16 @@ impl CudaDevice {
     /// # Errors
     /// [`CudaError`]: no driver, no such GPU, or one that the kernels are not for.
     pub fn new(options: CudaOptions) -> Result<Self, CudaError> {
-        let context = Context::new(options.ordinal)?;
+        let gpu = installed::open(options.ordinal).map_err(CudaError::Driver)?;
+        Self::on(gpu, options)
+    }
+
+    /// A device on a GPU of the caller's: an emulator.
+    ///
+    /// # Errors
+    /// [`CudaError`]: the kernels are not for it, or it has no memory.
+    pub fn on(gpu: Arc<dyn Gpu>, options: CudaOptions) -> Result<Self, CudaError> {
+        let context = Context::new(gpu, options.ordinal)?;
         let memory = Memory {
             request: Request::default(),
             arena: context.allocate(0)?,
@@ -92,7 +96,7 @@ impl CudaDevice {
 
     /// `NVIDIA H100 80GB HBM3`
     pub fn name(&self) -> &str {
-        &self.context.name
+        &self.context.facts().name
     }
 
     /// Memory with unknown contents.
@@ -144,8 +148,9 @@ impl CudaDevice {
             kernel: name.to_owned(),
             what: why.to_string(),
         };
-        self.context.enter().map_err(failed)?;
-        let function = self.function(kernel).map_err(|what| LaunchError::Device {
+        let gpu = self.context.gpu().map_err(failed)?;
+        let function = self.function(gpu, kernel);
+        let function = function.map_err(|what| LaunchError::Device {
             kernel: name.to_owned(),
             what,
         })?;
@@ -153,28 +158,20 @@ impl CudaDevice {
         for part in &request.host_memory {
             let address = arena.address() + part.offset as u64;
             if part.zeroed && part.bytes > 0 {
-                // SAFETY: the part lies in the arena; the same stream runs the kernel afterwards.
-                let code = unsafe {
-                    (self.context.api.fill_bytes_queued)(
-                        address,
-                        0,
-                        part.bytes,
-                        self.context.stream,
-                    )
-                };
-                self.context
-                    .check("cuMemsetD8Async", code)
-                    .map_err(failed)?;
+                // SAFETY: the part lies in the arena.
+                let filled = unsafe { gpu.fill(address, 0, part.bytes) };
+                filled.map_err(|why| failed(why.into()))?;
             }
             request.words[part.word] = address;
         }
-        let ctas = self.ctas(kernel, function, request.ctas).map_err(failed)?;
+        let ctas = self.ctas(gpu, kernel, function, request.ctas);
+        let ctas = ctas.map_err(|why| failed(why.into()))?;
         let scratch_bytes = kernel.code.scratch_bytes * u64::from(ctas);
         self.grow(scratch, scratch_bytes, name)?;
         request.words.push(error_record.address());
         request.words.push(scratch.address());
         let done = self
-            .run(kernel, function, ctas, &mut request.words)
+            .run(gpu, kernel, function, ctas, &mut request.words)
             .map_err(failed)?;
         if !done {
             let seconds = self.watchdog.as_secs_f64();
@@ -227,22 +224,20 @@ impl CudaDevice {
     }
 
     /// CTAs to launch: one per item of the grid, or as many as run at the same time where each needs scratch memory.
-    fn ctas(&self, kernel: &CudaKernel, function: Handle, items: i64) -> Result<u32, CudaError> {
+    fn ctas(
+        &self,
+        gpu: &dyn Gpu,
+        kernel: &CudaKernel,
+        function: Function,
+        items: i64,
+    ) -> Result<u32, CallError> {
+        let code = &kernel.code;
         let mut most = i64::from(i32::MAX);
-        if let Some(affordable) = SCRATCH_BYTES.checked_div(kernel.code.scratch_bytes) {
-            let mut per_sm: c_int = 0;
-            // SAFETY: writes one int.
-            let code = unsafe {
-                (self.context.api.occupancy)(
-                    &raw mut per_sm,
-                    function,
-                    kernel.code.threads as c_int,
-                    kernel.code.shared_bytes as usize,
-                )
-            };
-            self.context
-                .check("cuOccupancyMaxActiveBlocksPerMultiprocessor", code)?;
-            let at_once = i64::from(per_sm.max(1)) * i64::from(self.context.multiprocessors);
+        if let Some(affordable) = SCRATCH_BYTES.checked_div(code.scratch_bytes) {
+            let per_multiprocessor =
+                gpu.blocks_per_multiprocessor(function, code.threads, code.shared_bytes)?;
+            let at_once =
+                i64::from(per_multiprocessor.max(1)) * i64::from(gpu.facts().multiprocessors);
             most = at_once.min(affordable.max(1) as i64);
         }
         Ok(items.min(most) as u32)
@@ -251,114 +246,53 @@ impl CudaDevice {
     /// Whether the kernel ended in time.
     fn run(
         &self,
+        gpu: &dyn Gpu,
         kernel: &CudaKernel,
-        function: Handle,
+        function: Function,
         ctas: u32,
         words: &mut [u64],
     ) -> Result<bool, CudaError> {
-        let context = &self.context;
-        let mut params = [words.as_mut_ptr().cast::<c_void>()];
+        let code = &kernel.code;
         // SAFETY: `resolve` checked the arguments against the manifest whose code this is, and they are borrowed for the launch; the
         // one parameter is as many words as the launch ABI says.
-        let code = unsafe {
-            (context.api.launch)(
-                function,
-                ctas,
-                1,
-                1,
-                kernel.code.threads,
-                1,
-                1,
-                kernel.code.shared_bytes,
-                context.stream,
-                params.as_mut_ptr(),
-                std::ptr::null_mut(),
-            )
-        };
-        context.check("cuLaunchKernel", code)?;
-        // SAFETY: both handles are of this context.
-        let code = unsafe { (context.api.record_event)(context.done, context.stream) };
-        context.check("cuEventRecord", code)?;
+        unsafe { gpu.launch(function, ctas, code.threads, code.shared_bytes, words) }?;
         let start = Instant::now();
         loop {
-            // SAFETY: the event is of this context.
-            match unsafe { (context.api.query_event)(context.done) } {
-                api::SUCCESS => return Ok(true),
-                api::NOT_READY if start.elapsed() > self.watchdog => return Ok(false),
-                api::NOT_READY if start.elapsed() < SPIN => std::hint::spin_loop(),
-                api::NOT_READY => std::thread::sleep(Duration::from_micros(50)),
-                code => {
+            match gpu.is_done() {
+                Ok(true) => return Ok(true),
+                Ok(false) if start.elapsed() > self.watchdog => return Ok(false),
+                Ok(false) if start.elapsed() < SPIN => std::hint::spin_loop(),
+                Ok(false) => std::thread::sleep(Duration::from_micros(50)),
+                Err(why) => {
                     // What a kernel breaks stays broken for the whole context.
-                    let error = context.api.name_of(code);
-                    context.break_down(&format!("kernel `{}`: {error}", kernel.code.symbol));
-                    return Err(CudaError::Call {
-                        what: "while it ran",
-                        error,
-                    });
+                    self.context
+                        .break_down(&format!("kernel `{}`: {why}", code.symbol));
+                    return Err(CudaError::Call(why));
                 }
             }
         }
     }
 
-    fn function(&self, kernel: &CudaKernel) -> Result<Handle, String> {
-        let function = kernel.function.get_or_init(|| self.translate(kernel));
-        function.as_ref().map(|f| f.0).map_err(Clone::clone)
+    fn function(&self, gpu: &dyn Gpu, kernel: &CudaKernel) -> Result<Function, String> {
+        let function = kernel
+            .function
+            .get_or_init(|| translate(gpu, &kernel.ptx, &kernel.code));
+        function.clone()
     }
+}
 
-    fn translate(&self, kernel: &CudaKernel) -> Result<Function, String> {
-        let context = &self.context;
-        let code = &kernel.code;
-        if code.shared_bytes > context.shared_bytes {
-            return Err(format!(
-                "it needs {} bytes of shared memory, and a block of {} has {}",
-                code.shared_bytes, context.name, context.shared_bytes
-            ));
-        }
-        let mut log = vec![0u8; 8192];
-        let mut options = [api::JIT_ERROR_LOG, api::JIT_ERROR_LOG_BYTES];
-        let mut values = [
-            log.as_mut_ptr().cast::<c_void>(),
-            // The driver takes the number in the pointer's place.
-            log.len() as *mut c_void,
-        ];
-        let mut module = std::ptr::null_mut();
-        // SAFETY: the PTX ends with a zero; the log has the length given; one handle is written.
-        let loaded = unsafe {
-            (context.api.load_module)(
-                &raw mut module,
-                kernel.ptx.as_ptr().cast(),
-                options.len() as u32,
-                options.as_mut_ptr(),
-                values.as_mut_ptr(),
-            )
-        };
-        if loaded != api::SUCCESS {
-            let words = CStr::from_bytes_until_nul(&log).map_or("".into(), CStr::to_string_lossy);
-            let error = context.api.name_of(loaded);
-            return Err(format!(
-                "the driver refuses its PTX: {error} {}",
-                words.trim()
-            ));
-        }
-        let symbol =
-            CString::new(code.symbol.as_str()).map_err(|_| "its symbol is no name".to_owned())?;
-        let mut function = std::ptr::null_mut();
-        let failed = |why: CudaError| why.to_string();
-        // SAFETY: the module is loaded and stays so; one handle is written.
-        unsafe {
-            let found = (context.api.function)(&raw mut function, module, symbol.as_ptr());
-            context
-                .check("cuModuleGetFunction", found)
-                .map_err(failed)?;
-            let set = (context.api.set_function_attribute)(
-                function,
-                api::FUNCTION_DYNAMIC_SHARED_BYTES,
-                code.shared_bytes as c_int,
-            );
-            context.check("cuFuncSetAttribute", set).map_err(failed)?;
-        }
-        Ok(Function(function))
+fn translate(gpu: &dyn Gpu, ptx: &CStr, code: &PtxCode) -> Result<Function, String> {
+    let facts = gpu.facts();
+    if code.shared_bytes > facts.shared_bytes {
+        return Err(format!(
+            "it needs {} bytes of shared memory, and a block of {} has {}",
+            code.shared_bytes, facts.name, facts.shared_bytes
+        ));
     }
+    let symbol =
+        CString::new(code.symbol.as_str()).map_err(|_| "its symbol is no name".to_owned())?;
+    gpu.load(ptx, &symbol, code.shared_bytes)
+        .map_err(|why| format!("the driver refuses its PTX: {why}"))
 }
 
 impl fmt::Debug for CudaDevice {

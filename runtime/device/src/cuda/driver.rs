@@ -1,40 +1,46 @@
-//! Whether this machine has a CUDA driver, and which GPUs it drives.
+//! What devices ask of a GPU's driver. Ours is [`installed`](super::installed); tests put an emulator in its place.
 //!
-//! Needs: nothing. Keeps: makes no context on any GPU.
+//! Keeps: only plain numbers and strings cross this border, no type of the CUDA API.
 
-use std::ffi::{CStr, c_char, c_int, c_uint};
+use std::ffi::CStr;
 use std::fmt;
-
-use libloading::Library;
 
 /// A working driver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Driver {
     /// The newest CUDA it supports, as (major, minor).
     pub cuda: (u32, u32),
-    pub gpus: Vec<Gpu>,
+    pub gpus: Vec<GpuFacts>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Gpu {
+pub struct GpuFacts {
+    /// `NVIDIA H100 80GB HBM3`
     pub name: String,
     /// (9, 0) for Hopper.
     pub compute_capability: (u32, u32),
+    pub multiprocessors: u32,
+    /// Shared memory that a block may have with the opt-in.
+    pub shared_bytes: u32,
 }
 
-/// Why there is no driver to use.
+/// Why there is no driver or no GPU to use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DriverError {
-    /// The library is not installed; the system's words.
-    NotInstalled(String),
+    NotInstalled,
     /// The library is there, but a call failed with this `CUresult`.
-    Failed { call: &'static str, code: u32 },
+    Failed {
+        call: &'static str,
+        code: u32,
+    },
 }
 
 impl fmt::Display for DriverError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotInstalled(why) => write!(f, "no CUDA driver: {why}"),
+            Self::NotInstalled => {
+                f.write_str("no CUDA driver: the library libcuda.so.1 is not installed")
+            }
             Self::Failed { call, code: 100 } => write!(f, "the CUDA driver finds no GPU ({call})"),
             Self::Failed { call, code } => {
                 write!(f, "the CUDA driver does not work: {call} gave error {code}")
@@ -45,128 +51,120 @@ impl fmt::Display for DriverError {
 
 impl std::error::Error for DriverError {}
 
-/// Finds a function of the driver by its name in `cuda.h`.
-pub type LookUp = fn(&str) -> Option<*const std::ffi::c_void>;
-
-static OTHER_FUNCTIONS: std::sync::OnceLock<LookUp> = std::sync::OnceLock::new();
-
-/// From now on devices take the driver's functions from `look_up` instead of the installed library: an emulator. The first call counts,
-/// and only before the first GPU is asked for.
-///
-/// # Safety
-/// The functions have the signatures and do the work that `cuda.h` says.
-pub unsafe fn use_functions(look_up: LookUp) {
-    let _ = OTHER_FUNCTIONS.set(look_up);
+/// A call on a GPU that failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CallError {
+    OutOfMemory,
+    Failed {
+        call: &'static str,
+        /// `CUDA_ERROR_ILLEGAL_ADDRESS`
+        error: String,
+    },
 }
 
-pub(super) fn other_functions() -> Option<LookUp> {
-    OTHER_FUNCTIONS.get().copied()
-}
-
-pub(super) const LIBRARY: &str = "libcuda.so.1";
-const COMPUTE_CAPABILITY_MAJOR: c_int = 75;
-const COMPUTE_CAPABILITY_MINOR: c_int = 76;
-
-/// Asks the driver what there is.
-///
-/// # Errors
-/// [`DriverError`]: none installed, or it does not work.
-pub fn find() -> Result<Driver, DriverError> {
-    // SAFETY: the driver's library has no requirements on who loads it.
-    let library = unsafe { Library::new(LIBRARY) }.map_err(|e| not_installed(&e))?;
-    let calls = Calls { library: &library };
-    calls.init()?;
-    let version = calls.number("cuDriverGetVersion")?;
-    let count = calls.number("cuDeviceGetCount")?;
-    let gpus = (0..count)
-        .map(|ordinal| calls.gpu(ordinal))
-        .collect::<Result<_, _>>()?;
-    Ok(Driver {
-        cuda: (
-            version.unsigned_abs() / 1000,
-            version.unsigned_abs() % 1000 / 10,
-        ),
-        gpus,
-    })
-}
-
-/// The driver's functions used here, with the signatures of `cuda.h`.
-struct Calls<'l> {
-    library: &'l Library,
-}
-
-impl Calls<'_> {
-    fn symbol<T>(&self, name: &'static str) -> Result<libloading::Symbol<'_, T>, DriverError> {
-        // SAFETY: each caller below names the signature of `cuda.h`.
-        unsafe { self.library.get(name) }.map_err(|e| not_installed(&e))
-    }
-
-    fn init(&self) -> Result<(), DriverError> {
-        let init = self.symbol::<unsafe extern "C" fn(c_uint) -> c_uint>("cuInit")?;
-        // SAFETY: takes no pointer; the flags must be 0.
-        check("cuInit", unsafe { init(0) })
-    }
-
-    /// A function with one result, an int.
-    fn number(&self, name: &'static str) -> Result<c_int, DriverError> {
-        let function = self.symbol::<unsafe extern "C" fn(*mut c_int) -> c_uint>(name)?;
-        let mut number = 0;
-        // SAFETY: writes one int.
-        check(name, unsafe { function(&raw mut number) })?;
-        Ok(number)
-    }
-
-    fn gpu(&self, ordinal: c_int) -> Result<Gpu, DriverError> {
-        let get =
-            self.symbol::<unsafe extern "C" fn(*mut c_int, c_int) -> c_uint>("cuDeviceGet")?;
-        let mut device = 0;
-        // SAFETY: writes one handle, an int.
-        check("cuDeviceGet", unsafe { get(&raw mut device, ordinal) })?;
-
-        let name_of = self.symbol::<unsafe extern "C" fn(*mut c_char, c_int, c_int) -> c_uint>(
-            "cuDeviceGetName",
-        )?;
-        let mut name = [0u8; 256];
-        // SAFETY: writes at most the given length, the closing zero included.
-        check("cuDeviceGetName", unsafe {
-            name_of(name.as_mut_ptr().cast(), name.len() as c_int, device)
-        })?;
-        let name = CStr::from_bytes_until_nul(&name)
-            .map_or("?".into(), CStr::to_string_lossy)
-            .into_owned();
-
-        let attribute = self.symbol::<unsafe extern "C" fn(*mut c_int, c_int, c_int) -> c_uint>(
-            "cuDeviceGetAttribute",
-        )?;
-        let capability = |which| {
-            let mut number = 0;
-            // SAFETY: writes one int.
-            check("cuDeviceGetAttribute", unsafe {
-                attribute(&raw mut number, which, device)
-            })?;
-            Ok(number.unsigned_abs())
-        };
-        let compute_capability = (
-            capability(COMPUTE_CAPABILITY_MAJOR)?,
-            capability(COMPUTE_CAPABILITY_MINOR)?,
-        );
-        Ok(Gpu {
-            name,
-            compute_capability,
-        })
+impl fmt::Display for CallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OutOfMemory => f.write_str("the GPU has no memory left"),
+            Self::Failed { call, error } => write!(f, "{call}: {error}"),
+        }
     }
 }
 
-/// The loader's words are in the source, if anywhere.
-pub(super) fn not_installed(error: &libloading::Error) -> DriverError {
-    let source = std::error::Error::source(error);
-    DriverError::NotInstalled(source.map_or_else(|| error.to_string(), ToString::to_string))
-}
+impl std::error::Error for CallError {}
 
-fn check(call: &'static str, code: c_uint) -> Result<(), DriverError> {
-    if code == 0 {
-        Ok(())
-    } else {
-        Err(DriverError::Failed { call, code })
-    }
+/// A kernel's entry in loaded code, as the driver knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Function(pub usize);
+
+/// One GPU with one queue of work: launches and fills run in the order in which they were asked for; copies and [`Gpu::wait`] return when
+/// all of it is done. Addresses are the GPU's own.
+pub trait Gpu: Send + Sync {
+    fn facts(&self) -> &GpuFacts;
+
+    /// Memory with unknown contents; at least 16-byte aligned.
+    ///
+    /// # Errors
+    /// [`CallError::OutOfMemory`] among others.
+    fn allocate(&self, bytes: usize) -> Result<u64, CallError>;
+
+    /// # Errors
+    /// [`CallError`]
+    ///
+    /// # Safety
+    /// Allocated here, not freed yet, and used by no work in the queue.
+    unsafe fn free(&self, address: u64) -> Result<(), CallError>;
+
+    /// Sets bytes, some time later.
+    ///
+    /// # Errors
+    /// [`CallError`]
+    ///
+    /// # Safety
+    /// The bytes lie in one allocation.
+    unsafe fn fill(&self, address: u64, value: u8, bytes: usize) -> Result<(), CallError>;
+
+    /// # Errors
+    /// [`CallError`]
+    ///
+    /// # Safety
+    /// The bytes lie in one allocation.
+    unsafe fn copy_to_gpu(&self, to: u64, from: &[u8]) -> Result<(), CallError>;
+
+    /// # Errors
+    /// [`CallError`]
+    ///
+    /// # Safety
+    /// The bytes lie in one allocation.
+    unsafe fn copy_to_host(&self, to: &mut [u8], from: u64) -> Result<(), CallError>;
+
+    /// # Errors
+    /// [`CallError`]
+    ///
+    /// # Safety
+    /// Both ranges lie in allocations.
+    unsafe fn copy_within(&self, to: u64, from: u64, bytes: usize) -> Result<(), CallError>;
+
+    /// # Errors
+    /// [`CallError`], of the work that was waited for too.
+    fn wait(&self) -> Result<(), CallError>;
+
+    /// Translates PTX and finds the entry `symbol`, whose blocks get `shared_bytes` of dynamic shared memory. It stays loaded.
+    ///
+    /// # Errors
+    /// The translator's words.
+    fn load(&self, ptx: &CStr, symbol: &CStr, shared_bytes: u32) -> Result<Function, String>;
+
+    /// Blocks that run on one multiprocessor at the same time.
+    ///
+    /// # Errors
+    /// [`CallError`]
+    fn blocks_per_multiprocessor(
+        &self,
+        function: Function,
+        threads: u32,
+        shared_bytes: u32,
+    ) -> Result<u32, CallError>;
+
+    /// Starts `blocks` blocks of `threads` threads. `words` are the function's one parameter.
+    ///
+    /// # Errors
+    /// [`CallError`]
+    ///
+    /// # Safety
+    /// The function is of this GPU and takes so many words; with them it touches only memory that is there until the work is done.
+    unsafe fn launch(
+        &self,
+        function: Function,
+        blocks: u32,
+        threads: u32,
+        shared_bytes: u32,
+        words: &mut [u64],
+    ) -> Result<(), CallError>;
+
+    /// Whether the work of the last launch is done.
+    ///
+    /// # Errors
+    /// [`CallError`]: the work failed.
+    fn is_done(&self) -> Result<bool, CallError>;
 }

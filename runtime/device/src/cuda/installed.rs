@@ -1,0 +1,291 @@
+//! The driver that is installed, through `cudarc`: it finds the library at run time, so that nothing of CUDA is needed to build, and the
+//! program starts on a machine that has none.
+//!
+//! Needs: nothing. Keeps: the library stays loaded for the life of the program.
+
+use std::ffi::{CStr, c_void};
+use std::sync::{Arc, OnceLock};
+
+use cudarc::driver::result::{self, DriverError as Failure};
+use cudarc::driver::sys::{
+    self, CUdevice_attribute as Attribute, CUevent_flags, CUfunction_attribute, CUjit_option,
+    CUresult,
+};
+
+use super::driver::{CallError, Driver, DriverError, Function, Gpu, GpuFacts};
+
+/// Asks the driver what there is, without a context on any GPU.
+///
+/// # Errors
+/// [`DriverError`]: none installed, or it does not work.
+pub fn find() -> Result<Driver, DriverError> {
+    start()?;
+    let mut version = 0;
+    // SAFETY: writes one int.
+    let asked = unsafe { sys::cuDriverGetVersion(&raw mut version) }.result();
+    asked.map_err(no_driver("cuDriverGetVersion"))?;
+    let count = result::device::get_count().map_err(no_driver("cuDeviceGetCount"))?;
+    Ok(Driver {
+        cuda: (
+            version.unsigned_abs() / 1000,
+            version.unsigned_abs() % 1000 / 10,
+        ),
+        gpus: (0..count)
+            .map(|ordinal| facts(device(ordinal)?))
+            .collect::<Result<_, _>>()?,
+    })
+}
+
+/// The primary context of one GPU and a stream of our own in it. They are left to the end of the process: a kernel that hangs would keep
+/// whoever destroys them waiting.
+struct Installed {
+    facts: GpuFacts,
+    context: sys::CUcontext,
+    stream: sys::CUstream,
+    launched: sys::CUevent,
+}
+
+// SAFETY: the driver's handles may be used from any thread; every use first makes the context the thread's own.
+unsafe impl Send for Installed {}
+unsafe impl Sync for Installed {}
+
+/// Opens a GPU.
+///
+/// # Errors
+/// [`DriverError`]: no driver, no such GPU, or it does not work.
+pub(super) fn open(ordinal: u32) -> Result<Arc<dyn Gpu>, DriverError> {
+    start()?;
+    // A number beyond any GPU's is one that no GPU has.
+    let device = device(i32::try_from(ordinal).unwrap_or(i32::MAX))?;
+    let facts = facts(device)?;
+    // SAFETY: the device is the driver's.
+    let context = unsafe { result::primary_ctx::retain(device) };
+    let context = context.map_err(no_driver("cuDevicePrimaryCtxRetain"))?;
+    // SAFETY: retained above, never released.
+    unsafe { result::ctx::set_current(context) }.map_err(no_driver("cuCtxSetCurrent"))?;
+    // Not ordered with the stream that programs share by default.
+    let stream = result::stream::create(result::stream::StreamKind::NonBlocking)
+        .map_err(no_driver("cuStreamCreate"))?;
+    let launched = result::event::create(CUevent_flags::CU_EVENT_DISABLE_TIMING)
+        .map_err(no_driver("cuEventCreate"))?;
+    Ok(Arc::new(Installed {
+        facts,
+        context,
+        stream,
+        launched,
+    }))
+}
+
+/// The driver, looked up and started once. Before this says yes nothing else may be called: `cudarc` panics without the library.
+fn start() -> Result<(), DriverError> {
+    static STARTED: OnceLock<Result<(), DriverError>> = OnceLock::new();
+    let started = STARTED.get_or_init(|| {
+        // SAFETY: the driver's library has no requirements on who loads it.
+        if !unsafe { sys::is_culib_present() } {
+            return Err(DriverError::NotInstalled);
+        }
+        result::init().map_err(no_driver("cuInit"))
+    });
+    started.clone()
+}
+
+fn no_driver(call: &'static str) -> impl Fn(Failure) -> DriverError {
+    move |failure| DriverError::Failed {
+        call,
+        code: failure.0 as u32,
+    }
+}
+
+fn device(ordinal: i32) -> Result<sys::CUdevice, DriverError> {
+    result::device::get(ordinal).map_err(no_driver("cuDeviceGet"))
+}
+
+fn facts(device: sys::CUdevice) -> Result<GpuFacts, DriverError> {
+    let number = |which| {
+        // SAFETY: the device is the driver's.
+        let value = unsafe { result::device::get_attribute(device, which) };
+        value
+            .map(i32::unsigned_abs)
+            .map_err(no_driver("cuDeviceGetAttribute"))
+    };
+    Ok(GpuFacts {
+        name: result::device::get_name(device).map_err(no_driver("cuDeviceGetName"))?,
+        compute_capability: (
+            number(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+            number(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+        ),
+        multiprocessors: number(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+        shared_bytes: number(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
+    })
+}
+
+fn failed(call: &'static str) -> impl Fn(Failure) -> CallError {
+    move |failure| match failure.0 {
+        CUresult::CUDA_ERROR_OUT_OF_MEMORY => CallError::OutOfMemory,
+        _ => CallError::Failed {
+            call,
+            error: name_of(failure),
+        },
+    }
+}
+
+/// `CUDA_ERROR_ILLEGAL_ADDRESS`, or the number where the driver has no name for it.
+fn name_of(failure: Failure) -> String {
+    match failure.error_name() {
+        Ok(name) => name.to_string_lossy().into_owned(),
+        Err(_) => format!("error {}", failure.0 as u32),
+    }
+}
+
+impl Installed {
+    /// Makes the context this thread's own.
+    fn enter(&self) -> Result<(), CallError> {
+        // SAFETY: the context lives as long as the process.
+        unsafe { result::ctx::set_current(self.context) }.map_err(failed("cuCtxSetCurrent"))
+    }
+}
+
+// SAFETY of the calls below: the handles are this context's, which is the thread's own after `enter`; addresses and lengths are as the
+// caller of each function promises.
+impl Gpu for Installed {
+    fn facts(&self) -> &GpuFacts {
+        &self.facts
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<u64, CallError> {
+        self.enter()?;
+        unsafe { result::malloc_sync(bytes) }.map_err(failed("cuMemAlloc"))
+    }
+
+    unsafe fn free(&self, address: u64) -> Result<(), CallError> {
+        self.enter()?;
+        unsafe { result::free_sync(address) }.map_err(failed("cuMemFree"))
+    }
+
+    unsafe fn fill(&self, address: u64, value: u8, bytes: usize) -> Result<(), CallError> {
+        self.enter()?;
+        unsafe { result::memset_d8_async(address, value, bytes, self.stream) }
+            .map_err(failed("cuMemsetD8Async"))
+    }
+
+    unsafe fn copy_to_gpu(&self, to: u64, from: &[u8]) -> Result<(), CallError> {
+        self.enter()?;
+        unsafe { result::memcpy_htod_async(to, from, self.stream) }
+            .map_err(failed("cuMemcpyHtoDAsync"))?;
+        self.wait()
+    }
+
+    unsafe fn copy_to_host(&self, to: &mut [u8], from: u64) -> Result<(), CallError> {
+        self.enter()?;
+        unsafe { result::memcpy_dtoh_async(to, from, self.stream) }
+            .map_err(failed("cuMemcpyDtoHAsync"))?;
+        self.wait()
+    }
+
+    unsafe fn copy_within(&self, to: u64, from: u64, bytes: usize) -> Result<(), CallError> {
+        self.enter()?;
+        unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream) }
+            .map_err(failed("cuMemcpyDtoDAsync"))?;
+        self.wait()
+    }
+
+    fn wait(&self) -> Result<(), CallError> {
+        self.enter()?;
+        unsafe { result::stream::synchronize(self.stream) }.map_err(failed("cuStreamSynchronize"))
+    }
+
+    fn load(&self, ptx: &CStr, symbol: &CStr, shared_bytes: u32) -> Result<Function, String> {
+        let words = |why: CallError| why.to_string();
+        self.enter().map_err(words)?;
+        let mut log = vec![0u8; 8192];
+        let mut options = [
+            CUjit_option::CU_JIT_ERROR_LOG_BUFFER,
+            CUjit_option::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES,
+        ];
+        let mut values = [
+            log.as_mut_ptr().cast::<c_void>(),
+            // The driver takes the number in the pointer's place.
+            log.len() as *mut c_void,
+        ];
+        let mut module = std::ptr::null_mut();
+        // SAFETY: the PTX ends with a zero; the log has the length given; one handle is written.
+        let loaded = unsafe {
+            sys::cuModuleLoadDataEx(
+                &raw mut module,
+                ptx.as_ptr().cast(),
+                options.len() as u32,
+                options.as_mut_ptr(),
+                values.as_mut_ptr(),
+            )
+        };
+        loaded.result().map_err(|failure| {
+            let words = CStr::from_bytes_until_nul(&log).map_or("".into(), CStr::to_string_lossy);
+            format!("{} {}", name_of(failure), words.trim())
+        })?;
+        let found = unsafe { result::module::get_function(module, symbol.to_owned()) };
+        let function = found
+            .map_err(failed("cuModuleGetFunction"))
+            .map_err(words)?;
+        let which = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        unsafe { result::function::set_function_attribute(function, which, shared_bytes as i32) }
+            .map_err(failed("cuFuncSetAttribute"))
+            .map_err(words)?;
+        Ok(Function(function.expose_provenance()))
+    }
+
+    fn blocks_per_multiprocessor(
+        &self,
+        function: Function,
+        threads: u32,
+        shared_bytes: u32,
+    ) -> Result<u32, CallError> {
+        self.enter()?;
+        let blocks = unsafe {
+            result::occupancy::max_active_block_per_multiprocessor(
+                handle(function),
+                threads as i32,
+                shared_bytes as usize,
+            )
+        };
+        blocks
+            .map(i32::unsigned_abs)
+            .map_err(failed("cuOccupancyMaxActiveBlocksPerMultiprocessor"))
+    }
+
+    unsafe fn launch(
+        &self,
+        function: Function,
+        blocks: u32,
+        threads: u32,
+        shared_bytes: u32,
+        words: &mut [u64],
+    ) -> Result<(), CallError> {
+        self.enter()?;
+        let mut params = [words.as_mut_ptr().cast::<c_void>()];
+        let (grid, block) = ((blocks, 1, 1), (threads, 1, 1));
+        unsafe {
+            result::launch_kernel(
+                handle(function),
+                grid,
+                block,
+                shared_bytes,
+                self.stream,
+                &mut params,
+            )
+            .map_err(failed("cuLaunchKernel"))?;
+            result::event::record(self.launched, self.stream).map_err(failed("cuEventRecord"))
+        }
+    }
+
+    fn is_done(&self) -> Result<bool, CallError> {
+        match unsafe { result::event::query(self.launched) } {
+            Ok(()) => Ok(true),
+            Err(Failure(CUresult::CUDA_ERROR_NOT_READY)) => Ok(false),
+            Err(failure) => Err(failed("while it ran")(failure)),
+        }
+    }
+}
+
+fn handle(function: Function) -> sys::CUfunction {
+    std::ptr::with_exposed_provenance_mut(function.0)
+}
