@@ -280,6 +280,18 @@ fn endless_shapes_are_refused_or_read_in_time() {
     }
 }
 
+/// Constants that name each other in a long chain, the last one first in the order of names and of the text.
+#[test]
+fn a_long_chain_of_constants_is_computed_in_time() {
+    let n = 30_000;
+    let chain = (0..n).map(|i| format!("const C{i:06} = C{:06} + 1;\n", i + 1));
+    let text = format!("{}const C{n:06} = 0;\n", chain.collect::<String>());
+    let start = Instant::now();
+    let (_, said) = diagnose("chain.tl", &text);
+    assert!(said.is_empty(), "{said:?}");
+    assert!(start.elapsed() < TIME_LIMIT, "{:?}", start.elapsed());
+}
+
 /// Three hundred lines in a few milliseconds, so that an editor can check at every key.
 #[test]
 fn a_long_file_parses_in_time() {

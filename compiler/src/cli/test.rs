@@ -67,6 +67,11 @@ pub(super) fn run(arguments: &Test, format: MessageFormat) -> ExitCode {
     if sink.has_errors() {
         return files::report(&sink.finish(), &map, format);
     }
+    let ways = run::Ways {
+        options: &options,
+        gpu: gpu.as_ref(),
+        references: true,
+    };
     let (mut passed, mut failed) = (0, 0);
     let wanted = |kernel: &str, title: &str| {
         arguments
@@ -80,7 +85,7 @@ pub(super) fn run(arguments: &Test, format: MessageFormat) -> ExitCode {
             .iter()
             .filter(|t| wanted(&kernel.name, &t.title))
         {
-            let report = run::run_on(&program, id, test, &options, gpu.as_ref());
+            let report = run::run_ways(&program, id, test, &ways);
             *(if report.passed() {
                 &mut passed
             } else {

@@ -222,7 +222,7 @@ impl<'p, 'a> Evaluator<'p, 'a> {
             }
         }
         match self.program.find(self.module, &path.segments) {
-            Some((home, Entry::Const(c))) => constant_item(self.program, home, c, sink),
+            Some((home, Entry::Const(c))) => self.program.constant(home, c),
             Some((_, other)) => {
                 sink.report(say::item_is_no_value(
                     path.span,
@@ -396,31 +396,6 @@ impl<'p, 'a> Evaluator<'p, 'a> {
     }
 }
 
-/// The value of a `const` item, computed once; a cycle is reported.
-pub(super) fn constant_item(
-    program: &Program,
-    module: usize,
-    item: &ast::Const,
-    sink: &mut Sink,
-) -> Static {
-    let key = (module, item.name.name.clone());
-    match program.constants.borrow().get(&key) {
-        Some(Some(value)) => return value.clone(),
-        Some(None) => {
-            sink.report(say::constant_cycle(&item.name));
-            return Static::Error;
-        }
-        None => {}
-    }
-    program.constants.borrow_mut().insert(key.clone(), None);
-    let value = Evaluator::new(program, module).eval(&item.value, sink);
-    program
-        .constants
-        .borrow_mut()
-        .insert(key, Some(value.clone()));
-    value
-}
-
 pub fn generic_const(value: &GenericValue) -> Const {
     match value {
         GenericValue::Int(i) => Const::Int(*i as i128),
@@ -485,46 +460,51 @@ pub(super) fn values_in(c: &Constraint, cx: &Evaluator) -> Vec<String> {
 
 /// Every single-segment name in an expression, in order.
 pub(super) fn names_in(e: &Expr, f: &mut dyn FnMut(&str)) {
-    match &e.kind {
-        ExprKind::Name(path) => {
-            if let [one] = path.segments.as_slice() {
-                f(&one.name);
-            }
+    paths_in(e, &mut |path| {
+        if let [one] = path.segments.as_slice() {
+            f(&one.name);
         }
-        ExprKind::Unary(_, a) => names_in(a, f),
+    });
+}
+
+/// Every name of a value in an expression, in order.
+pub(super) fn paths_in(e: &Expr, f: &mut dyn FnMut(&ast::Path)) {
+    match &e.kind {
+        ExprKind::Name(path) => f(path),
+        ExprKind::Unary(_, a) => paths_in(a, f),
         ExprKind::Binary(_, a, b) => {
-            names_in(a, f);
-            names_in(b, f);
+            paths_in(a, f);
+            paths_in(b, f);
         }
         ExprKind::Select(c, a, b) => {
-            names_in(c, f);
-            names_in(a, f);
-            names_in(b, f);
+            paths_in(c, f);
+            paths_in(a, f);
+            paths_in(b, f);
         }
-        ExprKind::Call { args, .. } => args.iter().for_each(|a| names_in(&a.value, f)),
+        ExprKind::Call { args, .. } => args.iter().for_each(|a| paths_in(&a.value, f)),
         ExprKind::Method { receiver, args, .. } => {
-            names_in(receiver, f);
-            args.iter().for_each(|a| names_in(&a.value, f));
+            paths_in(receiver, f);
+            args.iter().for_each(|a| paths_in(&a.value, f));
         }
         ExprKind::Index { base, slots } => {
-            names_in(base, f);
+            paths_in(base, f);
             for slot in slots {
                 match slot {
-                    ast::IndexSlot::At(e) | ast::IndexSlot::Gather(e) => names_in(e, f),
+                    ast::IndexSlot::At(e) | ast::IndexSlot::Gather(e) => paths_in(e, f),
                     ast::IndexSlot::Span { start, len } => {
-                        names_in(start, f);
-                        names_in(len, f);
+                        paths_in(start, f);
+                        paths_in(len, f);
                     }
                     ast::IndexSlot::Full(_) => {}
                 }
             }
         }
         ExprKind::Reduce { range, body, .. } => {
-            names_in(&range.lo, f);
-            names_in(&range.hi, f);
-            names_in(body, f);
+            paths_in(&range.lo, f);
+            paths_in(&range.hi, f);
+            paths_in(body, f);
         }
-        ExprKind::Tuple(items) => items.iter().for_each(|i| names_in(i, f)),
+        ExprKind::Tuple(items) => items.iter().for_each(|i| paths_in(i, f)),
         ExprKind::Int(_)
         | ExprKind::Float(_)
         | ExprKind::Str(_)

@@ -13,6 +13,7 @@ mod constant;
 mod evaluate;
 mod header;
 mod lower;
+mod order;
 mod program;
 pub(crate) mod text;
 

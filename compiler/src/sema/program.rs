@@ -4,12 +4,12 @@
 
 use super::constant::Const;
 use super::evaluate::{self, Evaluator, Static};
+use super::order;
 use crate::diag::Sink;
 use crate::diag::catalogue::sema as say;
 use crate::source::Span;
 use crate::syntax::ast::{self, File, GenericKind, Ident, Item};
 use crate::tile::ir::GenericValue;
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 /// The items of all files of one compile.
@@ -17,8 +17,8 @@ pub struct Program<'a> {
     pub kernels: Vec<KernelItem<'a>>,
     pub(super) modules: Vec<Module<'a>>,
     by_path: BTreeMap<String, usize>,
-    /// Values of `const` items; `None` while one is being computed, so that a cycle is seen.
-    pub(super) constants: RefCell<BTreeMap<(usize, String), Option<Static>>>,
+    /// Values of `const` items, by module and name.
+    constants: BTreeMap<(usize, String), Static>,
 }
 
 pub struct KernelItem<'a> {
@@ -75,7 +75,7 @@ impl<'a> Program<'a> {
             kernels: vec![],
             modules: vec![],
             by_path: BTreeMap::new(),
-            constants: RefCell::default(),
+            constants: BTreeMap::new(),
         };
         let homes: Vec<usize> = files.iter().map(|f| program.module_of(f)).collect();
         for (file, &home) in files.iter().zip(&homes) {
@@ -90,14 +90,32 @@ impl<'a> Program<'a> {
                 program.attach(home, item, sink);
             }
         }
-        for (module, m) in program.modules.iter().enumerate() {
-            for (entry, _) in m.items.values() {
-                if let Entry::Const(c) = entry {
-                    evaluate::constant_item(&program, module, c, sink);
-                }
+        program.compute_constants(sink);
+        program
+    }
+
+    fn compute_constants(&mut self, sink: &mut Sink) {
+        for group in order::constants(self) {
+            if group.circular {
+                sink.report(say::constant_cycle(&group.members));
+            }
+            for (module, item) in group.members {
+                let value = match group.circular {
+                    true => Static::Error,
+                    false => Evaluator::new(self, module).eval(&item.value, sink),
+                };
+                self.constants
+                    .insert((module, item.name.name.clone()), value);
             }
         }
-        program
+    }
+
+    /// The value of a `const` item of a module.
+    pub(super) fn constant(&self, module: usize, item: &ast::Const) -> Static {
+        let value = self.constants.get(&(module, item.name.name.clone()));
+        value
+            .expect("constants are computed after those that they name, and before all else")
+            .clone()
     }
 
     fn module_of(&mut self, file: &File) -> usize {

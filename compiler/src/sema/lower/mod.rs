@@ -433,12 +433,10 @@ impl<'p, 'a, 's> Lower<'p, 'a, 's> {
             }
         }
         match self.program.find(self.module, &path.segments) {
-            Some((home, Entry::Const(c))) => {
-                match evaluate::constant_item(self.program, home, c, self.sink) {
-                    Static::Const(c) => Binding::Const(c),
-                    _ => Binding::Error,
-                }
-            }
+            Some((home, Entry::Const(c))) => match self.program.constant(home, c) {
+                Static::Const(c) => Binding::Const(c),
+                _ => Binding::Error,
+            },
             Some((_, other)) => {
                 let name = path_text(path);
                 self.report(say::item_is_no_value(path.span, &name, other.kind()));

@@ -262,11 +262,8 @@ impl<'a> Printer<'a> {
         let mut parts = Parts::new(self.blanked);
         parts.text(&format!("fn {}", f.name.name));
         parts.generics(&f.generics);
-        let first = f
-            .params
-            .first()
-            .map_or(start, |(n, _)| n.span.start as usize);
-        let last = f.params.last().map_or(start, |(_, t)| t.span.end as usize);
+        let name = f.name.span.end as usize;
+        let last = f.params.last().map_or(name, |(_, t)| t.span.end as usize);
         let tail = |parts: &mut Parts<'a>| {
             if let Some(ty) = &f.result {
                 parts.text(" -> ");
@@ -283,7 +280,7 @@ impl<'a> Printer<'a> {
         one.text(")");
         tail(&mut one);
         let fits = self.indent + one.width() < WIDTH;
-        if fits && !self.has_comment(first, last) {
+        if fits && !self.has_comment(name, last) {
             return self.headed_block(start, one, &f.body);
         }
         parts.text("(");

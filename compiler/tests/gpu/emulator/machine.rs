@@ -426,16 +426,18 @@ impl<'l> Cta<'l> {
         let bytes = i.ty.bits() as usize / 8;
         self.check(thread, space, address, i, false, plain)?;
         let from = address as usize;
-        let mut raw = [0u8; 8];
-        match space {
-            Space::Param => raw[..bytes].copy_from_slice(&self.launch.params[from..from + bytes]),
-            Space::Shared => raw[..bytes].copy_from_slice(&self.shared[from..from + bytes]),
+        let raw = match space {
+            Space::Param => &self.launch.params[from..from + bytes],
+            Space::Shared => &self.shared[from..from + bytes],
             // SAFETY: `check` found the bytes in an allocation, which lives through the launch.
-            Space::Global => unsafe {
-                std::ptr::copy_nonoverlapping(address as *const u8, raw.as_mut_ptr(), bytes);
-            },
-        }
-        Ok(u64::from_le_bytes(raw))
+            Space::Global => unsafe { std::slice::from_raw_parts(address as *const u8, bytes) },
+        };
+        Ok(match *raw {
+            [a, b, c, d] => u64::from(u32::from_le_bytes([a, b, c, d])),
+            [a, b] => u64::from(u16::from_le_bytes([a, b])),
+            [a] => u64::from(a),
+            _ => u64::from_le_bytes(raw.try_into().map_err(|_| "an odd size")?),
+        })
     }
 
     fn store(
@@ -511,7 +513,15 @@ impl<'l> Cta<'l> {
         write: bool,
     ) -> Result<(), String> {
         let me = thread as u16 + 1;
-        for (i, byte) in self.touched[from..from + bytes].iter_mut().enumerate() {
+        let touched = &mut self.touched[from..from + bytes];
+        let known = |byte: &Touched| {
+            byte.epoch == self.epoch && byte.writer == 0 && [me, u16::MAX].contains(&byte.reader)
+        };
+        // The usual case: it reads again what threads only read.
+        if !write && touched.iter().all(known) {
+            return Ok(());
+        }
+        for (i, byte) in touched.iter_mut().enumerate() {
             if byte.epoch != self.epoch {
                 *byte = Touched {
                     epoch: self.epoch,

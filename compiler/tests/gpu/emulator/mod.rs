@@ -161,3 +161,62 @@ impl Gpu for Emulator {
         }
     }
 }
+
+/// What the machine is there to find, in programs that breach one rule each.
+#[test]
+fn breaches_are_found() {
+    let run = |body: &str| {
+        let text = format!(
+            ".extern .shared .align 128 .b8 tile[];\n.visible .entry k(\n.param .align 8 .b8 k_param_0[8]\n)\n.reqntid 32, 1, 1\n{{\n{body}\nret;\n}}\n"
+        );
+        let program = ptx::parse(&text).unwrap_or_else(|why| panic!("{why}"));
+        #[repr(align(32))]
+        struct Aligned([u64; 4]);
+        let memory = Aligned([0; 4]);
+        let start = memory.0.as_ptr() as u64;
+        let launch = Launch {
+            program: &program,
+            ctas: 1,
+            shared_bytes: 256,
+            params: &start.to_le_bytes(),
+            allocations: &BTreeMap::from([(start, 32)]),
+        };
+        launch.run()
+    };
+    let own = "mov.u32 %r1, %tid.x;\nmul.lo.u32 %r2, %r1, 4;\nmov.u64 %rd1, tile;\ncvt.u64.u32 %rd2, %r2;\nadd.u64 %rd3, %rd1, %rd2;\nst.shared.b32 [%rd3], %r1;\n";
+    let global = "ld.param.b64 %rd9, [k_param_0];\n";
+    let read = "ld.shared.b32 %r3, [tile];\n";
+    assert_eq!(run(own), Ok(()));
+    assert_eq!(run(&format!("{own}bar.sync 0;\n{read}")), Ok(()));
+    assert_eq!(
+        run(&format!("{global}ld.global.v2.b64 {{%rd4, _}}, [%rd9+16];")),
+        Ok(())
+    );
+    for (breach, said) in [
+        (format!("{own}{read}"), "without a barrier"),
+        (
+            "st.shared.b32 [tile+256], 1;".to_owned(),
+            "of 256 shared ones",
+        ),
+        (
+            "ld.shared.b32 %r3, [tile+2];".to_owned(),
+            "no multiple of 4",
+        ),
+        (
+            format!("{global}ld.global.b32 %r3, [%rd9+32];"),
+            "in no allocation",
+        ),
+        (
+            format!("{global}ld.global.v2.b64 {{%rd4, %rd5}}, [%rd9+24];"),
+            "no multiple of 16",
+        ),
+        (
+            "mov.u32 %r1, %tid.x;\nsetp.eq.u32 %p1, %r1, 0;\n@%p1 bra $end;\nbar.sync 0;\n$end:"
+                .to_owned(),
+            "1 threads ended, and 31 wait",
+        ),
+    ] {
+        let why = run(&breach).expect_err(&breach);
+        assert!(why.contains(said), "{breach}\n{why}");
+    }
+}

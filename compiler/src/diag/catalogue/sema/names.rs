@@ -103,13 +103,20 @@ pub fn shadows_builtin(name: &Ident) -> Diagnostic {
     .help("give yours another name")
 }
 
-pub fn constant_cycle(name: &Ident) -> Diagnostic {
-    Diagnostic::error(
+/// `circle`: at least one.
+pub fn constant_cycle(circle: &[(usize, &ast::Const)]) -> Diagnostic {
+    let names: Vec<&str> = circle.iter().map(|(_, c)| c.name.name.as_str()).collect();
+    let first = &circle[0].1.name;
+    let d = Diagnostic::error(
         "TL0110",
-        name.span,
-        format!("the value of `{}` depends on itself", name.name),
-    )
-    .help("give one constant of the circle a value of its own")
+        first.span,
+        format!("the value of `{}` depends on itself", first.name),
+    );
+    let d = match names.len() {
+        1 => d,
+        _ => d.note(format!("the circle is {}", list(&names))),
+    };
+    d.help("give one constant of the circle a value of its own")
 }
 
 pub fn recursion(span: Span, name: &str) -> Diagnostic {

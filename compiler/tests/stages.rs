@@ -1,0 +1,52 @@
+//! What each stage makes of the smallest kernel that shows a mechanism: `stages/NAME.tl` names the stage in its first line, the text of
+//! that stage is `stages/NAME.snap`. `INSTA_UPDATE=always cargo test --release --workspace --test stages` writes what is made now; read
+//! the difference.
+#![cfg(feature = "llvm")]
+
+use std::path::Path;
+use tessera_artifact::CpuVariant;
+use tessera_compiler::diag::Sink;
+use tessera_compiler::driver::{self, Dump};
+use tessera_compiler::source::SourceMap;
+
+#[test]
+fn stages_make_what_their_snapshots_say() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stages");
+    let mut names: Vec<String> = std::fs::read_dir(&folder)
+        .expect("the folder is there")
+        .map(|entry| entry.expect("it can be read").file_name())
+        .filter_map(|name| Some(name.to_str()?.strip_suffix(".tl")?.to_owned()))
+        .collect();
+    names.sort();
+    assert!(names.len() >= 6, "{names:?}");
+    let mut settings = insta::Settings::clone_current();
+    settings.set_snapshot_path(&folder);
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    for name in names {
+        let text = std::fs::read_to_string(folder.join(format!("{name}.tl"))).expect("it is text");
+        let made = stage_of(&name, &text);
+        settings.bind(|| insta::assert_snapshot!(name, made));
+    }
+}
+
+fn stage_of(name: &str, text: &str) -> String {
+    let first = text.lines().next().unwrap_or("");
+    let stage = match first.strip_prefix("//@ stage: ") {
+        Some("tile") => Dump::Tile,
+        Some("tile-opt") => Dump::TileOptimised,
+        Some("mlir") => Dump::Mlir,
+        Some("ptx") => Dump::Ptx,
+        _ => panic!("{name}: `{first}` names no stage"),
+    };
+    let mut map = SourceMap::default();
+    map.add(format!("{name}.tl"), text.to_owned());
+    let mut sink = Sink::default();
+    let files = driver::parse(&map, &mut sink);
+    let kernels = driver::front(&files, &mut sink);
+    let Some([kernel]) = kernels.as_deref() else {
+        panic!("{name}: {:#?}", sink.finish());
+    };
+    driver::dump(kernel, stage, CpuVariant::Avx2)
+        .unwrap_or_else(|d| panic!("{name}: {}", d.message))
+}
