@@ -210,7 +210,7 @@ fn feed_b(dtype: DType, blocking: &Blocking, strides: [i64; 2], k: u64) -> Feed 
         Arithmetic::F32 if dtype == DType::F32 || few => Feed::InPlace,
         Arithmetic::F64 => Feed::InPlace,
         Arithmetic::I32 if few => Feed::InPlace,
-        Arithmetic::FlushedPairs if few && k % 2 == 0 => Feed::InPlace,
+        Arithmetic::FlushedPairs if few && k.is_multiple_of(2) => Feed::InPlace,
         _ => Feed::Packed,
     }
 }
