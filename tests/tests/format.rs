@@ -81,10 +81,10 @@ fn gaps(text: &str) -> Vec<usize> {
             inside("\n", 2) + 1
         } else if rest.starts_with("/*") {
             inside("*/", 2) + 2
-        } else if rest.starts_with('"') {
+        } else if let Some(body) = rest.strip_prefix('"') {
             // Up to a quote that no backslash stands before.
             let mut escaped = false;
-            let end = rest[1..].find(|c| {
+            let end = body.find(|c| {
                 let closes = c == '"' && !escaped;
                 escaped = c == '\\' && !escaped;
                 closes
