@@ -1,4 +1,4 @@
-//! Runs every test item of `tests/run/*.tl`, of the kernel library and of the examples in `docs`: interpreter, compiled code of every
+//! Runs every test item of `tests/run/*.tl` and `tests/peers/*.tl`, of the kernel library and of the examples in `docs`: interpreter, compiled code of every
 //! variant this machine has, references. One test per item; what it needs of the compiler is what `tlc test` needs.
 //! An example without a test must at least check.
 
@@ -19,9 +19,10 @@ use tessera_device::cpu::features;
 fn main() {
     let arguments = Arguments::from_args();
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    // A file of `run/` is a program of its own; the library's modules use each other.
-    let mut sets: Vec<SourceMap> = tl_files(&root.join("run"))
-        .into_iter()
+    // A file of `run/` or `peers/` is a program of its own; the library's modules use each other.
+    let mut sets: Vec<SourceMap> = ["run", "peers"]
+        .iter()
+        .flat_map(|folder| tl_files(&root.join(folder)))
         .map(|f| load(&[f]))
         .collect();
     sets.push(load(&tl_files(&root.join("../kernels-src"))));

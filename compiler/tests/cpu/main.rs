@@ -7,4 +7,3 @@ mod dot;
 mod folds;
 mod harness;
 mod scalars;
-mod speed;

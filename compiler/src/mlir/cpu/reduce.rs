@@ -151,22 +151,9 @@ impl<'c> Emitter<'_, 'c> {
         step: i64,
         body: impl FnOnce(&mut Self, Val<'c>) -> Emit,
     ) -> Emit {
-        if to <= from {
-            return Ok(());
-        }
-        let lo = self.b.i64(from);
-        if to - from <= step {
-            return body(self, lo);
-        }
-        let hi = self.b.i64(to);
         // A few steps may be unrolled, so that stack tiles become registers.
-        let open = match (to - from) / step > FEW_STEPS {
-            true => self.b.begin_rolled_for(lo, hi, step, &[]),
-            false => self.b.begin_for(lo, hi, step, &[]),
-        };
-        body(self, open.iv)?;
-        self.b.end_for(open, &[]);
-        Ok(())
+        let rolled = (to - from) / step > FEW_STEPS;
+        self.steps(rolled, (from, to, step), body)
     }
 
     /// As [`Emitter::repeat`], never unrolled.
@@ -177,6 +164,15 @@ impl<'c> Emitter<'_, 'c> {
         step: i64,
         body: impl FnOnce(&mut Self, Val<'c>) -> Emit,
     ) -> Emit {
+        self.steps(true, (from, to, step), body)
+    }
+
+    fn steps(
+        &mut self,
+        rolled: bool,
+        (from, to, step): (i64, i64, i64),
+        body: impl FnOnce(&mut Self, Val<'c>) -> Emit,
+    ) -> Emit {
         if to <= from {
             return Ok(());
         }
@@ -185,7 +181,10 @@ impl<'c> Emitter<'_, 'c> {
             return body(self, lo);
         }
         let hi = self.b.i64(to);
-        let open = self.b.begin_rolled_for(lo, hi, step, &[]);
+        let open = match rolled {
+            true => self.b.begin_rolled_for(lo, hi, step, &[]),
+            false => self.b.begin_for(lo, hi, step, &[]),
+        };
         body(self, open.iv)?;
         self.b.end_for(open, &[]);
         Ok(())
