@@ -137,6 +137,82 @@ fn strewn_comments_stay() {
     }
 }
 
+/// Every kind of item, documented where it can be.
+const EVERY_ITEM: &str = "\
+edition 2026;
+/// no place for this
+module m;
+/// nor for this
+use other::{f, g};
+
+/// const docs
+const N = 4;
+/// fn docs
+///
+/// two paragraphs
+fn one(x: f32) -> f32 { return x; }
+
+/// fn docs
+fn two(x: f32) -> f32 {
+    return x;
+}
+/// kernel docs
+kernel k<A: int = 4>(
+    x: in  [M, A] f32,
+    y: out [M, A] f32,
+)
+dims   M in 0..=64
+launch grid(M)
+{
+    map j in [A] { y[block(0), j] = x[block(0), j]; }
+}
+/// nor for this
+instances k { (A = 4), (A = 8) }
+
+/// reference docs
+reference r for k {
+    map (i, j) in [M, A] { y[i, j] = x[i, j]; }
+}
+/// one-line reference docs
+reference s for k { map (i, j) in [M, A] { y[i, j] = 0.0; } }
+/// test docs
+test \"t\" for k {
+    with M = 3;
+    expect y against r;
+}
+/// one-line test docs
+test \"u\" for k { with M = 3; }
+/// bench docs
+bench \"b\" for k {
+    with M = 3;
+}
+";
+
+/// A comment at each blank of every kind of item, above all beside its docs.
+#[test]
+fn a_comment_at_any_blank_stays() {
+    let before = parse(EVERY_ITEM).expect("it parses");
+    examine(EVERY_ITEM, &before).unwrap_or_else(|what| panic!("{what}"));
+    let comments = [
+        " // c\n",
+        "\n// c\n",
+        "\n\n// c\n\n",
+        " /* c */ ",
+        "\n/* c */ ",
+        " /* c\n c */ ",
+        "\n// c\n\n/* c */ // c\n",
+    ];
+    for at in gaps(EVERY_ITEM) {
+        for comment in comments {
+            let mut text = EVERY_ITEM.to_string();
+            text.insert_str(at, comment);
+            let tree = parse(&text).unwrap_or_else(|| panic!("it does not parse:\n{text}"));
+            assert_eq!(shape(&tree), shape(&before), "another tree:\n{text}");
+            examine(&text, &tree).unwrap_or_else(|what| panic!("{comment:?} at {at}: {what}"));
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { max_shrink_iters: 2000, ..ProptestConfig::default() })]
 

@@ -17,6 +17,7 @@ use lines::Lines;
 
 pub const WIDTH: usize = 120;
 const INDENT: usize = 4;
+const DOC: &str = "///";
 
 /// `None` if the text has errors; they are in the sink.
 pub fn format(sink: &mut Sink, file: FileId, text: &str) -> Option<String> {
@@ -31,7 +32,18 @@ pub fn format(sink: &mut Sink, file: FileId, text: &str) -> Option<String> {
 
 /// The tree as text. `text` is what it was parsed from, or empty for a tree that was made.
 pub fn print(tree: &File, text: &str) -> String {
-    let blanked = lex::lex(&mut Sink::default(), tree.span.file, text).text;
+    let lexed = lex::lex(&mut Sink::default(), tree.span.file, text);
+    let mut blanked = lexed.text;
+    // Docs fill their lines; those of no item are comments.
+    let is_comment = |doc: &Comment| {
+        tree.comments
+            .binary_search_by_key(&doc.span, |c| c.span)
+            .is_ok()
+    };
+    for doc in lexed.docs.iter().filter(|doc| !is_comment(doc)) {
+        let start = doc.span.start as usize;
+        blanked.replace_range(start..start + DOC.len(), DOC);
+    }
     let mut printer = Printer {
         blanked: &blanked,
         comments: tree.comments.iter().collect(),
@@ -45,7 +57,7 @@ pub fn print(tree: &File, text: &str) -> String {
 }
 
 struct Printer<'a> {
-    /// The source with comments blanked; empty for a tree without source.
+    /// The source with comments blanked, items' docs down to their slashes; empty for a tree without source.
     blanked: &'a str,
     comments: Vec<&'a Comment>,
     next_comment: usize,
@@ -209,31 +221,38 @@ impl<'a> Printer<'a> {
 
     // ---- items -----------------------------------------------------------------------------------------------------------
 
-    fn docs(&mut self, start: usize, docs: &[String]) {
-        self.comments_before(start, start);
-        // Docs are blank in `blanked`: look for the blank line before the first of them.
-        if let Some(last) = self.last_end {
-            let between = self.blanked.get(last..start).unwrap_or("");
-            let lines: Vec<&str> = between.split('\n').collect();
-            if lines.len() > docs.len() + 2 {
-                self.lines.want_blank();
-            }
-            self.last_end = Some(start);
-        }
+    /// The docs of an item that starts at `start`, below all comments up to the end of its head: between docs and keyword, where
+    /// comments inside the head would go, they would stand above the docs the next time.
+    fn docs(&mut self, start: usize, head_end: usize, docs: &[String]) {
+        let first = self.first_doc(start);
+        self.comments_before(head_end, first);
+        self.blank_before(first);
+        self.last_end = Some(start);
         for doc in docs {
             self.lines
-                .push_comment(self.indent, format!("/// {doc}").trim_end());
+                .push_comment(self.indent, format!("{DOC} {doc}").trim_end());
         }
         if !docs.is_empty() {
             self.lines.no_blank();
         }
     }
 
+    /// Where the docs of the item that starts at `start` start.
+    fn first_doc(&self, start: usize) -> usize {
+        let mut first = start;
+        while let Some(before) = self.blanked.get(..first)
+            && let Some(rest) = before.trim_end().strip_suffix(DOC)
+        {
+            first = rest.len();
+        }
+        first
+    }
+
     fn item(&mut self, item: &'a Item) {
         match item {
             Item::Const(c) => {
                 let start = c.span.start as usize;
-                self.docs(start, &c.docs);
+                self.docs(start, c.span.end as usize, &c.docs);
                 let mut parts = Parts::new(self.blanked);
                 parts.text(&format!("const {} = ", c.name.name));
                 parts.expr(&c.value);
@@ -245,7 +264,7 @@ impl<'a> Printer<'a> {
             Item::Instances(i) => self.instances(i),
             Item::Reference(r) => {
                 let start = r.span.start as usize;
-                self.docs(start, &r.docs);
+                self.docs(start, r.body.span.start as usize, &r.docs);
                 let mut parts = Parts::new(self.blanked);
                 parts.text(&format!("reference {} for {} ", r.name.name, r.kernel.name));
                 self.headed_block(start, parts, &r.body);
@@ -258,7 +277,6 @@ impl<'a> Printer<'a> {
 
     fn function(&mut self, f: &'a Function) {
         let start = f.span.start as usize;
-        self.docs(start, &f.docs);
         let mut parts = Parts::new(self.blanked);
         parts.text(&format!("fn {}", f.name.name));
         parts.generics(&f.generics);
@@ -281,10 +299,11 @@ impl<'a> Printer<'a> {
         tail(&mut one);
         let fits = self.indent + one.width() < WIDTH;
         if fits && !self.has_comment(name, last) {
+            self.docs(start, f.body.span.start as usize, &f.docs);
             return self.headed_block(start, one, &f.body);
         }
+        self.docs(start, name, &f.docs);
         parts.text("(");
-        self.comments_before(start, start);
         self.line(parts);
         self.indent += INDENT;
         self.last_end = None;
@@ -305,7 +324,7 @@ impl<'a> Printer<'a> {
 
     fn kernel(&mut self, k: &'a Kernel) {
         let start = k.span.start as usize;
-        self.docs(start, &k.docs);
+        self.docs(start, k.name.span.end as usize, &k.docs);
         let mut parts = Parts::new(self.blanked);
         parts.text(&format!("kernel {}", k.name.name));
         parts.generics(&k.generics);
@@ -313,7 +332,6 @@ impl<'a> Printer<'a> {
         if k.params.is_empty() {
             parts.text(")");
         }
-        self.comments_before(start, start);
         self.line(parts);
         self.last_end = None;
         if !k.params.is_empty() {
@@ -536,7 +554,8 @@ impl<'a> Printer<'a> {
 
     fn test(&mut self, word: &str, t: &'a Test) {
         let (start, end) = (t.span.start as usize, t.span.end as usize);
-        self.docs(start, &t.docs);
+        let head_end = self.behind_brace(t.kernel.span.end as usize, end);
+        self.docs(start, head_end, &t.docs);
         let mut parts = Parts::new(self.blanked);
         parts.text(&format!(
             "{word} {} for {} {{",
@@ -559,8 +578,7 @@ impl<'a> Printer<'a> {
         {
             return self.element(start, end, one);
         }
-        let head = t.kernel.span.end as usize;
-        self.element(start, self.behind_brace(head, end), parts);
+        self.element(start, head_end, parts);
         self.indent += INDENT;
         self.last_end = None;
         for line in &t.lines {
