@@ -145,7 +145,7 @@ mod native {
     use super::*;
     use crate::mlir::{self, CodegenError, Lowering, MlirContext};
     use crate::target::{self, nvptx::SM_90A};
-    use tessera_artifact::{CpuCode, KernelEntry, Manifest, PtxCode, write_archive};
+    use tessera_artifact::{CpuCode, KernelEntry, Manifest, PtxCode, TensorMap, write_archive};
 
     /// Text in, archive out; `None` if the sink has errors.
     pub fn build(map: &SourceMap, options: &Options, sink: &mut Sink) -> Option<Vec<u8>> {
@@ -222,6 +222,9 @@ mod native {
         pub threads: u32,
         pub shared_bytes: u32,
         pub scratch_bytes: u64,
+        pub tensor_maps: Vec<TensorMap>,
+        pub persistent: bool,
+        pub cluster: u32,
         pub traps: Vec<String>,
         #[serde(skip)]
         pub bytes: Vec<u8>,
@@ -251,6 +254,9 @@ mod native {
             threads: emitted.threads,
             shared_bytes: emitted.shared_bytes,
             scratch_bytes: emitted.scratch_bytes,
+            tensor_maps: vec![],
+            persistent: false,
+            cluster: 1,
             traps: emitted.traps.into_iter().map(|t| t.message).collect(),
             bytes: ptx.into_bytes(),
         })
@@ -272,6 +278,9 @@ mod native {
             threads: 1,
             shared_bytes: 0,
             scratch_bytes: emitted.scratch_bytes,
+            tensor_maps: vec![],
+            persistent: false,
+            cluster: 1,
             traps: emitted.traps.into_iter().map(|t| t.message).collect(),
             bytes,
         })
@@ -291,6 +300,9 @@ mod native {
             threads,
             shared_bytes,
             scratch_bytes,
+            tensor_maps,
+            persistent,
+            cluster,
             traps,
             ..
         } = code;
@@ -302,16 +314,17 @@ mod native {
                 scratch_bytes,
                 traps,
             }),
-            Target::Sm90a => {
-                entry.ptx = Some(PtxCode {
-                    blob,
-                    symbol,
-                    threads,
-                    shared_bytes,
-                    scratch_bytes,
-                    traps,
-                })
-            }
+            Target::Sm90a => entry.ptx.push(PtxCode {
+                blob,
+                symbol,
+                threads,
+                shared_bytes,
+                scratch_bytes,
+                tensor_maps,
+                persistent,
+                cluster,
+                traps,
+            }),
         }
     }
 

@@ -86,6 +86,9 @@ mod tests {
             threads: 1,
             shared_bytes: 0,
             scratch_bytes: 64,
+            tensor_maps: vec![],
+            persistent: false,
+            cluster: 1,
             traps: vec!["t".into()],
             bytes: vec![1, 2, 3],
         }

@@ -38,7 +38,7 @@ pub fn entry(kernel: &ir::Kernel, key: &str) -> KernelEntry {
             .map(|c| contract(kernel, c))
             .collect(),
         cpu: vec![],
-        ptx: None,
+        ptx: vec![],
         key: key.to_owned(),
     }
 }

@@ -12,5 +12,5 @@ pub use dtype::DType;
 pub use host_expr::{BoundExpr, EvalError, HostExpr, HostOp, HostType};
 pub use manifest::{
     ContractEntry, CpuCode, CpuVariant, DimEntry, KernelEntry, MAX_DIMS, MAX_PARAMS, MAX_RANK,
-    Manifest, ManifestError, ParamEntry, ParamKind, ParamMode, PtxCode, Requirement,
+    Manifest, ManifestError, ParamEntry, ParamKind, ParamMode, PtxCode, Requirement, TensorMap,
 };

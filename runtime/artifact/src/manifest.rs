@@ -10,10 +10,13 @@
 //! `scratch` is `scratch_bytes` of 64-byte aligned memory that belongs to the calling thread for the call.
 //!
 //! # Launch ABI of PTX
-//! One kernel parameter: the same words by value as one array (`.param .align 8 .b8 args[8 * n]`), and after them the address of scratch
-//! memory, `scratch_bytes` for each CTA of the launch. The launch is one-dimensional, CTAs of `threads` threads with `shared_bytes` of
-//! dynamic shared memory. It may have fewer CTAs than the grid has items (then all of them must run at once): CTA c runs the items c,
-//! c + CTAs, and so on, ascending. A failed check ends its CTA; the others go on.
+//! One kernel parameter by value, 64-byte aligned where it has tensor maps, else 8-byte: first the maps of [`PtxCode::tensor_maps`], 128
+//! bytes each, in order; then the same words; and after them the address of scratch memory, `scratch_bytes` for each CTA of the launch.
+//! The launch is one-dimensional, CTAs of `threads` threads with `shared_bytes` of dynamic shared memory. It may have fewer CTAs than the
+//! grid has items (then all of them must run at once): CTA c runs the items c, c + CTAs, and so on, ascending. With clusters it may have
+//! more, which find no item. A failed check ends its CTA; the others go on.
+//!
+//! A launch takes the first of an instance's PTX codes whose tensor maps can be made for the arguments.
 
 use crate::{DType, HostExpr, HostType};
 use serde::{Deserialize, Serialize};
@@ -41,7 +44,8 @@ pub struct KernelEntry {
     pub grid: Vec<HostExpr>,
     pub contracts: Vec<ContractEntry>,
     pub cpu: Vec<CpuCode>,
-    pub ptx: Option<PtxCode>,
+    /// The fastest first; the last one, if it has no tensor maps, takes whatever the instance takes.
+    pub ptx: Vec<PtxCode>,
     /// Content key: canonical program, generics, targets, compiler.
     pub key: String,
 }
@@ -142,8 +146,26 @@ pub struct PtxCode {
     pub shared_bytes: u32,
     /// Global scratch per CTA for tiles that exceed shared memory.
     pub scratch_bytes: u64,
+    /// What the launch makes of the arguments, in order of the parameter.
+    pub tensor_maps: Vec<TensorMap>,
+    /// At most as many CTAs as run at the same time, each taking several items; else one CTA for each item.
+    pub persistent: bool,
+    /// CTAs of a cluster, as the PTX says too: a launch has a multiple of it. 1: no clusters.
+    pub cluster: u32,
     /// What each number in the error record means; the first is number 1.
     pub traps: Vec<String>,
+}
+
+/// Boxes of a tensor that the tensor memory accelerator copies to and from shared memory. Element type, shape and strides are the
+/// argument's; what a box reads outside the tensor is zero, what it writes there is dropped. Two e2m1 codes count as one byte.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TensorMap {
+    /// Index into the kernel's parameters.
+    pub param: u32,
+    /// Of the box: one per axis of the tensor, outermost first; for e2m1 the last is in bytes.
+    pub extents: Vec<u32>,
+    /// How shared memory is permuted: within groups of so many bytes (32, 64, 128), or 0 for not at all.
+    pub swizzle: u32,
 }
 
 impl CpuVariant {
@@ -223,6 +245,10 @@ pub const MAX_DIMS: usize = 64;
 pub const MAX_EXPR_DEPTH: usize = 32;
 pub const MAX_ALIGN: u32 = 4096;
 pub const MAX_THREADS: u32 = 1024;
+/// CTAs of a cluster on every GPU that has clusters.
+pub const MAX_CLUSTER: u32 = 8;
+/// Shared memory that a block may have.
+const MAX_SHARED_BYTES: u64 = 227 * 1024;
 /// Scratch memory of one thread, or of one CTA.
 pub const MAX_SCRATCH_BYTES: u64 = 1 << 32;
 
@@ -414,17 +440,72 @@ impl KernelEntry {
                 return Err(format!("it has {} code twice", code.variant));
             }
         }
-        if let Some(code) = &self.ptx {
+        for code in &self.ptx {
             blob(code.blob)?;
             if code.symbol.is_empty()
                 || !(1..=MAX_THREADS).contains(&code.threads)
                 || code.scratch_bytes > MAX_SCRATCH_BYTES
+                || !(1..=MAX_CLUSTER).contains(&code.cluster)
             {
                 return Err(format!(
-                    "its PTX has no symbol, {} threads, or {} bytes of scratch memory",
-                    code.threads, code.scratch_bytes
+                    "its PTX has no symbol, {} threads, {} bytes of scratch memory, or clusters of {}",
+                    code.threads, code.scratch_bytes, code.cluster
                 ));
             }
+            for map in &code.tensor_maps {
+                self.check_tensor_map(map)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What can be known of a tensor map before a launch.
+    fn check_tensor_map(&self, map: &TensorMap) -> Result<(), String> {
+        let param = self.params.get(map.param as usize);
+        let Some(ParamEntry {
+            name,
+            kind: ParamKind::Tensor { dtype, shape, .. },
+        }) = param
+        else {
+            return Err(format!(
+                "a tensor map is of parameter {}, which is no tensor",
+                map.param
+            ));
+        };
+        let extents = &map.extents;
+        let wrong = |what: &str| {
+            Err(format!(
+                "the tensor map of `{name}`, boxes of {extents:?} with swizzle {}: {what}",
+                map.swizzle
+            ))
+        };
+        let Some(&innermost) = extents.last() else {
+            return wrong("a scalar has none");
+        };
+        if extents.len() != shape.len() || extents.len() > 5 {
+            return wrong(&format!(
+                "the tensor has rank {}, and a map at most 5",
+                shape.len()
+            ));
+        }
+        if extents.iter().any(|n| !(1..=256).contains(n)) {
+            return wrong("an extent is outside of 1..=256");
+        }
+        if !matches!(map.swizzle, 0 | 32 | 64 | 128) {
+            return wrong("swizzles are 0, 32, 64 and 128 bytes");
+        }
+        let element = u64::from(dtype.bits().max(8) / 8);
+        let row = u64::from(innermost) * element;
+        if !row.is_multiple_of(16) || (map.swizzle != 0 && row > u64::from(map.swizzle)) {
+            return wrong(&format!(
+                "a row has {row} bytes, no multiple of 16 or more than a swizzle permutes"
+            ));
+        }
+        let rest = extents.iter().map(|&n| u64::from(n)).product::<u64>() * element;
+        if rest > MAX_SHARED_BYTES {
+            return wrong(&format!(
+                "it has {rest} bytes, and shared memory {MAX_SHARED_BYTES}"
+            ));
         }
         Ok(())
     }
@@ -499,14 +580,21 @@ pub(crate) mod tests {
                 scratch_bytes: 0,
                 traps: vec![],
             }],
-            ptx: Some(PtxCode {
+            ptx: vec![PtxCode {
                 blob: 1,
                 symbol: "axpy".into(),
                 threads: 128,
                 shared_bytes: 0,
                 scratch_bytes: 0,
+                tensor_maps: vec![TensorMap {
+                    param: 0,
+                    extents: vec![64],
+                    swizzle: 0,
+                }],
+                persistent: false,
+                cluster: 1,
                 traps: vec![],
-            }),
+            }],
             key: "k".into(),
         }
     }
@@ -544,7 +632,23 @@ pub(crate) mod tests {
         assert!(
             refused(|k| k.params[1].name = "x".into()).contains("two parameters are named `x`")
         );
-        assert!(refused(|k| k.ptx.as_mut().unwrap().threads = 0).contains("0 threads"));
+        assert!(refused(|k| k.ptx[0].threads = 0).contains("0 threads"));
+        assert!(refused(|k| k.ptx[0].cluster = 0).contains("clusters of 0"));
+    }
+
+    #[test]
+    fn tensor_maps_that_no_launch_could_make_are_refused() {
+        let refused = |change: fn(&mut TensorMap), why: &str| {
+            let found = refused(|k| change(&mut k.ptx[0].tensor_maps[0]));
+            assert!(found.contains(why), "{found}");
+        };
+        refused(|m| m.param = 2, "parameter 2, which is no tensor");
+        refused(|m| m.extents = vec![], "a scalar has none");
+        refused(|m| m.extents = vec![1, 64], "the tensor has rank 1");
+        refused(|m| m.extents = vec![260], "outside of 1..=256");
+        refused(|m| m.extents = vec![5], "a row has 20 bytes");
+        refused(|m| m.swizzle = 128, "a row has 256 bytes");
+        refused(|m| m.swizzle = 16, "swizzles are 0, 32, 64 and 128");
     }
 
     #[test]

@@ -91,7 +91,7 @@ fn entry(
             scratch_bytes: 64,
             traps: vec![],
         }],
-        ptx: None,
+        ptx: vec![],
         key: String::new(),
     }
 }

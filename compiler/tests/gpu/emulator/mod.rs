@@ -4,6 +4,7 @@
 mod alu;
 mod machine;
 mod ptx;
+mod tensor_map;
 
 use std::alloc::{Layout, alloc, dealloc};
 use std::collections::BTreeMap;
@@ -12,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use machine::Launch;
 use ptx::Program;
-use tessera_device::cuda::driver::{CallError, Function, Gpu, GpuFacts};
+use tessera_device::cuda::driver::{CallError, Function, Gpu, GpuFacts, MAP_WORDS, TiledTensor};
 use tessera_device::{CudaOptions, Device};
 
 const ALIGN: usize = 256;
@@ -119,6 +120,20 @@ impl Gpu for Emulator {
         _shared_bytes: u32,
     ) -> Result<u32, CallError> {
         Ok(1)
+    }
+
+    fn clusters_at_once(
+        &self,
+        _function: Function,
+        _threads: u32,
+        _shared_bytes: u32,
+        cluster: u32,
+    ) -> Result<u32, CallError> {
+        Ok(self.facts.multiprocessors / cluster)
+    }
+
+    fn tensor_map(&self, tensor: &TiledTensor) -> Result<[u64; MAP_WORDS], CallError> {
+        tensor_map::encode(tensor)
     }
 
     unsafe fn launch(

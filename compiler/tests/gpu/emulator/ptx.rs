@@ -197,7 +197,9 @@ pub fn parse(text: &str) -> Result<Program, String> {
         let line = line.split("//").next().unwrap_or("").trim();
         if let Some(rest) = line.strip_prefix(".visible .entry ") {
             p.name = rest.trim_end_matches('(').to_owned();
-        } else if let Some(rest) = line.strip_prefix(".param .align 8 .b8 ") {
+        } else if let Some(rest) = (line.strip_prefix(".param .align 8 .b8 "))
+            .or_else(|| line.strip_prefix(".param .align 64 .b8 "))
+        {
             let size = rest
                 .split(['[', ']'])
                 .nth(1)

@@ -12,7 +12,7 @@ use tessera_artifact::{Archive, KernelEntry, PtxCode};
 
 use super::context::{Context, CudaBuffer, CudaError};
 use super::driver::{CallError, Function, Gpu};
-use super::installed;
+use super::{installed, tensor_map};
 use crate::launch::{LaunchError, Request};
 
 /// Each default is what a program wants that has the GPU for itself.
@@ -42,6 +42,8 @@ pub struct CudaDevice {
 /// Kept from launch to launch.
 struct Memory {
     request: Request,
+    /// The kernel's parameter: tensor maps, then the request's words.
+    parameter: Vec<u64>,
     /// `scratch` and `flags` parameters.
     arena: CudaBuffer,
     /// Tiles that shared memory does not hold.
@@ -50,8 +52,13 @@ struct Memory {
     error_record: CudaBuffer,
 }
 
-/// Code of one instance. The driver translates it at the first launch, since a program may never launch it.
+/// The codes of one instance, never none; a launch takes the first that it can make the tensor maps of.
 pub(crate) struct CudaKernel {
+    codes: Vec<CudaCode>,
+}
+
+/// The driver translates it at the first launch, since a program may never launch it.
+struct CudaCode {
     ptx: CString,
     code: PtxCode,
     function: OnceLock<Result<Function, String>>,
@@ -78,6 +85,7 @@ impl CudaDevice {
         let context = Context::new(gpu, options.ordinal)?;
         let memory = Memory {
             request: Request::default(),
+            parameter: vec![],
             arena: context.allocate(0)?,
             scratch: context.allocate(0)?,
             error_record: context.allocate(16)?,
@@ -113,18 +121,20 @@ impl CudaDevice {
         archive: &Archive<'_>,
         entry: &KernelEntry,
     ) -> Option<Result<CudaKernel, String>> {
-        let code = entry.ptx.as_ref()?;
-        let Some(ptx) = archive.blob(code.blob) else {
-            return Some(Err(format!("the archive has no blob {}", code.blob)));
-        };
-        Some(match CString::new(ptx) {
-            Ok(ptx) => Ok(CudaKernel {
-                ptx,
+        if entry.ptx.is_empty() {
+            return None;
+        }
+        let codes = entry.ptx.iter().map(|code| {
+            let ptx = archive.blob(code.blob);
+            let ptx = ptx.ok_or_else(|| format!("the archive has no blob {}", code.blob))?;
+            Ok(CudaCode {
+                ptx: CString::new(ptx).map_err(|_| "its PTX is no text".to_owned())?,
                 code: code.clone(),
                 function: OnceLock::new(),
-            }),
-            Err(_) => Err("its PTX is no text".to_owned()),
-        })
+            })
+        });
+        let codes = codes.collect::<Result<_, String>>();
+        Some(codes.map(|codes| CudaKernel { codes }))
     }
 
     /// Resolves a launch with `resolve`, which says which kernel to run, and runs it to its end.
@@ -136,6 +146,7 @@ impl CudaDevice {
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
         let Memory {
             request,
+            parameter,
             arena,
             scratch,
             error_record,
@@ -149,11 +160,10 @@ impl CudaDevice {
             what: why.to_string(),
         };
         let gpu = self.context.gpu().map_err(failed)?;
-        let function = self.function(gpu, kernel);
-        let function = function.map_err(|what| LaunchError::Device {
+        let refused = |what: String| LaunchError::Device {
             kernel: name.to_owned(),
             what,
-        })?;
+        };
         self.grow(arena, request.arena_bytes as u64, name)?;
         for part in &request.host_memory {
             let address = arena.address() + part.offset as u64;
@@ -164,14 +174,17 @@ impl CudaDevice {
             }
             request.words[part.word] = address;
         }
-        let ctas = self.ctas(gpu, kernel, function, request.ctas);
+        let kernel = kernel.choose(gpu, request, parameter).map_err(refused)?;
+        let function = kernel.function(gpu).map_err(refused)?;
+        let ctas = self.ctas(gpu, &kernel.code, function, request.ctas);
         let ctas = ctas.map_err(|why| failed(why.into()))?;
         let scratch_bytes = kernel.code.scratch_bytes * u64::from(ctas);
         self.grow(scratch, scratch_bytes, name)?;
-        request.words.push(error_record.address());
-        request.words.push(scratch.address());
+        parameter.extend_from_slice(&request.words);
+        parameter.push(error_record.address());
+        parameter.push(scratch.address());
         let done = self
-            .run(gpu, kernel, function, ctas, &mut request.words)
+            .run(gpu, &kernel.code, function, ctas, parameter)
             .map_err(failed)?;
         if !done {
             let seconds = self.watchdog.as_secs_f64();
@@ -223,36 +236,48 @@ impl CudaDevice {
         Ok(())
     }
 
-    /// CTAs to launch: one per item of the grid, or as many as run at the same time where each needs scratch memory.
+    /// CTAs to launch: one per item of the grid, or as many as run at the same time where they shall stay or each needs scratch memory;
+    /// whole clusters.
     fn ctas(
         &self,
         gpu: &dyn Gpu,
-        kernel: &CudaKernel,
+        code: &PtxCode,
         function: Function,
         items: i64,
     ) -> Result<u32, CallError> {
-        let code = &kernel.code;
+        let cluster = i64::from(code.cluster);
         let mut most = i64::from(i32::MAX);
-        if let Some(affordable) = SCRATCH_BYTES.checked_div(code.scratch_bytes) {
-            let per_multiprocessor =
-                gpu.blocks_per_multiprocessor(function, code.threads, code.shared_bytes)?;
-            let at_once =
-                i64::from(per_multiprocessor.max(1)) * i64::from(gpu.facts().multiprocessors);
-            most = at_once.min(affordable.max(1) as i64);
+        if code.persistent || code.scratch_bytes > 0 {
+            most = i64::from(self.at_once(gpu, code, function)?);
+            if let Some(affordable) = SCRATCH_BYTES.checked_div(code.scratch_bytes) {
+                most = most.min(affordable as i64);
+            }
         }
-        Ok(items.min(most) as u32)
+        // Never less than one cluster.
+        let most = (most - most % cluster).max(cluster);
+        let clusters = items / cluster + i64::from(items % cluster != 0);
+        Ok(clusters.min(most / cluster) as u32 * code.cluster)
+    }
+
+    fn at_once(&self, gpu: &dyn Gpu, code: &PtxCode, function: Function) -> Result<u32, CallError> {
+        let (threads, shared_bytes) = (code.threads, code.shared_bytes);
+        if code.cluster > 1 {
+            let clusters = gpu.clusters_at_once(function, threads, shared_bytes, code.cluster)?;
+            return Ok(clusters * code.cluster);
+        }
+        let blocks = gpu.blocks_per_multiprocessor(function, threads, shared_bytes)?;
+        Ok(blocks * gpu.facts().multiprocessors)
     }
 
     /// Whether the kernel ended in time.
     fn run(
         &self,
         gpu: &dyn Gpu,
-        kernel: &CudaKernel,
+        code: &PtxCode,
         function: Function,
         ctas: u32,
         words: &mut [u64],
     ) -> Result<bool, CudaError> {
-        let code = &kernel.code;
         // SAFETY: `resolve` checked the arguments against the manifest whose code this is, and they are borrowed for the launch; the
         // one parameter is as many words as the launch ABI says.
         unsafe { gpu.launch(function, ctas, code.threads, code.shared_bytes, words) }?;
@@ -272,11 +297,55 @@ impl CudaDevice {
             }
         }
     }
+}
 
-    fn function(&self, gpu: &dyn Gpu, kernel: &CudaKernel) -> Result<Function, String> {
-        let function = kernel
+impl CudaKernel {
+    /// The first code whose tensor maps can be made, which are then in `parameter`.
+    fn choose(
+        &self,
+        gpu: &dyn Gpu,
+        request: &Request,
+        parameter: &mut Vec<u64>,
+    ) -> Result<&CudaCode, String> {
+        let mut reasons = String::new();
+        for code in &self.codes {
+            match code.make_maps(gpu, request, parameter) {
+                Ok(()) => return Ok(code),
+                Err(why) => reasons = why,
+            }
+        }
+        Err(format!(
+            "none of its codes can make its tensor maps of these arguments: {reasons}"
+        ))
+    }
+}
+
+impl CudaCode {
+    fn make_maps(
+        &self,
+        gpu: &dyn Gpu,
+        request: &Request,
+        parameter: &mut Vec<u64>,
+    ) -> Result<(), String> {
+        parameter.clear();
+        for recipe in &self.code.tensor_maps {
+            let param = recipe.param as usize;
+            let tensor = request.tensors[param].as_ref();
+            let tensor = tensor.expect("the manifest's check lets maps be of tensors only");
+            let map = tensor_map::tiled(recipe, tensor, &request.words).and_then(|tiled| {
+                let map = gpu.tensor_map(&tiled);
+                map.map_err(|why| format!("{why} for {tiled:?}"))
+            });
+            let map = map.map_err(|why| format!("parameter {param}: {why}"))?;
+            parameter.extend_from_slice(&map);
+        }
+        Ok(())
+    }
+
+    fn function(&self, gpu: &dyn Gpu) -> Result<Function, String> {
+        let function = self
             .function
-            .get_or_init(|| translate(gpu, &kernel.ptx, &kernel.code));
+            .get_or_init(|| translate(gpu, &self.ptx, &self.code));
         function.clone()
     }
 }

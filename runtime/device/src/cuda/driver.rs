@@ -5,6 +5,8 @@
 use std::ffi::CStr;
 use std::fmt;
 
+use tessera_artifact::DType;
+
 /// A working driver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Driver {
@@ -77,6 +79,29 @@ impl std::error::Error for CallError {}
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Function(pub usize);
 
+/// Axes that a tensor map can have.
+pub const MAP_RANK: usize = 5;
+/// A tensor map is so many words of the kernel's parameter.
+pub const MAP_WORDS: usize = 16;
+
+/// A tensor in global memory as the tensor memory accelerator is told of it. Axes are counted from the innermost; those from `rank` on do
+/// not count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TiledTensor {
+    pub address: u64,
+    /// Of whole bytes.
+    pub dtype: DType,
+    pub rank: usize,
+    /// In elements.
+    pub extents: [u64; MAP_RANK],
+    /// In bytes; that of axis 0 does not count, since its elements lie side by side.
+    pub strides: [u64; MAP_RANK],
+    /// Elements of a box.
+    pub boxes: [u32; MAP_RANK],
+    /// 0, 32, 64 or 128 bytes.
+    pub swizzle: u32,
+}
+
 /// One GPU with one queue of work: launches and fills run in the order in which they were asked for; copies and [`Gpu::wait`] return when
 /// all of it is done. Addresses are the GPU's own.
 pub trait Gpu: Send + Sync {
@@ -146,7 +171,25 @@ pub trait Gpu: Send + Sync {
         shared_bytes: u32,
     ) -> Result<u32, CallError>;
 
-    /// Starts `blocks` blocks of `threads` threads. `words` are the function's one parameter.
+    /// Clusters of `cluster` blocks that run on the whole GPU at the same time.
+    ///
+    /// # Errors
+    /// [`CallError`]
+    fn clusters_at_once(
+        &self,
+        function: Function,
+        threads: u32,
+        shared_bytes: u32,
+        cluster: u32,
+    ) -> Result<u32, CallError>;
+
+    /// The map with which kernels copy boxes of the tensor to and from shared memory: zeros are read outside of it, and nothing written.
+    ///
+    /// # Errors
+    /// [`CallError`]: the hardware cannot do it.
+    fn tensor_map(&self, tensor: &TiledTensor) -> Result<[u64; MAP_WORDS], CallError>;
+
+    /// Starts `blocks` blocks of `threads` threads, in clusters if the function asks for them. `words` are the function's one parameter.
     ///
     /// # Errors
     /// [`CallError`]

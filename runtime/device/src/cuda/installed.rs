@@ -12,7 +12,11 @@ use cudarc::driver::sys::{
     CUresult,
 };
 
-use super::driver::{CallError, Driver, DriverError, Function, Gpu, GpuFacts};
+use tessera_artifact::DType;
+
+use super::driver::{
+    CallError, Driver, DriverError, Function, Gpu, GpuFacts, MAP_RANK, MAP_WORDS, TiledTensor,
+};
 
 /// Asks the driver what there is, without a context on any GPU.
 ///
@@ -252,6 +256,83 @@ impl Gpu for Installed {
             .map_err(failed("cuOccupancyMaxActiveBlocksPerMultiprocessor"))
     }
 
+    fn clusters_at_once(
+        &self,
+        function: Function,
+        threads: u32,
+        shared_bytes: u32,
+        cluster: u32,
+    ) -> Result<u32, CallError> {
+        self.enter()?;
+        let mut attribute = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
+            pad: Default::default(),
+            value: sys::CUlaunchAttributeValue {
+                clusterDim: sys::CUlaunchAttributeValue_union__bindgen_ty_1 {
+                    x: cluster,
+                    y: 1,
+                    z: 1,
+                },
+            },
+        };
+        let config = sys::CUlaunchConfig {
+            gridDimX: cluster,
+            gridDimY: 1,
+            gridDimZ: 1,
+            blockDimX: threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: shared_bytes,
+            hStream: self.stream,
+            attrs: &raw mut attribute,
+            numAttrs: 1,
+        };
+        let mut clusters = 0;
+        // SAFETY: writes one int; the attribute lives as long as the call.
+        unsafe {
+            sys::cuOccupancyMaxActiveClusters(
+                &raw mut clusters,
+                handle(function),
+                &raw const config,
+            )
+        }
+        .result()
+        .map_err(failed("cuOccupancyMaxActiveClusters"))?;
+        Ok(clusters.unsigned_abs())
+    }
+
+    fn tensor_map(&self, tensor: &TiledTensor) -> Result<[u64; MAP_WORDS], CallError> {
+        // The driver wants its maps aligned.
+        let mut map = sys::CUtensorMap {
+            opaque: [0; MAP_WORDS],
+        };
+        // SAFETY: every array has as many numbers as axes or more; the address is not followed.
+        unsafe {
+            sys::cuTensorMapEncodeTiled(
+                &raw mut map,
+                element(tensor.dtype),
+                tensor.rank as u32,
+                std::ptr::with_exposed_provenance_mut(tensor.address as usize),
+                tensor.extents.as_ptr(),
+                tensor.strides[1..].as_ptr(),
+                tensor.boxes.as_ptr(),
+                [1; MAP_RANK].as_ptr(),
+                sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+                match tensor.swizzle {
+                    32 => sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_32B,
+                    64 => sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_64B,
+                    128 => sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+                    _ => sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_NONE,
+                },
+                sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+            )
+        }
+        .result()
+        .map_err(failed("cuTensorMapEncodeTiled"))?;
+        Ok(map.opaque)
+    }
+
     unsafe fn launch(
         &self,
         function: Function,
@@ -283,6 +364,23 @@ impl Gpu for Installed {
             Err(Failure(CUresult::CUDA_ERROR_NOT_READY)) => Ok(false),
             Err(failure) => Err(failed("while it ran")(failure)),
         }
+    }
+}
+
+/// What the elements are matters for their width only.
+fn element(dtype: DType) -> sys::CUtensorMapDataType {
+    use sys::CUtensorMapDataType::*;
+    match dtype {
+        DType::BF16 => CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+        DType::F16 => CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+        DType::F32 | DType::Tf32 => CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
+        DType::F64 => CU_TENSOR_MAP_DATA_TYPE_FLOAT64,
+        other => match other.bits() {
+            64 => CU_TENSOR_MAP_DATA_TYPE_UINT64,
+            32 => CU_TENSOR_MAP_DATA_TYPE_UINT32,
+            16 => CU_TENSOR_MAP_DATA_TYPE_UINT16,
+            _ => CU_TENSOR_MAP_DATA_TYPE_UINT8,
+        },
     }
 }
 

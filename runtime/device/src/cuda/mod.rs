@@ -1,12 +1,13 @@
 //! NVIDIA GPUs as a device. The driver's library is looked up at run time: the program starts on a machine that has none.
 //!
 //! [`driver`] says what is asked of a driver, `installed` is the machine's own, `context` holds memory and whether the GPU still works,
-//! `device` launches.
+//! `tensor_map` describes tensors to it, `device` launches.
 
 mod context;
 mod device;
 pub mod driver;
 mod installed;
+mod tensor_map;
 
 pub use context::{CudaBuffer, CudaError};
 pub(crate) use device::CudaKernel;

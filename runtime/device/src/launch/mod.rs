@@ -10,7 +10,7 @@ mod overlap;
 mod resolve;
 
 pub use error::{LaunchError, Refusal};
-pub(crate) use resolve::{Request, Signature, argument_names, describe_all};
+pub(crate) use resolve::{Request, Signature, TensorWords, argument_names, describe_all};
 
 use half::{bf16, f16};
 use tessera_artifact::DType;

@@ -67,10 +67,20 @@ pub(crate) struct HostMemory {
     pub zeroed: bool,
 }
 
+/// Where a tensor's address stands among the words, its strides behind it, and what they do not say: what tensor maps are made of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TensorWords {
+    pub word: usize,
+    pub dtype: DType,
+    pub shape: Axes,
+}
+
 /// A resolved launch: reused from launch to launch so that it allocates only at first.
 #[derive(Debug, Default)]
 pub(crate) struct Request {
     pub words: Vec<u64>,
+    /// One for each parameter; `None` for scalars.
+    pub tensors: Vec<Option<TensorWords>>,
     pub grid: [i64; 3],
     pub ctas: i64,
     pub host_memory: Vec<HostMemory>,
@@ -422,12 +432,16 @@ impl Signature {
         request: &mut Request,
     ) -> Result<(), Refusal> {
         request.words.clear();
+        request.tensors.clear();
         request.host_memory.clear();
         request.arena_bytes = 0;
         for (i, param) in self.params.iter().enumerate() {
+            let word = request.words.len();
+            let mut tensor = None;
             match (&param.kind, param.argument.map(|at| &args[at])) {
-                (Kind::Tensor { .. }, Some(arg)) => {
-                    let Some(raw) = arg.tensor() else { continue };
+                (Kind::Tensor { dtype, .. }, Some(arg)) => {
+                    let raw = arg.tensor().expect("`check_arguments` compared the kinds");
+                    tensor = Some((*dtype, raw.shape));
                     request.words.push(raw.address);
                     request.words.extend(raw.strides.iter().map(|&s| s as u64));
                 }
@@ -448,8 +462,9 @@ impl Signature {
                     request.arena_bytes = offset.checked_add(bytes).ok_or(Refusal::TooLarge {
                         what: Part::Scratch(i),
                     })?;
+                    tensor = Some((*dtype, extents));
                     request.host_memory.push(HostMemory {
-                        word: request.words.len(),
+                        word,
                         offset,
                         bytes,
                         zeroed,
@@ -463,6 +478,8 @@ impl Signature {
                 (Kind::Index, Some(Arg::Index(value))) => request.words.push(*value as u64),
                 _ => unreachable!("`check_arguments` compared the kinds"),
             }
+            let tensor = tensor.map(|(dtype, shape)| TensorWords { word, dtype, shape });
+            request.tensors.push(tensor);
         }
         let passed = self.dims.iter().zip(dims).filter(|(dim, _)| dim.passed);
         request.words.extend(passed.map(|(_, &value)| value as u64));
