@@ -3,6 +3,7 @@
 use super::ptx::{Compare, Kind, Round, Ty};
 use half::f16;
 use std::cmp::Ordering;
+use tessera_artifact::numeric;
 
 pub fn mask(bits: u32) -> u64 {
     if bits >= 64 {
@@ -18,9 +19,38 @@ fn signed(x: u64, bits: u32) -> i64 {
 
 fn float(x: u64, ty: Ty) -> f64 {
     match ty.bits() {
-        16 => f64::from(f16::from_bits(x as u16)),
+        8 | 16 => f64::from(narrow(x, ty)),
         32 => f64::from(f32::from_bits(x as u32)),
         _ => f64::from_bits(x),
+    }
+}
+
+/// The value of a float of 8 or 16 bits.
+pub fn narrow(x: u64, ty: Ty) -> f32 {
+    match ty {
+        Ty::Bf16 => numeric::bf16_to_f32(x as u16),
+        Ty::E4M3 => numeric::e4m3_to_f32(x as u8),
+        Ty::E5M2 => numeric::e5m2_to_f32(x as u8),
+        _ => numeric::f16_to_f32(x as u16),
+    }
+}
+
+/// The nearest float of 8 (at most the largest finite one) or 16 bits.
+fn round_to(x: f32, ty: Ty) -> u64 {
+    match ty {
+        Ty::Bf16 if x.is_nan() => 0x7fff,
+        Ty::Bf16 => u64::from(numeric::f32_to_bf16(x)),
+        Ty::E4M3 => u64::from(numeric::f32_to_e4m3(x)),
+        Ty::E5M2 if x.is_infinite() => {
+            if x > 0.0 {
+                0x7b
+            } else {
+                0xfb
+            }
+        }
+        Ty::E5M2 => u64::from(numeric::f32_to_e5m2(x)),
+        _ if x.is_nan() => 0x7fff,
+        _ => u64::from(f16::from_f32(x).to_bits()),
     }
 }
 
@@ -28,11 +58,38 @@ fn float(x: u64, ty: Ty) -> f64 {
 #[inline(always)]
 pub fn compute(kind: Kind, ty: Ty, v: &[u64]) -> Result<u64, String> {
     match ty {
-        Ty::F(32) => Ok(canonical32(f32_op(kind, v)?)),
+        Ty::F(32) => match kind {
+            // As exact as can be, with subnormals as the `.ftz` forms have them.
+            Kind::Exp2 | Kind::Log2 | Kind::ApproxReciprocal | Kind::ApproxReciprocalSqrt => {
+                let x = f64::from(flushed(f32::from_bits(v[0] as u32)));
+                let y = match kind {
+                    Kind::Exp2 => x.exp2(),
+                    Kind::Log2 => x.log2(),
+                    Kind::ApproxReciprocal => 1.0 / x,
+                    _ => 1.0 / x.sqrt(),
+                };
+                Ok(canonical32(flushed(y as f32)))
+            }
+            Kind::Pack(to) => {
+                let [high, low] = [v[0], v[1]].map(|x| round_to(f32::from_bits(x as u32), to));
+                Ok(high << to.bits() | low)
+            }
+            kind => Ok(canonical32(f32_op(kind, v)?)),
+        },
         Ty::F(64) => Ok(canonical64(f64_op(kind, v)?)),
-        Ty::F(_) => Err("arithmetic on f16".to_owned()),
+        Ty::F(_) | Ty::Bf16 | Ty::E4M3 | Ty::E5M2 => match kind {
+            Kind::Unpack(from) => {
+                let part = |x: u64| round_to(narrow(x & mask(from.bits()), from), ty);
+                Ok(part(v[0] >> from.bits()) << ty.bits() | part(v[0]))
+            }
+            other => Err(format!("{other:?} of {ty:?}")),
+        },
         _ => int_op(kind, ty, v),
     }
+}
+
+fn flushed(x: f32) -> f32 {
+    if x.is_subnormal() { x * 0.0 } else { x }
 }
 
 fn canonical32(x: f32) -> u64 {
@@ -136,6 +193,24 @@ fn int_op(kind: Kind, ty: Ty, v: &[u64]) -> Result<u64, String> {
                 u(0) >> by
             }
         }
+        Kind::PopCount => u64::from(u(0).count_ones()),
+        Kind::LeadingZeros => u64::from(u(0).leading_zeros() - (64 - bits)),
+        Kind::FunnelLeft => ((u(1) << 32 | u(0)) << (v[2] & 31)) >> 32,
+        Kind::FunnelRight => (u(1) << 32 | u(0)) >> (v[2] & 31),
+        Kind::Logic(table) => (0..bits).fold(0, |all, i| {
+            let bit = |k: usize| v[k] >> i & 1;
+            all | (u64::from(table) >> (bit(0) << 2 | bit(1) << 1 | bit(2)) & 1) << i
+        }),
+        Kind::Permute => (0..4).fold(0, |all, i| {
+            let select = v[2] >> (4 * i) & 0xf;
+            let byte = (u(1) << 32 | u(0)) >> (8 * (select & 7)) & 0xff;
+            // The sign of the byte instead.
+            let byte = match select & 8 {
+                0 => byte,
+                _ => 0xff * (byte >> 7),
+            };
+            all | byte << (8 * i)
+        }),
         Kind::BitField => {
             let (from, len) = (v[1] as u32 & 0xff, v[2] as u32 & 0xff);
             let field = u(0).checked_shr(from).unwrap_or(0) & mask(len);
@@ -183,6 +258,8 @@ pub fn compare(op: Compare, ty: Ty, a: u64, b: u64) -> bool {
 
 pub fn convert(to: Ty, from: Ty, round: Round, x: u64) -> Result<u64, String> {
     Ok(match (from, to) {
+        (Ty::Bf16, Ty::F(32)) => canonical32(narrow(x, from)),
+        (Ty::F(32), Ty::Bf16) if round == Round::Nearest => round_to(f32::from_bits(x as u32), to),
         (Ty::F(_), Ty::F(n)) if round == Round::Nearest => {
             let v = float(x, from);
             match n {

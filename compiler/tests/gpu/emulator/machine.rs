@@ -1,139 +1,285 @@
-//! Runs a program CTA by CTA. Threads at the same instruction take it together, those that are behind first; any order would do. It is held
-//! to rules that a GPU does not check: no access outside an allocation, no two threads at one byte of shared memory between barriers unless
-//! both read, every thread at the same barrier, no address that is not a multiple of the access.
+//! Runs a program cluster by cluster, the next ones while the first waits or spins. Threads at the same instruction take it together,
+//! those that are behind first; in programs whose threads part, warps and turns come in an order that the seed says. It is held to rules
+//! that a GPU does not check: no access outside an allocation, no two threads at one byte of shared memory without an order between them
+//! unless both read, no address that is not a multiple of the access; and to those of `copies`, `product` and `barrier`.
 
 use super::alu;
-use super::ptx::{CTA, CTAS, Instruction, Kind, Program, Rmw, Space, THREAD, Ty};
-use std::collections::BTreeMap;
+use super::barrier::{ClusterBarrier, Mbarrier, Named};
+use super::copies::{Bulk, Copies};
+use super::order::{Memory, Order};
+use super::product::Products;
+use super::ptx::{Instruction, Kind, Program, Rmw, SHARED_BASE, Space, Ty};
+use std::collections::{BTreeMap, VecDeque};
 
-const WARP: usize = 32;
+pub const WARP: usize = 32;
+pub const WARPGROUP: usize = 128;
 /// Of all threads of a launch together: beyond it, it hangs.
 const LIMIT: u64 = 20_000_000_000;
-/// Threads that spin let the others go on after so many instructions.
+/// Threads that spin let the others go on after so many instructions, and blocks of a cluster those of others.
 const TURN: u64 = 1_000_000;
+/// Above it, an address of shared memory has the rank of the block in its cluster, from 1.
+pub const RANK_SHIFT: u32 = 24;
+/// Of one multiprocessor.
+const REGISTERS: usize = 65536;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum State {
+pub enum State {
     Ready,
-    Barrier,
-    Shuffle,
+    /// At an instruction that needs others.
+    Blocked,
     Done,
-}
-
-/// Who touched a byte of shared memory, and after which barrier.
-#[derive(Clone, Copy, Default)]
-struct Touched {
-    epoch: u32,
-    /// Thread + 1.
-    writer: u16,
-    /// Thread + 1; `u16::MAX`: several.
-    reader: u16,
 }
 
 pub struct Launch<'l> {
     pub program: &'l Program,
     pub ctas: u32,
+    /// Besides what the program declares.
     pub shared_bytes: usize,
     pub params: &'l [u8],
     /// Start and length.
     pub allocations: &'l BTreeMap<u64, usize>,
+    /// Blocks that run at the same time.
+    pub at_once: u32,
+    pub seed: u64,
 }
 
-struct Cta<'l> {
-    launch: &'l Launch<'l>,
-    number: u32,
-    /// Of each thread: its next instruction, and whether it can go on.
-    at: Vec<usize>,
-    state: Vec<State>,
-    /// Of each register, all threads.
-    registers: Vec<u64>,
-    /// Results of one instruction.
-    results: Vec<u64>,
-    shared: Vec<u8>,
-    touched: Vec<Touched>,
-    epoch: u32,
-    /// The allocation of the last access: start and end.
-    allocation: (u64, u64),
-}
+/// A generator of no consequence but to be the same for the same seed.
+pub struct Random(pub u64);
 
-/// A breach of the rules, and whose.
-type Breach = (usize, String);
-
-impl Launch<'_> {
-    pub fn run(&self) -> Result<(), String> {
-        let bytes = self.params.len();
-        if bytes != self.program.param_bytes {
-            return Err(format!(
-                "{bytes} bytes of arguments for {}",
-                self.program.param_bytes
-            ));
-        }
-        let mut steps = 0;
-        for number in 0..self.ctas {
-            Cta::new(self, number).run(&mut steps)?;
-        }
-        Ok(())
+impl Random {
+    pub fn below(&mut self, n: usize) -> usize {
+        self.0 = self
+            .0
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        (self.0 >> 33) as usize % n
     }
 }
 
-impl<'l> Cta<'l> {
-    fn new(launch: &'l Launch<'l>, number: u32) -> Self {
-        let program = launch.program;
-        let n = program.threads as usize;
-        let mut registers = vec![0xdead_beef_dead_beef; program.registers * n];
-        for thread in 0..n {
-            registers[THREAD * n + thread] = thread as u64;
+pub struct Cluster<'l> {
+    pub launch: &'l Launch<'l>,
+    /// The number of the first block.
+    first: u32,
+    /// Threads, and those of one block.
+    pub n: usize,
+    pub block: usize,
+    /// Of each thread: its next instruction, and whether it can go on.
+    pub at: Vec<usize>,
+    pub state: Vec<State>,
+    /// Of each register, all threads.
+    pub registers: Vec<u64>,
+    /// Results of one instruction.
+    results: Vec<u64>,
+    /// Shared memory of a block, and from one block's to the next one's.
+    pub shared_bytes: usize,
+    pub shared_stride: usize,
+    pub memory: Memory,
+    pub order: Order,
+    pub random: Random,
+    /// Threads take turns in an order of the seed's.
+    varied: bool,
+    /// The allocation of the last access: start and end.
+    allocation: (u64, u64),
+    pub barriers: BTreeMap<usize, Mbarrier>,
+    pub named: BTreeMap<(usize, u64), Named>,
+    pub cluster_barrier: ClusterBarrier,
+    pub bulk: BTreeMap<usize, Bulk>,
+    pub copies: BTreeMap<usize, Copies>,
+    /// One for each warpgroup.
+    pub products: Vec<Products>,
+    /// Registers of the threads of each warp, and those that a block may still give out.
+    pub register_count: Vec<usize>,
+    pub register_pool: Vec<usize>,
+    /// Instructions so far, and which was the last to write a register of a warpgroup; only where there are products.
+    pub tick: u64,
+    pub written: Vec<u64>,
+}
+
+/// A breach of the rules, and whose.
+pub type Breach = (usize, String);
+
+enum Turn {
+    Done,
+    /// It is over.
+    Over,
+    /// Nobody can go on.
+    Blocked,
+}
+
+impl Launch<'_> {
+    pub fn run(&self) -> Result<(), String> {
+        let (bytes, program) = (self.params.len(), self.program);
+        if bytes != program.param_bytes {
+            return Err(format!(
+                "{bytes} bytes of arguments for {}",
+                program.param_bytes
+            ));
         }
-        registers[CTA * n..][..n].fill(u64::from(number));
-        registers[CTAS * n..][..n].fill(u64::from(launch.ctas));
+        if !self.ctas.is_multiple_of(program.cluster) {
+            return Err(format!(
+                "{} blocks in clusters of {}",
+                self.ctas, program.cluster
+            ));
+        }
+        let at_once = (self.at_once / program.cluster).max(1) as usize;
+        let mut next = 0;
+        let mut running: VecDeque<Cluster> = VecDeque::new();
+        let mut steps = 0;
+        loop {
+            while running.len() < at_once && next < self.ctas {
+                running.push_back(Cluster::new(self, next));
+                next += program.cluster;
+            }
+            if running.is_empty() {
+                return Ok(());
+            }
+            let mut moved = false;
+            // The first for as long as it can, then the others.
+            for place in 0..running.len() {
+                match running[place].turn(&mut steps)? {
+                    Turn::Done => {
+                        running.remove(place);
+                        moved = true;
+                        break;
+                    }
+                    Turn::Over => moved = true,
+                    Turn::Blocked => {}
+                }
+            }
+            if !moved {
+                let all: Vec<String> = running.iter().map(Cluster::waiting).collect();
+                return Err(all.join("; "));
+            }
+            if steps > LIMIT {
+                return Err(format!("not over after {LIMIT} instructions"));
+            }
+        }
+    }
+}
+
+impl<'l> Cluster<'l> {
+    fn new(launch: &'l Launch<'l>, first: u32) -> Self {
+        let program = launch.program;
+        let block = program.threads as usize;
+        let blocks = program.cluster as usize;
+        let n = block * blocks;
+        let mut registers = vec![0xdead_beef_dead_beef; program.registers * n];
+        for t in 0..n {
+            let rank = (t / block) as u64;
+            let special = [
+                (t % block) as u64,
+                u64::from(first) + rank,
+                u64::from(launch.ctas),
+                rank,
+                u64::from(first / program.cluster),
+                u64::from(launch.ctas / program.cluster),
+                (t % WARP) as u64,
+                rank,
+            ];
+            for (register, x) in special.into_iter().enumerate() {
+                registers[register * n + t] = x;
+            }
+        }
         for &(register, x) in &program.constants {
             registers[register * n..][..n].fill(x);
         }
-        Cta {
+        let mut shared_bytes = launch.shared_bytes;
+        if program.static_shared > 0 {
+            shared_bytes += program.static_shared.next_multiple_of(1024);
+        }
+        let shared_stride = shared_bytes.next_multiple_of(1024);
+        let warpgroups = n.div_ceil(WARPGROUP);
+        let entry = (REGISTERS / block).min(255) / 8 * 8;
+        let multiplies = program.multiplies();
+        Cluster {
             launch,
-            number,
+            first,
+            n,
+            block,
             at: vec![0; n],
             state: vec![State::Ready; n],
             registers,
             results: vec![0; n],
-            shared: vec![0xa5; launch.shared_bytes],
-            touched: vec![Touched::default(); launch.shared_bytes],
-            epoch: 1,
+            shared_bytes,
+            shared_stride,
+            memory: Memory::new(shared_stride * blocks),
+            order: Order::new(n),
+            random: Random(launch.seed ^ u64::from(first)),
+            varied: launch.seed != 0 && program.parts(),
             allocation: (0, 0),
+            barriers: BTreeMap::new(),
+            named: BTreeMap::new(),
+            cluster_barrier: ClusterBarrier::new(n),
+            bulk: BTreeMap::new(),
+            copies: BTreeMap::new(),
+            products: (0..warpgroups).map(|_| Products::default()).collect(),
+            register_count: vec![entry; n.div_ceil(WARP)],
+            register_pool: vec![0; blocks],
+            tick: 0,
+            written: vec![
+                0;
+                if multiplies {
+                    program.registers * warpgroups
+                } else {
+                    0
+                }
+            ],
         }
     }
 
-    fn run(&mut self, steps: &mut u64) -> Result<(), String> {
+    fn turn(&mut self, steps: &mut u64) -> Result<Turn, String> {
+        let end = *steps + TURN * self.n as u64;
         let mut spins = false;
         loop {
-            let ready = || {
-                let places = self.at.iter().zip(&self.state);
-                places.filter(|p| *p.1 == State::Ready).map(|p| *p.0)
-            };
-            let (behind, ahead) = (ready().min(), ready().max());
-            let (Some(behind), Some(ahead)) = (behind, ahead) else {
-                let moved = self.shuffle()? | self.meet()?;
-                if self.state.iter().all(|s| *s == State::Done) {
-                    return Ok(());
+            if spins || (self.varied && self.random.below(4) == 0) {
+                self.settle()?;
+            }
+            let Some((active, at, stop, turn)) = self.choose(spins) else {
+                if self.settle()? {
+                    continue;
                 }
-                if !moved {
-                    return Err("threads wait for each other for ever".to_owned());
-                }
-                continue;
+                return match self.state.iter().all(|s| *s == State::Done) {
+                    true => self.finish().map(|()| Turn::Done),
+                    false => Ok(Turn::Blocked),
+                };
             };
-            // Up to where others stand, to go on with them; those who spin are passed over for a turn.
-            let (at, stop) = match spins {
-                false => (behind, ready().filter(|&a| a > behind).min()),
-                true => (ahead, None),
-            };
-            let active: Vec<usize> = (0..self.at.len())
-                .filter(|&t| self.state[t] == State::Ready && self.at[t] == at)
-                .collect();
-            spins = !self.advance(active, at, stop.unwrap_or(usize::MAX), steps)?;
-            if *steps > LIMIT {
-                return Err(format!("not over after {LIMIT} instructions"));
+            spins = !self.advance(active, at, stop, turn, steps)? && turn == TURN;
+            if *steps > end {
+                return Ok(Turn::Over);
             }
         }
+    }
+
+    /// Threads to go on, from which instruction and up to which, and how many; none if nobody can.
+    fn choose(&mut self, spins: bool) -> Option<(Vec<usize>, usize, usize, u64)> {
+        let ready = |t: &usize| self.state[*t] == State::Ready;
+        if !self.varied {
+            let places = || (0..self.n).filter(ready).map(|t| self.at[t]);
+            let (behind, ahead) = (places().min()?, places().max()?);
+            // Up to where others stand, to go on with them; those who spin are passed over for a turn.
+            let (at, stop) = match spins {
+                false => (behind, places().filter(|&a| a > behind).min()),
+                true => (ahead, None),
+            };
+            let active = (0..self.n).filter(|&t| ready(&t) && self.at[t] == at);
+            return Some((active.collect(), at, stop.unwrap_or(usize::MAX), TURN));
+        }
+        let warps = self.n.div_ceil(WARP);
+        let of = |warp: usize| warp * WARP..((warp + 1) * WARP).min(self.n);
+        let can: Vec<usize> = (0..warps).filter(|&w| of(w).any(|t| ready(&t))).collect();
+        if can.is_empty() {
+            return None;
+        }
+        let warp = can[self.random.below(can.len())];
+        let alone = self.random.below(2) == 0;
+        let turn = 1 + self.random.below(300) as u64;
+        let ready = |t: &usize| self.state[*t] == State::Ready;
+        let places = || of(warp).filter(ready).map(|t| self.at[t]);
+        let at = places().min()?;
+        let stop = places().filter(|&a| a > at).min();
+        let within = if alone { of(warp) } else { 0..self.n };
+        let active = within.filter(|&t| ready(&t) && self.at[t] == at).collect();
+        Some((active, at, stop.unwrap_or(usize::MAX), turn))
     }
 
     /// Runs threads together until they part, stop or reach `stop`; false if their turn was over first.
@@ -142,18 +288,24 @@ impl<'l> Cta<'l> {
         active: Vec<usize>,
         mut at: usize,
         stop: usize,
+        turn: u64,
         steps: &mut u64,
     ) -> Result<bool, String> {
         let program = self.launch.program;
-        let mut left = TURN;
+        let groups = match self.written.is_empty() {
+            true => vec![],
+            false => self.groups(&active),
+        };
+        let mut left = turn;
         while at < stop && left > 0 {
             left -= 1;
+            self.tick += 1;
             *steps += active.len() as u64;
             let i = program.code.get(at).ok_or("the code has no end")?;
             let (doing, not) = match i.guard {
                 None => (None, vec![]),
                 Some((predicate, wanted)) => {
-                    let n = self.at.len();
+                    let n = self.n;
                     let holds = |t: &usize| (self.registers[predicate * n + *t] & 1 == 1) == wanted;
                     let (doing, not): (Vec<_>, Vec<_>) = active.iter().partition(|t| holds(t));
                     (Some(doing), not)
@@ -163,15 +315,21 @@ impl<'l> Cta<'l> {
             let (next, state) = match i.kind {
                 Kind::Branch => (i.target, State::Ready),
                 Kind::Return => (at, State::Done),
-                Kind::Barrier => (at, State::Barrier),
-                Kind::ShuffleDown => (at, State::Shuffle),
+                Kind::Special(special) if program.specials[special].waits() => (at, State::Blocked),
                 _ => {
-                    self.execute(i, doing).map_err(|(thread, what)| {
-                        format!(
-                            "thread {thread} of CTA {}: `{}`: {what}",
-                            self.number, i.text
-                        )
-                    })?;
+                    let done = match i.kind {
+                        _ if doing.is_empty() => Ok(()),
+                        Kind::Special(special) => {
+                            self.special(&program.specials[special], i, doing)
+                        }
+                        _ => self
+                            .registers_are_free(i, &groups, doing)
+                            .and_then(|()| self.execute(i, doing)),
+                    };
+                    if let Err(breach) = done {
+                        let (thread, what) = breach;
+                        return Err(self.blame(thread, i, &what));
+                    }
                     at += 1;
                     continue;
                 }
@@ -187,7 +345,17 @@ impl<'l> Cta<'l> {
                 for &t in &not {
                     self.at[t] = at + 1;
                 }
-                return Ok(true);
+                let checked = match (state, i.kind) {
+                    (State::Done, _) => self.end(doing),
+                    (State::Blocked, Kind::Special(special)) => {
+                        self.block(&program.specials[special], doing)
+                    }
+                    _ => Ok(()),
+                };
+                return match checked {
+                    Ok(()) => Ok(true),
+                    Err((thread, what)) => Err(self.blame(thread, i, &what)),
+                };
             }
         }
         for &t in &active {
@@ -196,56 +364,78 @@ impl<'l> Cta<'l> {
         Ok(left > 0)
     }
 
-    /// All threads of the CTA at one barrier: on they go.
-    fn meet(&mut self) -> Result<bool, String> {
-        let count = |state| self.state.iter().filter(|s| **s == state).count();
-        let (waiting, done) = (count(State::Barrier), count(State::Done));
-        if waiting == 0 || waiting + done < self.state.len() {
-            return Ok(false);
-        }
-        if done > 0 {
-            return Err(format!(
-                "{done} threads ended, and {waiting} wait at a barrier"
-            ));
-        }
-        if self.at.iter().any(|&at| at != self.at[0]) {
-            return Err("threads wait at different barriers".to_owned());
-        }
-        for (at, state) in self.at.iter_mut().zip(&mut self.state) {
-            *at += 1;
-            *state = State::Ready;
-        }
-        self.epoch += 1;
-        Ok(true)
+    pub fn blame(&self, thread: usize, i: &Instruction, what: &str) -> String {
+        format!(
+            "thread {} of CTA {}: `{}`: {what}",
+            thread % self.block,
+            self.first as usize + thread / self.block,
+            i.text
+        )
     }
 
-    /// Warps whose threads are all at one shuffle exchange their values.
-    fn shuffle(&mut self) -> Result<bool, String> {
-        let n = self.at.len();
-        let mut any = false;
-        for first in (0..n).step_by(WARP) {
-            if (self.state[first..first + WARP].iter()).any(|s| *s != State::Shuffle) {
-                continue;
+    /// The warpgroups of these threads.
+    fn groups(&self, threads: &[usize]) -> Vec<usize> {
+        let mut groups: Vec<usize> = threads.iter().map(|t| t / WARPGROUP).collect();
+        groups.dedup();
+        groups
+    }
+
+    /// That no product under way has an ordinary instruction's registers.
+    fn registers_are_free(
+        &mut self,
+        i: &Instruction,
+        groups: &[usize],
+        doing: &[usize],
+    ) -> Result<(), Breach> {
+        let groups_all = self.products.len();
+        for &g in groups {
+            let products = &self.products[g];
+            if products.in_flight() {
+                let taken = (i.from.iter().any(|r| products.sums.contains_key(r)))
+                    || i.to.is_some_and(|r| products.holds(&r));
+                if taken && doing.iter().any(|t| t / WARPGROUP == g) {
+                    return Err((
+                        g * WARPGROUP,
+                        "a register of a product under way that nobody has waited for".to_owned(),
+                    ));
+                }
             }
-            let at = self.at[first];
-            if self.at[first..first + WARP].iter().any(|&a| a != at) {
-                return Err("threads of a warp wait at different shuffles".to_owned());
-            }
-            any = true;
-            let i = &self.launch.program.code[at];
-            let to = i.to.ok_or_else(|| format!("`{}`", i.text))?;
-            let [value, distance, _] = i.from;
-            let values = self.registers[value * n + first..][..WARP].to_vec();
-            for lane in 0..WARP {
-                let from = lane + self.registers[distance * n + first + lane] as usize;
-                // Past the end a lane keeps its own.
-                let value = values.get(from).unwrap_or(&values[lane]) & 0xffff_ffff;
-                self.registers[to * n + first + lane] = value;
-                self.at[first + lane] += 1;
-                self.state[first + lane] = State::Ready;
+            if let Some(to) = i.to {
+                self.written[to * groups_all + g] = self.tick;
             }
         }
-        Ok(any)
+        Ok(())
+    }
+
+    /// Who waits where.
+    fn waiting(&self) -> String {
+        let done = self.state.iter().filter(|s| **s == State::Done).count();
+        let mut places: BTreeMap<(usize, usize), Vec<usize>> = BTreeMap::new();
+        for t in (0..self.n).filter(|&t| self.state[t] == State::Blocked) {
+            places
+                .entry((t / self.block, self.at[t]))
+                .or_default()
+                .push(t);
+        }
+        let waiting: usize = places.values().map(Vec::len).sum();
+        let lines: Vec<String> = (places.iter())
+            .map(|((rank, at), threads)| {
+                let i = &self.launch.program.code[*at];
+                let [first, last] =
+                    [threads[0], threads[threads.len() - 1]].map(|t| t % self.block);
+                format!(
+                    "threads {first}..={last} ({}) of CTA {} at `{}`{}",
+                    threads.len(),
+                    self.first as usize + rank,
+                    i.text,
+                    self.what_lacks(threads[0])
+                )
+            })
+            .collect();
+        format!(
+            "{done} threads ended, and {waiting} wait for ever: {}",
+            lines.join(", ")
+        )
     }
 
     fn execute(&mut self, i: &Instruction, threads: &[usize]) -> Result<(), Breach> {
@@ -267,6 +457,7 @@ impl<'l> Cta<'l> {
         let bits = i.ty.bits();
         match i.kind {
             Kind::Fence => Ok(()),
+            Kind::Unpack(_) => self.each(i, threads, |v| alu::compute(i.kind, i.ty, &v)),
             Kind::Set(op) => match i.ty {
                 U(32) => self.each(i, threads, |v| {
                     Ok(u64::from(alu::compare(op, U(32), v[0], v[1])))
@@ -370,7 +561,7 @@ impl<'l> Cta<'l> {
         threads: &[usize],
         of: impl Fn([u64; 3]) -> Result<u64, String>,
     ) -> Result<(), Breach> {
-        let n = self.at.len();
+        let n = self.n;
         let to = i.to.ok_or((0, "no register for the result".to_owned()))?;
         let [a, b, c] = i.from.map(|r| &self.registers[r * n..][..n]);
         let results = &mut self.results[..n];
@@ -397,7 +588,7 @@ impl<'l> Cta<'l> {
         threads: &[usize],
         of: impl Fn(&mut Self, usize) -> Result<Option<u64>, String>,
     ) -> Result<(), Breach> {
-        let n = self.at.len();
+        let n = self.n;
         for &t in threads {
             let result = of(self, t).map_err(|what| (t, what))?;
             match (result, i.to) {
@@ -409,13 +600,13 @@ impl<'l> Cta<'l> {
         Ok(())
     }
 
-    fn register(&self, register: usize, thread: usize) -> u64 {
-        self.registers[register * self.at.len() + thread]
+    pub fn register(&self, register: usize, thread: usize) -> u64 {
+        self.registers[register * self.n + thread]
     }
 
     // ---- memory -------------------------------------------------------------------------------------------
 
-    fn load(
+    pub fn load(
         &mut self,
         thread: usize,
         space: Space,
@@ -425,10 +616,9 @@ impl<'l> Cta<'l> {
     ) -> Result<u64, String> {
         let bytes = i.ty.bits() as usize / 8;
         self.check(thread, space, address, i, false, plain)?;
-        let from = address as usize;
         let raw = match space {
-            Space::Param => &self.launch.params[from..from + bytes],
-            Space::Shared => &self.shared[from..from + bytes],
+            Space::Param => &self.launch.params[address as usize..][..bytes],
+            Space::Shared => &self.memory.bytes[self.shared(thread, address, bytes)?..][..bytes],
             // SAFETY: `check` found the bytes in an allocation, which lives through the launch.
             Space::Global => unsafe { std::slice::from_raw_parts(address as *const u8, bytes) },
         };
@@ -451,11 +641,13 @@ impl<'l> Cta<'l> {
     ) -> Result<(), String> {
         let bytes = i.ty.bits() as usize / 8;
         self.check(thread, space, address, i, true, plain)?;
-        let to = address as usize;
         let raw = value.to_le_bytes();
         match space {
             Space::Param => return Err("a store to the arguments".to_owned()),
-            Space::Shared => self.shared[to..to + bytes].copy_from_slice(&raw[..bytes]),
+            Space::Shared => {
+                let to = self.shared(thread, address, bytes)?;
+                self.memory.bytes[to..to + bytes].copy_from_slice(&raw[..bytes]);
+            }
             // SAFETY: as for loads; nobody else uses the allocation meanwhile.
             Space::Global => unsafe {
                 std::ptr::copy_nonoverlapping(raw.as_ptr(), address as *mut u8, bytes);
@@ -484,75 +676,68 @@ impl<'l> Cta<'l> {
         match space {
             Space::Param if end <= self.launch.params.len() as u64 => Ok(()),
             Space::Param => Err(format!("argument byte {address}")),
-            Space::Shared if end > self.shared.len() as u64 => {
-                let len = self.shared.len();
-                Err(format!("byte {address} of {len} shared ones"))
-            }
-            Space::Shared if plain => self.touch(thread, address as usize, bytes as usize, write),
-            Space::Shared => Ok(()),
-            Space::Global => {
-                if !(self.allocation.0..self.allocation.1).contains(&address) {
-                    let below = self.launch.allocations.range(..=address).next_back();
-                    let outside = || format!("global address {address:#x} is in no allocation");
-                    let (start, len) = below.ok_or_else(outside)?;
-                    self.allocation = (*start, *start + *len as u64);
+            Space::Shared => {
+                let from = self.shared(thread, address, bytes as usize)?;
+                if plain {
+                    self.memory
+                        .touch(&self.order, thread, from, bytes as usize, write)?;
                 }
-                match end <= self.allocation.1 {
-                    true => Ok(()),
-                    false => Err(format!("global address {address:#x} is in no allocation")),
-                }
+                Ok(())
             }
+            Space::Global => self.global(address, bytes),
         }
     }
 
-    fn touch(
-        &mut self,
+    /// That the bytes are in an allocation.
+    pub fn global(&mut self, address: u64, bytes: u64) -> Result<(), String> {
+        let outside = || format!("global address {address:#x} is in no allocation");
+        if !(self.allocation.0..self.allocation.1).contains(&address) {
+            let below = self.launch.allocations.range(..=address).next_back();
+            let (start, len) = below.ok_or_else(outside)?;
+            self.allocation = (*start, *start + *len as u64);
+        }
+        match address
+            .checked_add(bytes)
+            .is_some_and(|end| end <= self.allocation.1)
+        {
+            true => Ok(()),
+            false => Err(outside()),
+        }
+    }
+
+    /// The place of a shared address of the thread's own block.
+    pub fn shared(&self, thread: usize, address: u64, bytes: usize) -> Result<usize, String> {
+        if address >> RANK_SHIFT != 0 {
+            return Err(format!(
+                "the address {address:#x} of another block's shared memory"
+            ));
+        }
+        self.shared_of(thread / self.block, address, bytes)
+    }
+
+    /// The place of an address in the cluster's shared memory: of the thread's own block, or of the block that the address names.
+    pub fn cluster_shared(
+        &self,
         thread: usize,
-        from: usize,
+        address: u64,
         bytes: usize,
-        write: bool,
-    ) -> Result<(), String> {
-        let me = thread as u16 + 1;
-        let touched = &mut self.touched[from..from + bytes];
-        let known = |byte: &Touched| {
-            byte.epoch == self.epoch && byte.writer == 0 && [me, u16::MAX].contains(&byte.reader)
-        };
-        // The usual case: it reads again what threads only read.
-        if !write && touched.iter().all(known) {
-            return Ok(());
+    ) -> Result<usize, String> {
+        match (address >> RANK_SHIFT) as usize {
+            0 => self.shared_of(thread / self.block, address, bytes),
+            rank => self.shared_of(rank - 1, address & ((1 << RANK_SHIFT) - 1), bytes),
         }
-        for (i, byte) in touched.iter_mut().enumerate() {
-            if byte.epoch != self.epoch {
-                *byte = Touched {
-                    epoch: self.epoch,
-                    ..Touched::default()
-                };
-            }
-            let other_wrote = byte.writer != 0 && byte.writer != me;
-            let other_read = byte.reader != 0 && byte.reader != me;
-            if other_wrote || (write && other_read) {
-                return Err(format!(
-                    "shared byte {} without a barrier since thread {} {} it",
-                    from + i,
-                    i32::from(if other_wrote {
-                        byte.writer
-                    } else {
-                        byte.reader
-                    }) - 1,
-                    if other_wrote { "wrote" } else { "read" },
-                ));
-            }
-            if write {
-                byte.writer = me;
-            } else {
-                byte.reader = if byte.reader == 0 || byte.reader == me {
-                    me
-                } else {
-                    u16::MAX
-                };
-            }
+    }
+
+    pub fn shared_of(&self, rank: usize, address: u64, bytes: usize) -> Result<usize, String> {
+        let len = self.shared_bytes;
+        let at = address.checked_sub(SHARED_BASE).map(|at| at as usize);
+        match at.filter(|at| at + bytes <= len) {
+            Some(at) => Ok(rank * self.shared_stride + at),
+            None => Err(format!(
+                "byte {} of {len} shared ones",
+                address as i64 - SHARED_BASE as i64
+            )),
         }
-        Ok(())
     }
 }
 

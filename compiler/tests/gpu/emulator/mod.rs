@@ -2,9 +2,17 @@
 //! GPU. What it cannot tell is what the hardware and its assembler make of the same PTX; that is for a machine that has one.
 
 mod alu;
+mod barrier;
+mod copies;
+#[cfg(test)]
+mod gemm;
+mod hopper;
 mod machine;
+mod order;
+mod product;
 mod ptx;
 mod tensor_map;
+mod together;
 
 use std::alloc::{Layout, alloc, dealloc};
 use std::collections::BTreeMap;
@@ -43,6 +51,8 @@ struct State {
     allocations: BTreeMap<u64, usize>,
     /// A [`Function`] is a place in it.
     programs: Vec<(Program, u32)>,
+    /// How many there were: each has an order of its own.
+    launches: u64,
     /// Of the last launch, which runs at once.
     failure: Option<String>,
 }
@@ -145,6 +155,8 @@ impl Gpu for Emulator {
         words: &mut [u64],
     ) -> Result<(), CallError> {
         let mut state = self.state();
+        let seed = state.launches;
+        state.launches += 1;
         let (program, shared_limit) = &state.programs[function.0];
         let params: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
         let ran = if threads != program.threads {
@@ -158,6 +170,8 @@ impl Gpu for Emulator {
                 shared_bytes: shared_bytes as usize,
                 params: &params,
                 allocations: &state.allocations,
+                at_once: self.facts.multiprocessors,
+                seed,
             }
             .run()
             .map_err(|why| format!("{}: {why}", program.name))
@@ -195,6 +209,8 @@ fn breaches_are_found() {
             shared_bytes: 256,
             params: &start.to_le_bytes(),
             allocations: &BTreeMap::from([(start, 32)]),
+            at_once: 1,
+            seed: 0,
         };
         launch.run()
     };

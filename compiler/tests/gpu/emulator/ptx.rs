@@ -1,9 +1,10 @@
 //! Reads the PTX that LLVM writes: one entry function, registers and labels as numbers.
 //!
 //! Special registers and constants are registers too, so that every operand is read the same way; an instruction on vectors becomes one
-//! for each part.
+//! for each part. What `hopper` knows of is read there.
 
-use std::collections::{BTreeMap, HashMap};
+use super::hopper::{self, Special};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ty {
@@ -12,6 +13,9 @@ pub enum Ty {
     U(u32),
     S(u32),
     F(u32),
+    Bf16,
+    E4M3,
+    E5M2,
 }
 
 impl Ty {
@@ -19,12 +23,18 @@ impl Ty {
         match self {
             Ty::Pred => 1,
             Ty::U(n) | Ty::S(n) | Ty::F(n) => n,
+            Ty::Bf16 => 16,
+            Ty::E4M3 | Ty::E5M2 => 8,
         }
     }
 
-    fn parse(text: &str) -> Option<Ty> {
-        if text == "pred" {
-            return Some(Ty::Pred);
+    pub fn parse(text: &str) -> Option<Ty> {
+        match text {
+            "pred" => return Some(Ty::Pred),
+            "bf16" => return Some(Ty::Bf16),
+            "e4m3" => return Some(Ty::E4M3),
+            "e5m2" => return Some(Ty::E5M2),
+            _ => {}
         }
         let bits: u32 = text.get(1..)?.parse().ok()?;
         match text.as_bytes()[0] {
@@ -43,14 +53,26 @@ pub enum Space {
     Global,
 }
 
-/// Registers with the thread's number, the CTA's and the number of CTAs.
-pub const THREAD: usize = 0;
-pub const CTA: usize = 1;
-pub const CTAS: usize = 2;
-const SPECIAL: [&str; 3] = ["%tid.x", "%ctaid.x", "%nctaid.x"];
+/// Where a block's shared memory starts, as on the hardware: the driver keeps what is below.
+pub const SHARED_BASE: u64 = 1024;
+/// A generic address of a byte of the parameters is this and its place.
+pub const PARAM_BASE: u64 = 1 << 62;
+
+/// Registers that a launch fills, in this order.
+pub const SPECIAL: [&str; 8] = [
+    "%tid.x",
+    "%ctaid.x",
+    "%nctaid.x",
+    "%cluster_ctarank",
+    "%clusterid.x",
+    "%nclusterid.x",
+    "%laneid",
+    "%cluster_ctaid.x",
+];
 
 /// An operand as it is written.
-enum Operand {
+#[derive(Clone, Debug)]
+pub enum Operand {
     Register(usize),
     /// Some left out: `_`.
     Vector(Vec<Option<usize>>),
@@ -58,6 +80,12 @@ enum Operand {
     Memory {
         base: usize,
         offset: u64,
+    },
+    /// `[base + offset, {coordinates}]`
+    Box {
+        base: usize,
+        offset: u64,
+        at: Vec<usize>,
     },
     Label(usize),
 }
@@ -106,9 +134,25 @@ pub enum Kind {
     Exchange,
     Branch,
     Return,
-    Barrier,
-    ShuffleDown,
     Fence,
+    /// The program's special instruction of this number.
+    Special(usize),
+    /// `lop3` with its table, `prmt`.
+    Logic(u8),
+    Permute,
+    PopCount,
+    LeadingZeros,
+    /// Funnel shifts, the second operand above the first.
+    FunnelLeft,
+    FunnelRight,
+    Exp2,
+    Log2,
+    ApproxReciprocal,
+    ApproxReciprocalSqrt,
+    /// Two values of the second type, the first operand in the high half, to packed ones.
+    Pack(Ty),
+    /// Packed values to packed ones of another type.
+    Unpack(Ty),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,10 +216,33 @@ pub struct Program {
     pub name: String,
     pub threads: u32,
     pub param_bytes: usize,
+    /// Blocks of a cluster.
+    pub cluster: u32,
+    /// Shared memory that the code declares with its size.
+    pub static_shared: usize,
     pub registers: usize,
     /// Registers that never change.
     pub constants: Vec<(usize, u64)>,
     pub code: Vec<Instruction>,
+    pub specials: Vec<Special>,
+}
+
+impl Program {
+    /// Its threads go different ways that meet at barriers of their own.
+    pub fn parts(&self) -> bool {
+        let meets = |s: &Special| {
+            matches!(
+                s,
+                Special::BarrierInit { .. } | Special::Barrier { count: Some(_), .. }
+            )
+        };
+        self.specials.iter().any(meets)
+    }
+
+    pub fn multiplies(&self) -> bool {
+        let mut all = self.specials.iter();
+        all.any(|s| matches!(s, Special::MatrixMultiply(_)))
+    }
 }
 
 pub fn parse(text: &str) -> Result<Program, String> {
@@ -183,51 +250,44 @@ pub fn parse(text: &str) -> Result<Program, String> {
         name: String::new(),
         threads: 0,
         param_bytes: 0,
+        cluster: 1,
+        static_shared: 0,
         registers: 0,
         constants: Vec::new(),
         code: Vec::new(),
+        specials: Vec::new(),
     };
     let mut names = Names::default();
     for (number, name) in SPECIAL.iter().enumerate() {
         assert_eq!(names.register(name), number);
     }
+    let plain: Vec<&str> = (text.lines())
+        .map(|line| line.split("//").next().unwrap_or("").trim())
+        .filter(|line| !line.starts_with(".loc") && !line.starts_with(".file"))
+        .collect();
+    let start = plain.iter().position(|line| *line == "{");
+    let start = start.ok_or("no function")?;
+    for line in &plain[..start] {
+        header(line, &mut p, &mut names)?;
+    }
+    let (statements, parents) = statements(&plain[start + 1..].join("\n"))?;
+    names.parents = parents;
+    for (scope, text) in &statements {
+        names.declare(*scope, text, &mut p)?;
+    }
+    for symbol in names.dynamic.clone() {
+        // Behind what has a size.
+        let at = SHARED_BASE + p.static_shared.next_multiple_of(1024) as u64;
+        names.symbols.insert(symbol, at);
+    }
     let mut labels: HashMap<usize, usize> = HashMap::new();
-    let mut inside = false;
-    for line in text.lines() {
-        let line = line.split("//").next().unwrap_or("").trim();
-        if let Some(rest) = line.strip_prefix(".visible .entry ") {
-            p.name = rest.trim_end_matches('(').to_owned();
-        } else if let Some(rest) = (line.strip_prefix(".param .align 8 .b8 "))
-            .or_else(|| line.strip_prefix(".param .align 64 .b8 "))
-        {
-            let size = rest
-                .split(['[', ']'])
-                .nth(1)
-                .ok_or("no size of the parameter")?;
-            p.param_bytes = size.parse().map_err(|_| format!("parameter size {size}"))?;
-            names
-                .symbols
-                .push(rest.split('[').next().unwrap_or("").to_owned());
-        } else if let Some(rest) = line.strip_prefix(".reqntid ") {
-            let first = rest.split(',').next().unwrap_or("");
-            p.threads = first
-                .trim()
-                .parse()
-                .map_err(|_| format!("threads {first}"))?;
-        } else if line.starts_with(".extern .shared") {
-            let name = line.split(' ').next_back().unwrap_or("");
-            names
-                .symbols
-                .push(name.split('[').next().unwrap_or("").to_owned());
-        } else if line == "{" {
-            inside = true;
-        } else if !inside || line.is_empty() || line.starts_with('.') || line == "}" {
-            continue;
-        } else if let Some(label) = line.strip_suffix(':') {
+    for (scope, text) in &statements {
+        names.scope = *scope;
+        if let Some(label) = text.strip_suffix(':') {
             labels.insert(names.label(label), p.code.len());
-        } else {
-            let parts = names.instructions(line);
-            p.code.extend(parts.map_err(|e| format!("`{line}`: {e}"))?);
+        } else if !text.starts_with('.') {
+            let parts = names.instructions(text, &mut p.specials);
+            p.code.extend(parts.map_err(|e| format!("`{text}`: {e}"))?);
         }
     }
     for instruction in &mut p.code {
@@ -241,35 +301,196 @@ pub fn parse(text: &str) -> Result<Program, String> {
     Ok(p)
 }
 
+/// A line before the function's body.
+fn header(line: &str, p: &mut Program, names: &mut Names) -> Result<(), String> {
+    let number = |text: &str| -> Result<usize, String> {
+        let digits: String = text
+            .trim()
+            .chars()
+            .take_while(char::is_ascii_digit)
+            .collect();
+        digits.parse().map_err(|_| format!("a number in `{line}`"))
+    };
+    if let Some(rest) = line.strip_prefix(".visible .entry ") {
+        p.name = rest.trim_end_matches('(').to_owned();
+    } else if line.starts_with(".param") {
+        let (size, align, name) = variable(line)?;
+        let at = p.param_bytes.next_multiple_of(align);
+        names.symbols.insert(name, at as u64);
+        p.param_bytes = at + size;
+    } else if let Some(rest) = line.strip_prefix(".reqntid ") {
+        p.threads = number(rest)? as u32;
+    } else if let Some(rest) = line.strip_prefix(".reqnctapercluster ") {
+        p.cluster = number(rest)? as u32;
+    } else if line.starts_with(".extern .shared") {
+        names.dynamic.push(variable(line)?.2);
+    } else if line.starts_with(".shared") {
+        names.shared(line, p)?;
+    }
+    Ok(())
+}
+
+/// `.param .align 64 .b8 name[128]`: size, alignment and name.
+fn variable(line: &str) -> Result<(usize, usize, String), String> {
+    let bad = || format!("the variable `{line}`");
+    let line = line.trim_end_matches([',', ';']);
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let last = words.last().ok_or_else(bad)?;
+    let ty = words
+        .iter()
+        .rev()
+        .nth(1)
+        .and_then(|w| Ty::parse(w.strip_prefix('.')?));
+    let element = ty.ok_or_else(bad)?.bits() as usize / 8;
+    let (name, count) = match last.split_once('[') {
+        Some((name, "]")) => (name, 0),
+        Some((name, count)) => (
+            name,
+            count.trim_end_matches(']').parse().map_err(|_| bad())?,
+        ),
+        None => (*last, 1),
+    };
+    let align = words
+        .iter()
+        .position(|w| *w == ".align")
+        .map(|i| words[i + 1].parse());
+    let align = align.unwrap_or(Ok(element)).map_err(|_| bad())?;
+    Ok((element * count, align, name.to_owned()))
+}
+
+/// Statements and labels (which keep their colon), each with its scope; and the scope around each scope. Scope 0 is the body.
+#[allow(clippy::type_complexity, reason = "used once")]
+fn statements(body: &str) -> Result<(Vec<(usize, String)>, Vec<usize>), String> {
+    let mut found = vec![];
+    let mut parents = vec![0];
+    let mut scopes = vec![0];
+    let mut text = String::new();
+    let mut chars = body.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            '{' if text.is_empty() => {
+                parents.push(*scopes.last().expect("the body's scope closes last"));
+                scopes.push(parents.len() - 1);
+            }
+            '}' if text.is_empty() => {
+                scopes.pop();
+                if scopes.is_empty() {
+                    return Ok((found, parents));
+                }
+            }
+            ';' => {
+                let scope = *scopes.last().expect("the body's scope closes last");
+                found.push((scope, std::mem::take(&mut text).trim().to_owned()));
+            }
+            ':' if chars.peek() != Some(&':') && !text.ends_with(':') && !text.contains(' ') => {
+                let scope = *scopes.last().expect("the body's scope closes last");
+                found.push((scope, std::mem::take(&mut text) + ":"));
+            }
+            c if c.is_whitespace() && (text.is_empty() || text.ends_with(' ')) => {}
+            c if c.is_whitespace() => text.push(' '),
+            c => text.push(c),
+        }
+    }
+    Err("the function has no end".to_owned())
+}
+
 #[derive(Default)]
-struct Names {
+pub struct Names {
     registers: HashMap<String, usize>,
     constants: BTreeMap<u64, usize>,
     labels: HashMap<String, usize>,
-    /// The parameter and shared memory; both start at address 0 of their space.
-    symbols: Vec<String>,
+    /// Addresses, each in its space.
+    symbols: HashMap<String, u64>,
+    /// Shared memory whose size the launch gives.
+    dynamic: Vec<String>,
+    /// What inner scopes declare, and the scope around each.
+    declared: HashSet<(usize, String)>,
+    parents: Vec<usize>,
+    /// Of the statement in hand.
+    scope: usize,
 }
 
 impl Names {
+    fn shared(&mut self, line: &str, p: &mut Program) -> Result<(), String> {
+        let (size, align, name) = variable(line)?;
+        let at = p.static_shared.next_multiple_of(align);
+        self.symbols.insert(name, SHARED_BASE + at as u64);
+        p.static_shared = at + size;
+        Ok(())
+    }
+
+    fn declare(&mut self, scope: usize, text: &str, p: &mut Program) -> Result<(), String> {
+        if text.starts_with(".shared") {
+            return self.shared(text, p);
+        }
+        if let Some(label) = text.strip_suffix(':') {
+            self.declared.insert((scope, label.to_owned()));
+        }
+        let Some(rest) = text.strip_prefix(".reg").filter(|_| scope > 0) else {
+            return Ok(());
+        };
+        let names = rest
+            .trim()
+            .split_once([' ', '\t'])
+            .map_or("", |(_, names)| names);
+        for name in names.split(',').map(str::trim) {
+            match name.split_once('<') {
+                None => {
+                    self.declared.insert((scope, name.to_owned()));
+                }
+                Some((name, count)) => {
+                    let count = count
+                        .trim_end_matches('>')
+                        .parse()
+                        .map_err(|_| text.to_owned())?;
+                    for i in 0..count {
+                        let i: u32 = i;
+                        self.declared.insert((scope, format!("{name}{i}")));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The name that the nearest scope has declared, told from the same name elsewhere.
+    fn resolve(&self, name: &str) -> Option<String> {
+        let mut scope = self.scope;
+        loop {
+            if self.declared.contains(&(scope, name.to_owned())) {
+                return Some(format!("{name}#{scope}"));
+            }
+            if scope == 0 {
+                return None;
+            }
+            scope = self.parents[scope];
+        }
+    }
+
     fn register(&mut self, name: &str) -> usize {
         let next = self.registers.len();
         *self.registers.entry(name.to_owned()).or_insert(next)
     }
 
-    fn constant(&mut self, x: u64) -> usize {
+    pub fn constant(&mut self, x: u64) -> usize {
         let register = self.register(&format!("constant {x}"));
         self.constants.insert(x, register);
         register
     }
 
     fn label(&mut self, name: &str) -> usize {
+        let name = self.resolve(name).unwrap_or_else(|| name.to_owned());
         let next = self.labels.len();
-        *self.labels.entry(name.to_owned()).or_insert(next)
+        *self.labels.entry(name).or_insert(next)
     }
 
-    fn instructions(&mut self, line: &str) -> Result<Vec<Instruction>, String> {
-        let text = line.to_owned();
-        let mut line = line.strip_suffix(';').ok_or("no semicolon")?;
+    fn instructions(
+        &mut self,
+        line: &str,
+        specials: &mut Vec<Special>,
+    ) -> Result<Vec<Instruction>, String> {
+        let mut line = line;
+        let text: String = line.chars().take(120).collect();
         let mut guard = None;
         if let Some(rest) = line.strip_prefix('@') {
             let (predicate, rest) = rest.split_once(' ').ok_or("a guard alone")?;
@@ -277,15 +498,49 @@ impl Names {
                 Some(name) => (name, false),
                 None => (predicate, true),
             };
-            guard = Some((self.register(predicate), wanted));
+            let predicate = self
+                .resolve(predicate)
+                .unwrap_or_else(|| predicate.to_owned());
+            guard = Some((self.register(&predicate), wanted));
             line = rest.trim();
         }
         let (op, rest) = line.split_once(['\t', ' ']).unwrap_or((line, ""));
-        let (kind, ty) = kind_of(op)?;
-        let operands = split(rest)
-            .into_iter()
-            .map(|o| self.operand(o))
-            .collect::<Result<Vec<_>, _>>()?;
+        let mut table_of_logic = 0;
+        let mut operands = match op.split('.').next() {
+            Some("bra") => vec![Operand::Label(self.label(rest.trim()))],
+            _ => split(rest)
+                .into_iter()
+                .map(|o| self.operand(o))
+                .collect::<Result<Vec<_>, _>>()?,
+        };
+        if let ("lop3.b32", Some(&Operand::Register(table))) = (op, operands.get(4)) {
+            let table = self.known(table).ok_or("a table that is no number")?;
+            operands.truncate(4);
+            table_of_logic = table as u8;
+        }
+        let special = hopper::read(op, &operands, self)?;
+        let (kind, ty) = match &special {
+            Some(_) => (Kind::Special(specials.len()), Ty::U(32)),
+            None if op == "lop3.b32" => (Kind::Logic(table_of_logic), Ty::U(32)),
+            None => kind_of(op)?,
+        };
+        if let Some((special, to)) = special {
+            specials.push(special);
+            return Ok(vec![Instruction {
+                guard,
+                kind,
+                ty,
+                to,
+                from: [self.constant(0); 3],
+                offset: 0,
+                align: 1,
+                target: 0,
+                text,
+            }]);
+        }
+        if op == "cvta.param.u64" {
+            operands.push(Operand::Register(self.constant(PARAM_BASE)));
+        }
         let bytes = u64::from(ty.bits()).div_ceil(8);
         let zero = self.constant(0);
         let one = |kind, ty, operands: &[Operand]| {
@@ -310,9 +565,10 @@ impl Names {
                 match *operand {
                     Operand::Label(label) => i.target = label,
                     Operand::Register(r) if n == 0 && !no_result => i.to = Some(r),
-                    Operand::Vector(_) => return Err("a vector where none can be".to_owned()),
-                    // A shuffle has more, which say that the whole warp takes part.
-                    _ if sources == i.from.len() => {}
+                    Operand::Vector(_) | Operand::Box { .. } => {
+                        return Err("an operand where none can be".to_owned());
+                    }
+                    _ if sources == i.from.len() => return Err("a fourth source".to_owned()),
                     Operand::Register(r) => {
                         i.from[sources] = r;
                         sources += 1;
@@ -383,51 +639,79 @@ impl Names {
     }
 
     fn operand(&mut self, text: &str) -> Result<Operand, String> {
-        if let Some(inner) = text.strip_prefix('{').and_then(|t| t.strip_suffix('}')) {
-            let parts = inner.split(',').map(|part| match part.trim() {
-                "_" => None,
-                name => Some(self.register(name)),
+        let inner = text.strip_prefix('{').and_then(|t| t.strip_suffix('}'));
+        let parts = match inner {
+            Some(inner) => Some(split(inner)),
+            // A value and a predicate.
+            None => text.contains('|').then(|| text.split('|').collect()),
+        };
+        if let Some(parts) = parts {
+            let registers = parts.into_iter().map(|part| match part.trim() {
+                "_" => Ok(None),
+                name => self.value(name).map(Some),
             });
-            return Ok(Operand::Vector(parts.collect()));
-        }
-        if text.starts_with('%') {
-            return Ok(Operand::Register(self.register(text)));
-        }
-        if text.starts_with('$') {
-            return Ok(Operand::Label(self.label(text)));
+            return Ok(Operand::Vector(registers.collect::<Result<_, _>>()?));
         }
         if let Some(inner) = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')) {
-            let (base, offset) = inner.split_once('+').unwrap_or((inner, "0"));
+            let parts = split(inner);
+            let (base, offset) = parts[0].split_once('+').unwrap_or((parts[0], "0"));
             let offset: i64 = offset.parse().map_err(|_| format!("offset {offset}"))?;
-            let base = match self.symbols.iter().any(|s| s == base) {
-                true => self.constant(0),
-                false => self.register(base),
+            let (base, offset) = (self.value(base)?, offset as u64);
+            let [_, at] = parts[..] else {
+                return Ok(Operand::Memory { base, offset });
             };
-            return Ok(Operand::Memory {
-                base,
-                offset: offset as u64,
-            });
+            let Operand::Vector(at) = self.operand(at)? else {
+                return Err(format!("coordinates {at}"));
+            };
+            let at = at
+                .into_iter()
+                .collect::<Option<_>>()
+                .ok_or("`_` as a coordinate")?;
+            return Ok(Operand::Box { base, offset, at });
         }
-        if self.symbols.iter().any(|s| s == text) {
-            return Ok(Operand::Register(self.constant(0)));
+        if text == "_" {
+            let register = self.register("nobody reads it");
+            return Ok(Operand::Register(register));
+        }
+        self.value(text).map(Operand::Register)
+    }
+
+    /// A register, or a number or address as one.
+    fn value(&mut self, text: &str) -> Result<usize, String> {
+        if let Some(name) = self.resolve(text) {
+            return Ok(self.register(&name));
+        }
+        if text.starts_with('%') {
+            return Ok(self.register(text));
+        }
+        if let Some(&address) = self.symbols.get(text) {
+            return Ok(self.constant(address));
         }
         let number = if let Some(bits) = text.strip_prefix("0f") {
             u64::from(u32::from_str_radix(bits, 16).map_err(|e| e.to_string())?)
         } else if let Some(bits) = text.strip_prefix("0d") {
             u64::from_str_radix(bits, 16).map_err(|e| e.to_string())?
+        } else if let Some(bits) = text.strip_prefix("0x") {
+            u64::from_str_radix(bits, 16).map_err(|e| e.to_string())?
         } else {
             text.parse::<i128>()
                 .map_err(|_| format!("operand {text}"))? as u64
         };
-        Ok(Operand::Register(self.constant(number)))
+        Ok(self.constant(number))
+    }
+
+    /// The number that a register always holds.
+    pub fn known(&self, register: usize) -> Option<u64> {
+        let mut all = self.constants.iter();
+        all.find(|(_, r)| **r == register).map(|(x, _)| *x)
     }
 }
 
-/// At the commas outside of braces.
+/// At the commas outside of braces and brackets.
 fn split(operands: &str) -> Vec<&str> {
     let mut depth = 0;
     let parts = operands.split(move |c| {
-        depth += i32::from(c == '{') - i32::from(c == '}');
+        depth += i32::from("{[".contains(c)) - i32::from("}]".contains(c));
         c == ',' && depth == 0
     });
     parts.map(str::trim).filter(|o| !o.is_empty()).collect()
@@ -440,7 +724,7 @@ fn kind_of(op: &str) -> Result<(Kind, Ty), String> {
     let types: Vec<Ty> = parts.iter().filter_map(|p| Ty::parse(p)).collect();
     let ty = types.first().copied();
     let space = || {
-        if has("shared") {
+        if has("shared") || has("shared::cta") {
             Ok(Space::Shared)
         } else if has("global") {
             Ok(Space::Global)
@@ -450,11 +734,18 @@ fn kind_of(op: &str) -> Result<(Kind, Ty), String> {
             Err(unknown())
         }
     };
-    // Approximations and flushed subnormals are what our code must never ask for.
-    if has("approx") || has("ftz") || has("full") || has("volatile") {
-        return Err(unknown());
-    }
     let kind = match parts[0] {
+        "ex2" if has("f32") => Kind::Exp2,
+        "lg2" if has("f32") => Kind::Log2,
+        "rcp" if has("approx") && has("f32") => Kind::ApproxReciprocal,
+        "rsqrt" if has("f32") => Kind::ApproxReciprocalSqrt,
+        // What our code must never ask for; of approximations, just those above.
+        _ if has("approx") || has("ftz") || has("full") || has("volatile") => return Err(unknown()),
+        "prmt" => Kind::Permute,
+        "popc" => Kind::PopCount,
+        "clz" => Kind::LeadingZeros,
+        "shf" if has("wrap") && has("l") => Kind::FunnelLeft,
+        "shf" if has("wrap") && has("r") => Kind::FunnelRight,
         "add" => Kind::Add,
         "sub" => Kind::Sub,
         "mul" if has("wide") => Kind::MulWide,
@@ -480,9 +771,19 @@ fn kind_of(op: &str) -> Result<(Kind, Ty), String> {
         "bfe" => Kind::BitField,
         "sqrt" if has("rn") => Kind::Sqrt,
         "rcp" if has("rn") => Kind::Reciprocal,
+        "setp" if parts.len() != 3 => return Err(unknown()),
         "setp" => Kind::Set(compare_of(parts[1]).ok_or_else(unknown)?),
         "selp" => Kind::Select,
         "mov" => Kind::Move,
+        "cvt" if parts.iter().any(|p| p.ends_with("x2")) => {
+            let packed: Vec<&str> = parts.iter().filter_map(|p| p.strip_suffix("x2")).collect();
+            let element = |name: &str| Ty::parse(name).ok_or_else(unknown);
+            return match packed[..] {
+                [to] if has("f32") && has("rn") => Ok((Kind::Pack(element(to)?), Ty::F(32))),
+                [to, from] => Ok((Kind::Unpack(element(from)?), element(to)?)),
+                _ => Err(unknown()),
+            };
+        }
         "cvt" => {
             let round = if has("rzi") {
                 Round::Zero
@@ -502,6 +803,7 @@ fn kind_of(op: &str) -> Result<(Kind, Ty), String> {
         }
         "ld" => Kind::Load(space()?),
         "st" => Kind::Store(space()?),
+        "cvta" if has("param") && !has("to") => Kind::Or,
         "cvta" => Kind::Move,
         "atom" if has("cas") => Kind::Exchange,
         "atom" | "red" => Kind::Atomic(if has("add") {
@@ -519,9 +821,8 @@ fn kind_of(op: &str) -> Result<(Kind, Ty), String> {
         }),
         "bra" => return Ok((Kind::Branch, Ty::Pred)),
         "ret" => return Ok((Kind::Return, Ty::Pred)),
-        "bar" if has("sync") => return Ok((Kind::Barrier, Ty::Pred)),
-        "shfl" if has("down") => Kind::ShuffleDown,
-        "fence" | "membar" => return Ok((Kind::Fence, Ty::Pred)),
+        // Between threads that meet at barriers they change nothing; the proxies' fences are special.
+        "fence" | "membar" | "nanosleep" => return Ok((Kind::Fence, Ty::Pred)),
         _ => return Err(unknown()),
     };
     ty.map(|ty| (kind, ty)).ok_or_else(unknown)

@@ -18,6 +18,13 @@ pub struct TensorMap {
     pub swizzle: u64,
 }
 
+impl TensorMap {
+    /// Of a box in shared memory.
+    pub fn box_bytes(&self) -> usize {
+        (self.boxes.iter().product::<u64>() * self.element_bytes) as usize
+    }
+}
+
 /// As `cuTensorMapEncodeTiled` is documented.
 pub fn encode(t: &TiledTensor) -> Result<[u64; MAP_WORDS], CallError> {
     let element = u64::from(t.dtype.bits() / 8);
