@@ -1,19 +1,21 @@
-//! `tlc bench`: measures the benches of `.tl` files on this machine's CPU.
+//! `tlc bench`: measures the benches of `.tl` files on this machine's CPU or GPU.
 
+use std::io::BufRead;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::build::Compile;
+use super::test::{DeviceKind, first_gpu};
 use super::{MessageFormat, files};
 use crate::diag::Sink;
 use crate::driver;
 use crate::sema::Program;
-use crate::testing::bench::{self, BenchOptions, Measurement};
+use crate::testing::bench::{self, BenchOptions, Machine, Measurement, Prepared};
 
 #[derive(Args)]
 pub(super) struct Bench {
@@ -22,12 +24,22 @@ pub(super) struct Bench {
     /// Only benches whose kernel or title holds this text
     #[arg(long, short)]
     filter: Option<String>,
+    /// What to measure on; `cuda`: the first GPU
+    #[arg(long, value_enum, default_value_t = DeviceKind::Cpu)]
+    device: DeviceKind,
+    /// With `--device cuda`: a kernel that runs longer is taken to hang
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    watchdog: u64,
     /// Threads to run on (default: one per core)
     #[arg(long)]
     threads: Option<NonZeroUsize>,
     /// Seconds to measure each case
     #[arg(long, default_value_t = 0.5)]
     seconds: f64,
+    /// Measure when told to: each case prints a line of JSON when it is ready; then a line `N` on standard input launches N times and
+    /// prints a line with the result, a line `next` goes on to the next case, and the end of the input ends it all
+    #[arg(long)]
+    step: bool,
     /// Files, or directories to search
     #[arg(required = true)]
     files: Vec<PathBuf>,
@@ -42,10 +54,18 @@ pub(super) fn run(arguments: &Bench, format: MessageFormat) -> ExitCode {
         eprintln!("error: `--seconds` must be a positive number");
         return ExitCode::from(super::USAGE_OR_IO);
     };
+    let gpu = match arguments.device {
+        DeviceKind::Cpu => None,
+        DeviceKind::Cuda => match first_gpu(arguments.watchdog) {
+            Ok(device) => Some(device),
+            Err(code) => return code,
+        },
+    };
     let how = BenchOptions {
         threads: arguments.threads,
         variant: None,
         time,
+        gpu,
     };
     let mut sink = Sink::default();
     let parsed = driver::parse(&map, &mut sink);
@@ -53,39 +73,90 @@ pub(super) fn run(arguments: &Bench, format: MessageFormat) -> ExitCode {
     if sink.has_errors() {
         return files::report(&sink.finish(), &map, format);
     }
-    if format != MessageFormat::Json {
+    if format != MessageFormat::Json && !arguments.step {
         super::print(&format!(
             "{:58} {:>10} {:>15} {:>9} {:>7} {:>9}\n",
             "bench", "median", "10 % .. 90 %", "GB/s", "copy", "GFLOP/s"
         ));
     }
-    for (id, kernel) in program.kernels.iter().enumerate() {
+    let mut told = std::io::stdin().lock().lines();
+    let mut work = |case: Prepared| -> Result<bool, String> {
+        if arguments.step {
+            return step(case, &mut told);
+        }
+        print(&case.measure(how.time)?, format);
+        Ok(true)
+    };
+    let wanted = |kernel: &str, title: &str| {
+        (arguments.filter.as_ref())
+            .is_none_or(|p| kernel.contains(p.as_str()) || title.contains(p.as_str()))
+    };
+    'all: for (id, kernel) in program.kernels.iter().enumerate() {
         for item in &kernel.benches {
-            let wanted = arguments.filter.as_ref().is_none_or(|p| {
-                kernel.name.contains(p.as_str()) || item.title.contains(p.as_str())
-            });
-            if wanted {
-                for one in bench::run(&program, id, item, &options, &how, &mut sink) {
-                    print(&one, format);
-                }
+            if wanted(&kernel.name, &item.title)
+                && !bench::each(&program, id, item, &options, &how, &mut sink, &mut work)
+            {
+                break 'all;
             }
         }
     }
     files::report(&sink.finish(), &map, format)
 }
 
+/// One case, launched when a line says so; false when there are no more lines.
+fn step(
+    mut case: Prepared,
+    told: &mut dyn Iterator<Item = std::io::Result<String>>,
+) -> Result<bool, String> {
+    let ready =
+        json!({ "ready": { "kernel": case.kernel, "bench": case.title, "case": case.case } });
+    super::print(&format!("{ready}\n"));
+    for line in told {
+        let line = line.map_err(|e| format!("standard input: {e}"))?;
+        if line.trim() == "next" {
+            return Ok(true);
+        }
+        let launches = line
+            .trim()
+            .parse::<usize>()
+            .ok()
+            .filter(|n| (1..=200).contains(n));
+        let launches = launches.ok_or_else(|| {
+            format!("`{line}` is neither `next` nor a number of launches from 1 to 200")
+        })?;
+        let (times, empty) = case.launch(launches)?;
+        super::print(&format!("{}\n", as_json(&case.summary(times, empty))));
+    }
+    Ok(false)
+}
+
+fn as_json(one: &Measurement) -> Value {
+    let mut line = json!({
+        "kernel": one.kernel, "bench": one.title, "case": one.case, "median_s": one.median, "low_s": one.low, "high_s": one.high,
+        "empty_s": one.empty, "launches": one.launches, "bytes": one.bytes, "flops": one.flops, "bytes_per_s": one.bytes_per_second(),
+        "flops_per_s": one.flops_per_second(), "copy_bytes_per_s": one.copy_rate,
+    });
+    match &one.machine {
+        Machine::Cpu { variant, threads } => {
+            line["variant"] = json!(variant.name());
+            line["threads"] = json!(threads);
+        }
+        Machine::Gpu { name } => line["device"] = json!(name),
+    }
+    line
+}
+
 fn print(one: &Measurement, format: MessageFormat) {
     let rate = one.bytes_per_second();
     if format == MessageFormat::Json {
-        let line = json!({
-            "kernel": one.kernel, "bench": one.title, "case": one.case, "variant": one.variant.name(), "threads": one.threads,
-            "median_s": one.median, "low_s": one.low, "high_s": one.high, "launches": one.launches, "bytes": one.bytes,
-            "flops": one.flops, "bytes_per_s": rate, "flops_per_s": one.flops_per_second(), "copy_bytes_per_s": one.copy_rate,
-        });
-        return super::print(&format!("{line}\n"));
+        return super::print(&format!("{}\n", as_json(one)));
     }
     let short = one.kernel.rsplit("::").next().unwrap_or(&one.kernel);
-    let name: String = format!("{short}: {} ({}, {}T)", one.title, one.variant, one.threads)
+    let on = match &one.machine {
+        Machine::Cpu { variant, threads } => format!("({variant}, {threads}T)"),
+        Machine::Gpu { .. } => one.case.clone(),
+    };
+    let name: String = format!("{short}: {} {on}", one.title)
         .chars()
         .take(58)
         .collect();
@@ -99,6 +170,14 @@ fn print(one: &Measurement, format: MessageFormat) {
         rate / 1e9,
         100.0 * rate / one.copy_rate
     ));
+    if one.empty > 0.0 {
+        super::print(&format!(
+            "    net of an empty launch, {}; {} launches; copy {:.0} GB/s\n",
+            seconds(one.empty),
+            one.launches,
+            one.copy_rate / 1e9
+        ));
+    }
 }
 
 fn seconds(s: f64) -> String {

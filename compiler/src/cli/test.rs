@@ -37,9 +37,21 @@ pub(super) struct Test {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum DeviceKind {
+pub(super) enum DeviceKind {
     Cpu,
     Cuda,
+}
+
+/// The first GPU, on which a kernel that runs longer than so many seconds is taken to hang.
+pub(super) fn first_gpu(watchdog: u64) -> Result<Device, ExitCode> {
+    let options = CudaOptions {
+        watchdog: Duration::from_secs(watchdog),
+        ..CudaOptions::default()
+    };
+    Device::cuda_with(options).map_err(|why| {
+        eprintln!("error: {why}");
+        ExitCode::FAILURE
+    })
 }
 
 pub(super) fn run(arguments: &Test, format: MessageFormat) -> ExitCode {
@@ -50,15 +62,9 @@ pub(super) fn run(arguments: &Test, format: MessageFormat) -> ExitCode {
     let mut gpu = None;
     if arguments.device == DeviceKind::Cuda {
         options.cpu.clear();
-        match Device::cuda_with(CudaOptions {
-            watchdog: Duration::from_secs(arguments.watchdog),
-            ..CudaOptions::default()
-        }) {
+        match first_gpu(arguments.watchdog) {
             Ok(device) => gpu = Some(device),
-            Err(why) => {
-                eprintln!("error: {why}");
-                return ExitCode::FAILURE;
-            }
+            Err(code) => return code,
         }
     }
     let mut sink = Sink::default();

@@ -1,30 +1,34 @@
 //! Measures compiled kernels: medians over many launches, set against the machine's own speed of copying.
 //!
-//! Each case of a bench runs with its inputs filled as in a test. Bytes are those of its tensors, each once (`inout` twice), so a
+//! Each case of a bench runs with its inputs filled as in a test (large random ones repeat). On a GPU times are the GPU's own, with
+//! nothing in the cache before a launch, net of what an empty launch takes. Bytes are those of its tensors, each once (`inout` twice), so a
 //! kernel that reads only part of a tensor looks faster than it is; operations are those of its products.
 
 use std::num::NonZeroUsize;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use tessera_artifact::{CpuVariant, ParamMode};
+use tessera_artifact::{CpuVariant, DType, ParamMode};
 use tessera_device::cpu::{CpuDevice, CpuOptions, features};
-use tessera_device::{Arg, Device, Library, Scalar, Tensor};
+use tessera_device::{Arg, Device, Kernel, Library, Scalar, Tensor};
 
 use super::count::dot_flops;
-use super::plan::{Input, Inputs, inputs, plan};
-use crate::diag::Sink;
+use super::data::Data;
+use super::plan::{Case, Input, Inputs, Plan, inputs_by, plan};
 use crate::diag::catalogue::testing as say;
+use crate::diag::{Diagnostic, Sink};
 use crate::driver::{self, Options};
 use crate::sema::Program;
 use crate::syntax::ast;
 
-/// How long one case is measured, warm-up besides.
-#[derive(Clone, Copy, Debug)]
+/// How long one case is measured, warm-up besides, and on what.
+#[derive(Clone, Debug)]
 pub struct BenchOptions {
     pub threads: Option<NonZeroUsize>,
     pub variant: Option<CpuVariant>,
     pub time: Duration,
+    /// Instead of the CPU.
+    pub gpu: Option<Device>,
 }
 
 impl Default for BenchOptions {
@@ -33,8 +37,16 @@ impl Default for BenchOptions {
             threads: None,
             variant: None,
             time: Duration::from_millis(500),
+            gpu: None,
         }
     }
+}
+
+/// What a case was measured on.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Machine {
+    Cpu { variant: CpuVariant, threads: usize },
+    Gpu { name: String },
 }
 
 /// One case, measured.
@@ -43,17 +55,18 @@ pub struct Measurement {
     pub kernel: String,
     pub title: String,
     pub case: String,
-    pub variant: CpuVariant,
-    pub threads: usize,
-    /// Seconds per launch: median, and the tenth and ninetieth of a hundred.
+    pub machine: Machine,
+    /// Seconds per launch: median, and the tenth and ninetieth of a hundred; net of `empty`.
     pub median: f64,
     pub low: f64,
     pub high: f64,
+    /// What a launch takes that does nothing; 0 on CPUs, where it is not taken off.
+    pub empty: f64,
     pub launches: usize,
     pub bytes: u64,
     /// Of products; `None` where control depends on data.
     pub flops: Option<u64>,
-    /// Bytes per second that this machine copies with as many threads, reads and writes counted.
+    /// Bytes per second that this machine copies (on a CPU with as many threads), reads and writes counted.
     pub copy_rate: f64,
 }
 
@@ -69,6 +82,19 @@ impl Measurement {
     }
 }
 
+/// A case that is compiled, filled and ready to be measured.
+pub struct Prepared {
+    pub kernel: String,
+    pub title: String,
+    pub case: String,
+    machine: Machine,
+    device: Device,
+    code: Kernel,
+    inputs: Inputs<Tensor>,
+    flops: Option<u64>,
+    copy_rate: f64,
+}
+
 /// Measures every case of a bench; problems are in the sink.
 pub fn run<'a>(
     program: &Program<'a>,
@@ -78,137 +104,223 @@ pub fn run<'a>(
     how: &BenchOptions,
     sink: &mut Sink,
 ) -> Vec<Measurement> {
-    let Some(plan) = plan(program, kernel, bench, sink) else {
-        return vec![];
-    };
     let mut measured = vec![];
-    for case in &plan.cases {
-        let Some(instance) = driver::instance(program, kernel, &case.instance, sink) else {
-            return measured;
-        };
-        let variant = match features::choose(options.cpu.iter().copied(), how.variant) {
-            Ok(variant) => variant,
-            Err(error) => {
-                sink.report(say::run_failed(
-                    plan.span,
-                    "the bench",
-                    &case.label,
-                    &error.to_string(),
-                ));
-                return measured;
-            }
-        };
-        let options = Options {
-            cpu: vec![variant],
-            ptx: false,
-            ..options.clone()
-        };
-        let Some(archive) = driver::compile(std::slice::from_ref(&instance), &options, sink) else {
-            return measured;
-        };
-        let one = inputs(&plan, case, &instance)
-            .map_err(|d| *d)
-            .and_then(|inputs| {
-                let (times, threads) = measure(&archive, &instance.name, &inputs, variant, how)
-                    .map_err(|what| say::run_failed(plan.span, "the bench", &case.label, &what))?;
-                let at = |share: f64| times[((times.len() - 1) as f64 * share).round() as usize];
-                Ok(Measurement {
-                    kernel: instance.name.clone(),
-                    title: plan.title.clone(),
-                    case: case.label.clone(),
-                    variant,
-                    threads,
-                    median: at(0.5),
-                    low: at(0.1),
-                    high: at(0.9),
-                    launches: times.len(),
-                    bytes: bytes(&inputs),
-                    flops: dot_flops(&instance, &inputs.dims),
-                    copy_rate: copy_rate(threads),
-                })
-            });
-        match one {
-            Ok(one) => measured.push(one),
-            Err(d) => {
-                sink.report(d);
-                return measured;
-            }
-        }
-    }
+    each(program, kernel, bench, options, how, sink, &mut |case| {
+        measured.push(case.measure(how.time)?);
+        Ok(true)
+    });
     measured
 }
 
-fn bytes(inputs: &Inputs) -> u64 {
+/// Calls `work` with every case of a bench, one at a time, until it says no; whether it has not. Problems are in the sink, and end it too.
+pub fn each<'a>(
+    program: &Program<'a>,
+    kernel: usize,
+    bench: &'a ast::Test,
+    options: &Options,
+    how: &BenchOptions,
+    sink: &mut Sink,
+    work: &mut dyn FnMut(Prepared) -> Result<bool, String>,
+) -> bool {
+    let Some(plan) = plan(program, kernel, bench, sink) else {
+        return true;
+    };
+    for case in &plan.cases {
+        let Some(prepared) = prepare(program, &plan, case, options, how, sink) else {
+            return true;
+        };
+        let failed = |what: String| say::run_failed(plan.span, "the bench", &case.label, &what);
+        match prepared.and_then(|prepared| work(prepared).map_err(failed)) {
+            Ok(true) => {}
+            Ok(false) => return false,
+            Err(d) => {
+                sink.report(d);
+                return true;
+            }
+        }
+    }
+    true
+}
+
+/// `None` if the sink knows why.
+fn prepare(
+    program: &Program<'_>,
+    plan: &Plan<'_>,
+    case: &Case,
+    options: &Options,
+    how: &BenchOptions,
+    sink: &mut Sink,
+) -> Option<Result<Prepared, Diagnostic>> {
+    let instance = driver::instance(program, plan.kernel, &case.instance, sink)?;
+    let failed = |what: &dyn std::fmt::Display| {
+        say::run_failed(plan.span, "the bench", &case.label, &what.to_string())
+    };
+    let (device, machine) = match machine(options, how).map_err(|e| failed(&e)) {
+        Ok(found) => found,
+        Err(d) => return Some(Err(d)),
+    };
+    let options = match machine {
+        Machine::Cpu { variant, .. } => Options {
+            cpu: vec![variant],
+            ptx: false,
+            ..options.clone()
+        },
+        Machine::Gpu { .. } => Options {
+            cpu: vec![],
+            ptx: true,
+            ..options.clone()
+        },
+    };
+    let archive = driver::compile(std::slice::from_ref(&instance), &options, sink)?;
+    let tensor = |dtype: DType, shape: &[i64], contents: Option<(&_, u64)>| {
+        Data::quick(dtype, shape, contents)
+            .and_then(|tensor| match &device {
+                Device::Cpu(_) => Ok(tensor),
+                Device::Cuda(_) => tensor.to_device(&device),
+            })
+            .map_err(|e| Box::new(failed(&e)))
+    };
+    let prepared = || -> Result<Prepared, Diagnostic> {
+        let inputs = inputs_by(plan, case, &instance, &tensor).map_err(|d| *d)?;
+        let library = Library::load(&archive, &device).map_err(|e| failed(&e))?;
+        let code = library.kernel(&instance.name).map_err(|e| failed(&e))?;
+        let copy_rate = match (&machine, &device) {
+            (Machine::Gpu { .. }, Device::Cuda(gpu)) => {
+                let (times, bytes) = gpu.time_copy(21).map_err(|e| failed(&e))?;
+                let empty = gpu.time_empty(21).map_err(|e| failed(&e))?;
+                bytes as f64 / (median(times) - median(empty))
+            }
+            (Machine::Cpu { threads, .. }, _) => copy_rate(*threads),
+            (Machine::Gpu { .. }, Device::Cpu(_)) => unreachable!("`machine` pairs them"),
+        };
+        Ok(Prepared {
+            kernel: instance.name.clone(),
+            title: plan.title.clone(),
+            case: case.label.clone(),
+            machine,
+            code: code.clone(),
+            flops: dot_flops(&instance, &inputs.dims),
+            inputs,
+            copy_rate,
+            device: device.clone(),
+        })
+    };
+    Some(prepared())
+}
+
+fn machine(options: &Options, how: &BenchOptions) -> Result<(Device, Machine), String> {
+    if let Some(device) = &how.gpu {
+        let name = device.to_string();
+        return Ok((device.clone(), Machine::Gpu { name }));
+    }
+    let variant = features::choose(options.cpu.iter().copied(), how.variant);
+    let variant = variant.map_err(|e| e.to_string())?;
+    let cpu = CpuDevice::new(CpuOptions {
+        threads: how.threads,
+        variant: Some(variant),
+    })
+    .map_err(|e| e.to_string())?;
+    let threads = cpu.threads();
+    let device = Device::Cpu(std::sync::Arc::new(cpu));
+    Ok((device, Machine::Cpu { variant, threads }))
+}
+
+impl Prepared {
+    /// Seconds of so many launches, and of one that does nothing (0 on CPUs).
+    ///
+    /// # Errors
+    /// The launch's, as text.
+    pub fn launch(&mut self, launches: usize) -> Result<(Vec<f64>, f64), String> {
+        let text = |e: &dyn std::fmt::Display| e.to_string();
+        let mut args = vec![];
+        for input in &mut self.inputs.params {
+            match input {
+                Input::Tensor { data, .. } => {
+                    args.push(Arg::TensorMut(data.view_mut().map_err(|e| text(&e))?))
+                }
+                Input::Scalar { dtype, bits, .. } => {
+                    let value = tessera_artifact::numeric::to_f64(*bits, *dtype);
+                    args.push(Arg::Scalar(Scalar {
+                        dtype: *dtype,
+                        bits: *bits,
+                        value,
+                    }));
+                }
+                Input::Index { value, .. } => args.push(Arg::Index(*value)),
+                Input::Host => {}
+            }
+        }
+        let times = self.code.time(&args, launches).map_err(|e| text(&e))?;
+        let empty = match &self.device {
+            Device::Cuda(gpu) => median(gpu.time_empty(launches.max(5)).map_err(|e| text(&e))?),
+            Device::Cpu(_) => 0.0,
+        };
+        Ok((times, empty))
+    }
+
+    /// Launches for a while.
+    ///
+    /// # Errors
+    /// The launch's, as text.
+    pub fn measure(mut self, time: Duration) -> Result<Measurement, String> {
+        let start = Instant::now();
+        let mut one = f64::INFINITY;
+        while start.elapsed() < time / 5 || one.is_infinite() {
+            let begun = Instant::now();
+            self.launch(1)?;
+            one = one.min(begun.elapsed().as_secs_f64());
+        }
+        // A few at a time, so that a GPU's queue is never empty.
+        let batch = ((time.as_secs_f64() / 10.0 / one) as usize).clamp(1, 20);
+        let (mut times, mut empties) = (vec![], vec![]);
+        let start = Instant::now();
+        while start.elapsed() < time || times.len() < 3 {
+            let (more, empty) = self.launch(batch)?;
+            times.extend(more);
+            empties.push(empty);
+        }
+        Ok(self.summary(times, median(empties)))
+    }
+
+    /// What so many launches have shown.
+    pub fn summary(&self, mut times: Vec<f64>, empty: f64) -> Measurement {
+        times.sort_by(f64::total_cmp);
+        let at = |share: f64| times[((times.len() - 1) as f64 * share).round() as usize];
+        // Shorter than nothing is nothing that can be told.
+        let net = |share: f64| (at(share) - empty).max(1e-9);
+        Measurement {
+            kernel: self.kernel.clone(),
+            title: self.title.clone(),
+            case: self.case.clone(),
+            machine: self.machine.clone(),
+            median: net(0.5),
+            low: net(0.1),
+            high: net(0.9),
+            empty,
+            launches: times.len(),
+            bytes: bytes(&self.inputs),
+            flops: self.flops,
+            copy_rate: self.copy_rate,
+        }
+    }
+}
+
+fn bytes(inputs: &Inputs<Tensor>) -> u64 {
     (inputs.params.iter())
         .map(|input| match input {
             Input::Tensor { mode, data, .. } => {
-                data.dtype.bytes_for(data.len() as u64)
-                    * if *mode == ParamMode::InOut { 2 } else { 1 }
+                let elements = data.shape().iter().product::<i64>() as u64;
+                data.dtype().bytes_for(elements) * if *mode == ParamMode::InOut { 2 } else { 1 }
             }
             _ => 0,
         })
         .sum()
 }
 
-/// Seconds of each launch, rising, and the number of threads.
-fn measure(
-    archive: &[u8],
-    name: &str,
-    inputs: &Inputs,
-    variant: CpuVariant,
-    how: &BenchOptions,
-) -> Result<(Vec<f64>, usize), String> {
-    let text = |e: &dyn std::fmt::Display| e.to_string();
-    let cpu = CpuDevice::new(CpuOptions {
-        threads: how.threads,
-        variant: Some(variant),
-    })
-    .map_err(|e| text(&e))?;
-    let threads = cpu.threads();
-    let device = Device::Cpu(std::sync::Arc::new(cpu));
-    let library = Library::load(archive, &device).map_err(|e| text(&e))?;
-    let kernel = library.kernel(name).map_err(|e| text(&e))?;
-    let mut tensors: Vec<Option<Tensor>> = vec![];
-    for input in &inputs.params {
-        tensors.push(match input {
-            Input::Tensor { data, .. } => Some(data.to_tensor().map_err(|e| text(&e))?),
-            _ => None,
-        });
-    }
-    let mut args = vec![];
-    for (input, tensor) in inputs.params.iter().zip(&mut tensors) {
-        match (input, tensor) {
-            (Input::Tensor { .. }, Some(tensor)) => {
-                args.push(Arg::TensorMut(tensor.view_mut().map_err(|e| text(&e))?))
-            }
-            (Input::Scalar { dtype, bits, .. }, _) => {
-                let value = tessera_artifact::numeric::to_f64(*bits, *dtype);
-                args.push(Arg::Scalar(Scalar {
-                    dtype: *dtype,
-                    bits: *bits,
-                    value,
-                }));
-            }
-            (Input::Index { value, .. }, _) => args.push(Arg::Index(*value)),
-            _ => {}
-        }
-    }
-    let launch = || -> Result<f64, String> {
-        let start = Instant::now();
-        kernel.launch(&args).map_err(|e| text(&e))?;
-        Ok(start.elapsed().as_secs_f64())
-    };
-    let start = Instant::now();
-    while start.elapsed() < how.time / 5 {
-        launch()?;
-    }
-    let mut times = vec![];
-    let start = Instant::now();
-    while start.elapsed() < how.time || times.len() < 3 {
-        times.push(launch()?);
-    }
+/// The middle one; 0 of none.
+fn median(mut times: Vec<f64>) -> f64 {
     times.sort_by(f64::total_cmp);
-    Ok((times, threads))
+    times.get(times.len() / 2).copied().unwrap_or(0.0)
 }
 
 /// Measured once for each number of threads: blocks far larger than the caches, the best of several passes.

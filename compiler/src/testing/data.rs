@@ -3,6 +3,7 @@
 use tessera_artifact::{DType, numeric};
 use tessera_device::{Tensor, TensorError, dense_strides};
 
+use super::fill::Distribution;
 use super::reference::Array;
 use crate::tile::interp;
 
@@ -116,6 +117,41 @@ impl Data {
     /// No memory.
     pub fn to_tensor(&self) -> Result<Tensor, TensorError> {
         Tensor::from_bytes(self.dtype, &self.shape, &self.to_bytes())
+    }
+
+    /// A tensor for measurements: large random ones repeat a block, since to make each element would take longer than to measure.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn quick(
+        dtype: DType,
+        shape: &[i64],
+        contents: Option<(&Distribution, u64)>,
+    ) -> Result<Tensor, TensorError> {
+        // Even, for two e2m1 codes to a byte, and no multiple of what rows are long.
+        const BLOCK: usize = (1 << 20) + 6;
+        let ordered = |d: &Distribution| {
+            use Distribution::*;
+            matches!(d, Iota | Permutation | Values(_))
+        };
+        let odd_rows = dtype == DType::E2M1 && shape.last().is_some_and(|n| n % 2 == 1);
+        let make = |shape: &[i64]| match contents {
+            None => Data::poison(dtype, shape),
+            Some((distribution, seed)) => Data {
+                dtype,
+                bits: distribution.fill(dtype, shape, seed),
+                shape: shape.to_vec(),
+            },
+        };
+        if count(shape) <= BLOCK || odd_rows || contents.is_some_and(|(d, _)| ordered(d)) {
+            return make(shape).to_tensor();
+        }
+        let block = make(&[BLOCK as i64]).to_bytes();
+        let mut bytes = vec![0; dtype.bytes_for(count(shape) as u64) as usize];
+        for part in bytes.chunks_mut(block.len()) {
+            part.copy_from_slice(&block[..part.len()]);
+        }
+        Tensor::from_bytes(dtype, shape, &bytes)
     }
 
     /// Takes the elements of a tensor of the same shape.

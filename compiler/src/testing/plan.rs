@@ -510,19 +510,19 @@ fn any_of(e: &Expr) -> Option<&[ast::Arg]> {
 
 /// The arguments of one case, in order of the kernel's parameters.
 #[derive(Clone, Debug)]
-pub struct Inputs {
-    pub params: Vec<Input>,
+pub struct Inputs<D = Data> {
+    pub params: Vec<Input<D>>,
     /// Dims and `index` scalars.
     pub dims: BTreeMap<String, i64>,
     pub scalars: BTreeMap<String, f64>,
 }
 
 #[derive(Clone, Debug)]
-pub enum Input {
+pub enum Input<D = Data> {
     Tensor {
         name: String,
         mode: ParamMode,
-        data: Data,
+        data: D,
     },
     Scalar {
         name: String,
@@ -546,6 +546,32 @@ pub fn inputs(
     case: &Case,
     kernel: &ir::Kernel,
 ) -> Result<Inputs, Box<Diagnostic>> {
+    inputs_by(plan, case, kernel, &|dtype, shape, contents| {
+        Ok(match contents {
+            None => Data::poison(dtype, shape),
+            Some((distribution, seed)) => Data {
+                dtype,
+                bits: distribution.fill(dtype, shape, seed),
+                shape: shape.to_vec(),
+            },
+        })
+    })
+}
+
+/// What makes a tensor of a type, a shape and contents: a distribution with its seed, or whatever an output holds before a launch.
+pub type Make<'m, D> = dyn Fn(tessera_artifact::DType, &[i64], Option<(&Distribution, u64)>) -> Result<D, Box<Diagnostic>>
+    + 'm;
+
+/// As [`inputs`], with tensors of any kind.
+///
+/// # Errors
+/// As [`inputs`], and those of `make`.
+pub fn inputs_by<D>(
+    plan: &Plan<'_>,
+    case: &Case,
+    kernel: &ir::Kernel,
+    make: &Make<'_, D>,
+) -> Result<Inputs<D>, Box<Diagnostic>> {
     let missing: Vec<String> = needed_names(kernel)
         .into_iter()
         .filter(|n| !case.values.contains_key(n))
@@ -597,16 +623,13 @@ pub fn inputs(
             ir::ParamKind::Tensor(t) if !t.mode.is_argument() => Input::Host,
             ir::ParamKind::Tensor(t) => {
                 let shape = shape(plan, kernel, &t.shape, &dims)?;
-                let (distribution, seed) = (plan.fills.get(&name).cloned())
-                    .unwrap_or((Distribution::DEFAULT, seed_of_name(&name)));
-                let data = match t.mode == ParamMode::Out && !plan.fills.contains_key(&name) {
-                    true => Data::poison(t.dtype, &shape),
-                    false => Data {
-                        dtype: t.dtype,
-                        bits: distribution.fill(t.dtype, &shape, seed),
-                        shape,
-                    },
+                let given = plan.fills.get(&name);
+                let contents = match given {
+                    Some((distribution, seed)) => Some((distribution, *seed)),
+                    None if t.mode == ParamMode::Out => None,
+                    None => Some((&Distribution::DEFAULT, seed_of_name(&name))),
                 };
+                let data = make(t.dtype, &shape, contents)?;
                 Input::Tensor {
                     name,
                     mode: t.mode,

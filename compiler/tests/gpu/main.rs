@@ -4,5 +4,7 @@
 mod emulator;
 mod harness;
 mod kernels;
+mod launches;
 mod lowering;
+mod measuring;
 mod running;

@@ -162,6 +162,16 @@ enum Code {
     None(LaunchError),
 }
 
+impl Code {
+    fn cuda(&self) -> Result<&CudaKernel, LaunchError> {
+        match self {
+            Code::Cuda(kernel) => Ok(kernel),
+            Code::None(why) => Err(why.clone()),
+            Code::Cpu(_) => unreachable!("a library's code is for its device"),
+        }
+    }
+}
+
 impl Library {
     /// Checks the archive and loads the code that suits the device. `bytes` are needed no more afterwards.
     ///
@@ -344,13 +354,34 @@ impl Kernel {
                 }
             }),
             Device::Cuda(gpu) => gpu.launch(&inner.name, |request| {
-                match &inner.pick(args, request)?.code {
-                    Code::Cuda(kernel) => Ok(kernel),
-                    Code::None(why) => Err(why.clone()),
-                    Code::Cpu(_) => unreachable!("a library's code is for its device"),
-                }
+                inner.pick(args, request)?.code.cuda()
             }),
         })
+    }
+
+    /// Launches so many times and measures each: seconds. On a GPU it is the GPU's own time, from when it turns to the launch until it is
+    /// done ([`CudaDevice::time_empty`] says what of that any launch costs), with nothing in the cache; on a CPU the wall clock's.
+    ///
+    /// # Errors
+    /// As [`Kernel::launch`]; a failed check is that of any of the launches.
+    pub fn time(&self, args: &[Arg<'_>], launches: usize) -> Result<Vec<f64>, LaunchError> {
+        let inner = &*self.0;
+        let first = &inner.instances[0];
+        first
+            .signature
+            .check_arguments(&first.entry, args, inner.device.place())?;
+        match &inner.device {
+            Device::Cpu(_) => (0..launches)
+                .map(|_| {
+                    let start = std::time::Instant::now();
+                    self.launch(args)?;
+                    Ok(start.elapsed().as_secs_f64())
+                })
+                .collect(),
+            Device::Cuda(gpu) => gpu.time(&inner.name, launches, |request| {
+                inner.pick(args, request)?.code.cuda()
+            }),
+        }
     }
 
     /// As [`Kernel::launch`], with each argument named.

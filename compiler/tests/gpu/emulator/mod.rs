@@ -4,9 +4,9 @@
 mod alu;
 mod barrier;
 mod copies;
-#[cfg(test)]
 mod gemm;
 mod hopper;
+mod layouts;
 mod machine;
 mod order;
 mod product;
@@ -18,10 +18,13 @@ use std::alloc::{Layout, alloc, dealloc};
 use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use machine::Launch;
 use ptx::Program;
-use tessera_device::cuda::driver::{CallError, Function, Gpu, GpuFacts, MAP_WORDS, TiledTensor};
+use tessera_device::cuda::driver::{
+    CallError, Function, Gpu, GpuFacts, MAP_WORDS, Mark, TiledTensor,
+};
 use tessera_device::{CudaOptions, Device};
 
 const ALIGN: usize = 256;
@@ -34,6 +37,7 @@ pub fn device() -> Device {
             compute_capability: (9, 0),
             multiprocessors: 4,
             shared_bytes: 227 * 1024,
+            cache_bytes: 1 << 20,
         },
         state: Mutex::default(),
     };
@@ -55,6 +59,7 @@ struct State {
     launches: u64,
     /// Of the last launch, which runs at once.
     failure: Option<String>,
+    marks: Vec<Instant>,
 }
 
 impl Emulator {
@@ -176,7 +181,8 @@ impl Gpu for Emulator {
             .run()
             .map_err(|why| format!("{}: {why}", program.name))
         };
-        state.failure = ran.err();
+        // The first failure counts.
+        state.failure = state.failure.take().or(ran.err());
         Ok(())
     }
 
@@ -188,6 +194,21 @@ impl Gpu for Emulator {
             }),
             None => Ok(true),
         }
+    }
+
+    fn mark(&self) -> Result<Mark, CallError> {
+        let marks = &mut self.state().marks;
+        marks.push(Instant::now());
+        Ok(Mark(marks.len() - 1))
+    }
+
+    fn seconds_between(&self, from: Mark, to: Mark) -> Result<f64, CallError> {
+        let marks = &self.state().marks;
+        Ok((marks[to.0] - marks[from.0]).as_secs_f64())
+    }
+
+    fn forget_marks(&self) {
+        self.state().marks.clear();
     }
 }
 

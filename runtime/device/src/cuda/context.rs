@@ -166,6 +166,7 @@ impl CudaBuffer {
         let gpu = self.context.gpu()?;
         // SAFETY: both sides have that many bytes.
         unsafe { gpu.copy_within(copy.address, self.address, self.bytes) }?;
+        gpu.wait()?;
         Ok(copy)
     }
 }

@@ -12,6 +12,7 @@ use tessera_artifact::{Archive, KernelEntry, PtxCode};
 
 use super::context::{Context, CudaBuffer, CudaError};
 use super::driver::{CallError, Function, Gpu};
+use super::timing::{Part, Timing};
 use super::{installed, tensor_map};
 use crate::launch::{LaunchError, Request};
 
@@ -34,9 +35,10 @@ impl Default for CudaOptions {
 
 /// A GPU. Launches from several threads take turns.
 pub struct CudaDevice {
-    context: Arc<Context>,
+    pub(super) context: Arc<Context>,
     watchdog: Duration,
     memory: Mutex<Memory>,
+    pub(super) timing: OnceLock<Timing>,
 }
 
 /// Kept from launch to launch.
@@ -62,6 +64,13 @@ struct CudaCode {
     ptx: CString,
     code: PtxCode,
     function: OnceLock<Result<Function, String>>,
+}
+
+/// A launch that needs only to be started.
+struct Ready<'k> {
+    code: &'k PtxCode,
+    function: Function,
+    ctas: u32,
 }
 
 /// Scratch memory of all CTAs of a launch together: beyond it, CTAs take several items each.
@@ -95,6 +104,7 @@ impl CudaDevice {
             context,
             watchdog: options.watchdog,
             memory: Mutex::new(memory),
+            timing: OnceLock::new(),
         })
     }
 
@@ -144,71 +154,129 @@ impl CudaDevice {
         resolve: impl FnOnce(&mut Request) -> Result<&'k CudaKernel, LaunchError>,
     ) -> Result<(), LaunchError> {
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(ready) = self.prepare(&mut memory, name, resolve)? else {
+            return Ok(());
+        };
+        let failed = device_error(name);
+        let gpu = self.context.gpu().map_err(failed)?;
+        zero_flags(gpu, &memory).map_err(|why| failed(why.into()))?;
+        ready
+            .start(gpu, &mut memory)
+            .map_err(|why| failed(why.into()))?;
+        self.see_out(gpu, name, 1)?;
+        self.verdict(&memory, name, ready.code)
+    }
+
+    /// Prepares a launch as [`launch`](Self::launch) does and runs it so many times, each with nothing of it in the cache: seconds on the
+    /// GPU, with what a launch costs.
+    pub(crate) fn time<'k>(
+        &self,
+        name: &str,
+        launches: usize,
+        resolve: impl FnOnce(&mut Request) -> Result<&'k CudaKernel, LaunchError>,
+    ) -> Result<Vec<f64>, LaunchError> {
+        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(ready) = self.prepare(&mut memory, name, resolve)? else {
+            return Ok(vec![0.0; launches]);
+        };
+        let seconds = self.timed(name, launches, &mut |gpu, part| match part {
+            Part::Before => zero_flags(gpu, &memory),
+            Part::Timed => ready.start(gpu, &mut memory),
+        })?;
+        self.verdict(&memory, name, ready.code)?;
+        Ok(seconds)
+    }
+    /// Everything of a launch but its start; `None` if there is nothing to run.
+    fn prepare<'k>(
+        &self,
+        memory: &mut Memory,
+        name: &str,
+        resolve: impl FnOnce(&mut Request) -> Result<&'k CudaKernel, LaunchError>,
+    ) -> Result<Option<Ready<'k>>, LaunchError> {
         let Memory {
             request,
             parameter,
             arena,
             scratch,
             error_record,
-        } = &mut *memory;
+        } = memory;
         let kernel = resolve(request)?;
         if request.ctas == 0 {
-            return Ok(());
+            return Ok(None);
         }
-        let failed = |why: CudaError| LaunchError::Device {
-            kernel: name.to_owned(),
-            what: why.to_string(),
-        };
-        let gpu = self.context.gpu().map_err(failed)?;
+        let failed = device_error(name);
         let refused = |what: String| LaunchError::Device {
             kernel: name.to_owned(),
             what,
         };
+        let gpu = self.context.gpu().map_err(failed)?;
         self.grow(arena, request.arena_bytes as u64, name)?;
         for part in &request.host_memory {
-            let address = arena.address() + part.offset as u64;
-            if part.zeroed && part.bytes > 0 {
-                // SAFETY: the part lies in the arena.
-                let filled = unsafe { gpu.fill(address, 0, part.bytes) };
-                filled.map_err(|why| failed(why.into()))?;
-            }
-            request.words[part.word] = address;
+            request.words[part.word] = arena.address() + part.offset as u64;
         }
-        let kernel = kernel.choose(gpu, request, parameter).map_err(refused)?;
-        let function = kernel.function(gpu).map_err(refused)?;
-        let ctas = self.ctas(gpu, &kernel.code, function, request.ctas);
+        let code = kernel.choose(gpu, request, parameter).map_err(refused)?;
+        let function = code.function(gpu).map_err(refused)?;
+        let ctas = self.ctas(gpu, &code.code, function, request.ctas);
         let ctas = ctas.map_err(|why| failed(why.into()))?;
-        let scratch_bytes = kernel.code.scratch_bytes * u64::from(ctas);
-        self.grow(scratch, scratch_bytes, name)?;
+        self.grow(scratch, code.code.scratch_bytes * u64::from(ctas), name)?;
         parameter.extend_from_slice(&request.words);
         parameter.push(error_record.address());
         parameter.push(scratch.address());
-        let done = self
-            .run(gpu, &kernel.code, function, ctas, parameter)
-            .map_err(failed)?;
-        if !done {
-            let seconds = self.watchdog.as_secs_f64();
-            let what = format!("it has not ended after {seconds} s");
-            self.context.break_down(&format!("kernel `{name}`: {what}"));
-            return Err(LaunchError::Device {
-                kernel: name.to_owned(),
-                what,
-            });
-        }
+        Ok(Some(Ready {
+            code: &code.code,
+            function,
+            ctas,
+        }))
+    }
+
+    /// Waits for the work in the queue, of so many launches.
+    ///
+    /// # Errors
+    /// It failed, or does not end in time: the GPU then is of no more use.
+    pub(super) fn see_out(
+        &self,
+        gpu: &dyn Gpu,
+        name: &str,
+        launches: usize,
+    ) -> Result<(), LaunchError> {
+        let patience = self.watchdog * launches.max(1) as u32;
+        let start = Instant::now();
+        let what = loop {
+            match gpu.is_done() {
+                Ok(true) => return Ok(()),
+                Ok(false) if start.elapsed() > patience => {
+                    break format!("it has not ended after {} s", patience.as_secs_f64());
+                }
+                Ok(false) if start.elapsed() < SPIN => std::hint::spin_loop(),
+                Ok(false) => std::thread::sleep(Duration::from_micros(50)),
+                // What a kernel breaks stays broken for the whole context.
+                Err(why) => break why.to_string(),
+            }
+        };
+        self.context.break_down(&format!("kernel `{name}`: {what}"));
+        Err(LaunchError::Device {
+            kernel: name.to_owned(),
+            what,
+        })
+    }
+
+    /// What the error record says after a launch.
+    fn verdict(&self, memory: &Memory, name: &str, code: &PtxCode) -> Result<(), LaunchError> {
+        let failed = device_error(name);
         let mut record = [0u8; 16];
-        error_record.read(&mut record).map_err(failed)?;
+        memory.error_record.read(&mut record).map_err(failed)?;
         let word = |i: usize| {
             u64::from_le_bytes(record[8 * i..8 * i + 8].try_into().expect("eight bytes"))
         };
         match word(0) {
             0 => Ok(()),
             number => {
-                error_record.fill(0).map_err(failed)?;
+                memory.error_record.fill(0).map_err(failed)?;
                 Err(LaunchError::Check {
                     kernel: name.to_owned(),
-                    what: (kernel.code.traps.get(number as usize - 1).cloned())
+                    what: (code.traps.get(number as usize - 1).cloned())
                         .unwrap_or_else(|| format!("check {number}")),
-                    block: crate::launch::coordinates(word(1), &request.grid),
+                    block: crate::launch::coordinates(word(1), &memory.request.grid),
                 })
             }
         }
@@ -268,34 +336,40 @@ impl CudaDevice {
         let blocks = gpu.blocks_per_multiprocessor(function, threads, shared_bytes)?;
         Ok(blocks * gpu.facts().multiprocessors)
     }
+}
 
-    /// Whether the kernel ended in time.
-    fn run(
-        &self,
-        gpu: &dyn Gpu,
-        code: &PtxCode,
-        function: Function,
-        ctas: u32,
-        words: &mut [u64],
-    ) -> Result<bool, CudaError> {
+impl Ready<'_> {
+    fn start(&self, gpu: &dyn Gpu, memory: &mut Memory) -> Result<(), CallError> {
+        let code = self.code;
         // SAFETY: `resolve` checked the arguments against the manifest whose code this is, and they are borrowed for the launch; the
         // one parameter is as many words as the launch ABI says.
-        unsafe { gpu.launch(function, ctas, code.threads, code.shared_bytes, words) }?;
-        let start = Instant::now();
-        loop {
-            match gpu.is_done() {
-                Ok(true) => return Ok(true),
-                Ok(false) if start.elapsed() > self.watchdog => return Ok(false),
-                Ok(false) if start.elapsed() < SPIN => std::hint::spin_loop(),
-                Ok(false) => std::thread::sleep(Duration::from_micros(50)),
-                Err(why) => {
-                    // What a kernel breaks stays broken for the whole context.
-                    self.context
-                        .break_down(&format!("kernel `{}`: {why}", code.symbol));
-                    return Err(CudaError::Call(why));
-                }
-            }
+        unsafe {
+            gpu.launch(
+                self.function,
+                self.ctas,
+                code.threads,
+                code.shared_bytes,
+                &mut memory.parameter,
+            )
         }
+    }
+}
+
+fn zero_flags(gpu: &dyn Gpu, memory: &Memory) -> Result<(), CallError> {
+    for part in &memory.request.host_memory {
+        if part.zeroed && part.bytes > 0 {
+            let address = memory.arena.address() + part.offset as u64;
+            // SAFETY: the part lies in the arena.
+            unsafe { gpu.fill(address, 0, part.bytes) }?;
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn device_error(kernel: &str) -> impl Fn(CudaError) -> LaunchError + Copy {
+    move |why| LaunchError::Device {
+        kernel: kernel.to_owned(),
+        what: why.to_string(),
     }
 }
 

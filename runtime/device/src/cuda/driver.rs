@@ -24,6 +24,8 @@ pub struct GpuFacts {
     pub multiprocessors: u32,
     /// Shared memory that a block may have with the opt-in.
     pub shared_bytes: u32,
+    /// Of the second-level cache.
+    pub cache_bytes: u32,
 }
 
 /// Why there is no driver or no GPU to use.
@@ -102,8 +104,12 @@ pub struct TiledTensor {
     pub swizzle: u32,
 }
 
-/// One GPU with one queue of work: launches and fills run in the order in which they were asked for; copies and [`Gpu::wait`] return when
-/// all of it is done. Addresses are the GPU's own.
+/// A point in the queue of work whose time is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark(pub usize);
+
+/// One GPU with one queue of work: launches, fills and copies within run in the order in which they were asked for; copies from and to the
+/// host, and [`Gpu::wait`], return when all of it is done. Addresses are the GPU's own.
 pub trait Gpu: Send + Sync {
     fn facts(&self) -> &GpuFacts;
 
@@ -143,6 +149,8 @@ pub trait Gpu: Send + Sync {
     /// The bytes lie in one allocation.
     unsafe fn copy_to_host(&self, to: &mut [u8], from: u64) -> Result<(), CallError>;
 
+    /// Copies bytes, some time later.
+    ///
     /// # Errors
     /// [`CallError`]
     ///
@@ -205,9 +213,24 @@ pub trait Gpu: Send + Sync {
         words: &mut [u64],
     ) -> Result<(), CallError>;
 
-    /// Whether the work of the last launch is done.
+    /// Whether all work in the queue is done.
     ///
     /// # Errors
     /// [`CallError`]: the work failed.
     fn is_done(&self) -> Result<bool, CallError>;
+
+    /// Takes the time when all that was asked for before is done.
+    ///
+    /// # Errors
+    /// [`CallError`]
+    fn mark(&self) -> Result<Mark, CallError>;
+
+    /// Between two marks that the work has passed.
+    ///
+    /// # Errors
+    /// [`CallError`]: it has not, or they were forgotten.
+    fn seconds_between(&self, from: Mark, to: Mark) -> Result<f64, CallError>;
+
+    /// All marks so far are of no more use.
+    fn forget_marks(&self);
 }

@@ -4,7 +4,7 @@
 //! Needs: nothing. Keeps: the library stays loaded for the life of the program.
 
 use std::ffi::{CStr, c_void};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use cudarc::driver::result::{self, DriverError as Failure};
 use cudarc::driver::sys::{
@@ -15,7 +15,7 @@ use cudarc::driver::sys::{
 use tessera_artifact::DType;
 
 use super::driver::{
-    CallError, Driver, DriverError, Function, Gpu, GpuFacts, MAP_RANK, MAP_WORDS, TiledTensor,
+    CallError, Driver, DriverError, Function, Gpu, GpuFacts, MAP_RANK, MAP_WORDS, Mark, TiledTensor,
 };
 
 /// Asks the driver what there is, without a context on any GPU.
@@ -46,7 +46,14 @@ struct Installed {
     facts: GpuFacts,
     context: sys::CUcontext,
     stream: sys::CUstream,
-    launched: sys::CUevent,
+    marks: Mutex<Marks>,
+}
+
+/// Events are made once and used again.
+#[derive(Default)]
+struct Marks {
+    events: Vec<sys::CUevent>,
+    used: usize,
 }
 
 // SAFETY: the driver's handles may be used from any thread; every use first makes the context the thread's own.
@@ -70,13 +77,11 @@ pub(super) fn open(ordinal: u32) -> Result<Arc<dyn Gpu>, DriverError> {
     // Not ordered with the stream that programs share by default.
     let stream = result::stream::create(result::stream::StreamKind::NonBlocking)
         .map_err(no_driver("cuStreamCreate"))?;
-    let launched = result::event::create(CUevent_flags::CU_EVENT_DISABLE_TIMING)
-        .map_err(no_driver("cuEventCreate"))?;
     Ok(Arc::new(Installed {
         facts,
         context,
         stream,
-        launched,
+        marks: Mutex::default(),
     }))
 }
 
@@ -120,6 +125,7 @@ fn facts(device: sys::CUdevice) -> Result<GpuFacts, DriverError> {
         ),
         multiprocessors: number(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
         shared_bytes: number(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
+        cache_bytes: number(Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?,
     })
 }
 
@@ -189,8 +195,7 @@ impl Gpu for Installed {
     unsafe fn copy_within(&self, to: u64, from: u64, bytes: usize) -> Result<(), CallError> {
         self.enter()?;
         unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream) }
-            .map_err(failed("cuMemcpyDtoDAsync"))?;
-        self.wait()
+            .map_err(failed("cuMemcpyDtoDAsync"))
     }
 
     fn wait(&self) -> Result<(), CallError> {
@@ -353,17 +358,52 @@ impl Gpu for Installed {
                 self.stream,
                 &mut params,
             )
-            .map_err(failed("cuLaunchKernel"))?;
-            result::event::record(self.launched, self.stream).map_err(failed("cuEventRecord"))
+            .map_err(failed("cuLaunchKernel"))
         }
     }
 
     fn is_done(&self) -> Result<bool, CallError> {
-        match unsafe { result::event::query(self.launched) } {
+        self.enter()?;
+        match unsafe { sys::cuStreamQuery(self.stream) }.result() {
             Ok(()) => Ok(true),
             Err(Failure(CUresult::CUDA_ERROR_NOT_READY)) => Ok(false),
             Err(failure) => Err(failed("while it ran")(failure)),
         }
+    }
+
+    fn mark(&self) -> Result<Mark, CallError> {
+        self.enter()?;
+        let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+        if marks.used == marks.events.len() {
+            let event = result::event::create(CUevent_flags::CU_EVENT_DEFAULT);
+            marks.events.push(event.map_err(failed("cuEventCreate"))?);
+        }
+        let event = marks.events[marks.used];
+        unsafe { result::event::record(event, self.stream) }.map_err(failed("cuEventRecord"))?;
+        marks.used += 1;
+        Ok(Mark(marks.used - 1))
+    }
+
+    fn seconds_between(&self, from: Mark, to: Mark) -> Result<f64, CallError> {
+        self.enter()?;
+        let marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+        let event = |mark: Mark| {
+            let event = marks.events[..marks.used].get(mark.0).copied();
+            event.ok_or_else(|| CallError::Failed {
+                call: "a mark",
+                error: "it was forgotten".to_owned(),
+            })
+        };
+        let milliseconds = unsafe { result::event::elapsed(event(from)?, event(to)?) };
+        let milliseconds = milliseconds.map_err(failed("cuEventElapsedTime"))?;
+        Ok(f64::from(milliseconds) / 1e3)
+    }
+
+    fn forget_marks(&self) {
+        self.marks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .used = 0;
     }
 }
 

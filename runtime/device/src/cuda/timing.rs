@@ -1,0 +1,125 @@
+//! The time that work takes on a GPU, as the GPU itself measures it.
+//!
+//! Before each launch a fill of memory five times as large as the second-level cache empties that, and keeps the GPU busy while the host
+//! asks for what follows, so that the time between the two marks has none of the host's in it.
+//!
+//! Keeps: the measured work is queued alone between its marks.
+
+use std::ffi::CStr;
+
+use super::context::{CudaBuffer, CudaError};
+use super::device::{CudaDevice, device_error};
+use super::driver::{CallError, Function, Gpu};
+use crate::launch::LaunchError;
+
+/// What is asked for, before and between the marks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    Before,
+    Timed,
+}
+
+/// Kept from one measurement to the next.
+pub(super) struct Timing {
+    /// Filled before each launch.
+    flush: CudaBuffer,
+    empty: Function,
+}
+
+/// A kernel that does nothing.
+const EMPTY: &CStr = c".version 8.0
+.target sm_90
+.address_size 64
+.visible .entry empty(
+.param .align 8 .b8 words[8]
+)
+.reqntid 32, 1, 1
+{
+ret;
+}
+";
+
+impl CudaDevice {
+    fn timing(&self, gpu: &dyn Gpu) -> Result<&Timing, CudaError> {
+        if let Some(timing) = self.timing.get() {
+            return Ok(timing);
+        }
+        let refused = |error| CallError::Failed {
+            call: "cuModuleLoadDataEx",
+            error,
+        };
+        let made = Timing {
+            // 256 MiB on an H100.
+            flush: (self.context)
+                .allocate((5 * gpu.facts().cache_bytes as usize).next_power_of_two())?,
+            empty: gpu.load(EMPTY, c"empty", 0).map_err(refused)?,
+        };
+        Ok(self.timing.get_or_init(|| made))
+    }
+
+    /// Seconds of each of so many runs of `work`, from the cache's being empty on.
+    pub(super) fn timed(
+        &self,
+        name: &str,
+        runs: usize,
+        work: &mut dyn FnMut(&dyn Gpu, Part) -> Result<(), CallError>,
+    ) -> Result<Vec<f64>, LaunchError> {
+        let failed = device_error(name);
+        let gpu = self.context.gpu().map_err(failed)?;
+        let flush = &self.timing(gpu).map_err(failed)?.flush;
+        gpu.forget_marks();
+        let mut queue = || {
+            work(gpu, Part::Before)?;
+            // SAFETY: the buffer has that many bytes.
+            unsafe { gpu.fill(flush.address(), 0, flush.bytes()) }?;
+            let start = gpu.mark()?;
+            work(gpu, Part::Timed)?;
+            Ok((start, gpu.mark()?))
+        };
+        let marks: Result<Vec<_>, CallError> = (0..runs).map(|_| queue()).collect();
+        self.see_out(gpu, name, runs)?;
+        let seconds = marks.and_then(|marks| {
+            let seconds = marks.into_iter();
+            seconds
+                .map(|(from, to)| gpu.seconds_between(from, to))
+                .collect()
+        });
+        seconds.map_err(|why| failed(why.into()))
+    }
+
+    /// Seconds that each of so many launches of a kernel takes that does nothing: what any launch costs.
+    ///
+    /// # Errors
+    /// The device does not work.
+    pub fn time_empty(&self, launches: usize) -> Result<Vec<f64>, LaunchError> {
+        let name = "empty";
+        let failed = device_error(name);
+        let gpu = self.context.gpu().map_err(failed)?;
+        let empty = self.timing(gpu).map_err(failed)?.empty;
+        self.timed(name, launches, &mut |gpu, part| match part {
+            Part::Before => Ok(()),
+            // SAFETY: it takes one word and touches nothing.
+            Part::Timed => unsafe { gpu.launch(empty, 1, 32, 0, &mut [0]) },
+        })
+    }
+
+    /// Seconds that each of so many copies takes, and the bytes that one reads and writes together: four times as much as is filled before.
+    ///
+    /// # Errors
+    /// No memory, or the device does not work.
+    pub fn time_copy(&self, copies: usize) -> Result<(Vec<f64>, u64), LaunchError> {
+        let name = "copy";
+        let failed = device_error(name);
+        let gpu = self.context.gpu().map_err(failed)?;
+        let bytes = 2 * self.timing(gpu).map_err(failed)?.flush.bytes();
+        let from = self.context.allocate(bytes).map_err(failed)?;
+        let to = self.context.allocate(bytes).map_err(failed)?;
+        from.fill(1).map_err(failed)?;
+        let seconds = self.timed(name, copies, &mut |gpu, part| match part {
+            Part::Before => Ok(()),
+            // SAFETY: both have that many bytes, and the work is over when `timed` returns.
+            Part::Timed => unsafe { gpu.copy_within(to.address(), from.address(), bytes) },
+        })?;
+        Ok((seconds, 2 * bytes as u64))
+    }
+}

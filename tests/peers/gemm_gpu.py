@@ -1,0 +1,147 @@
+"""Times bf16 GEMM on a GPU against cuBLAS (torch.matmul) and, where it can be imported, DeepGEMM: c[M, N] = a[M, K] * b[N, K]^T.
+
+usage: gemm_gpu.py [--tlc target/release/tlc] [--bench tests/peers/gemm_gpu.tl] [--filter TEXT] [--rounds 5] [--launches 10]
+
+Ours is `tlc bench --device cuda --step`: it waits while the peers run, and they while it does. Each round of a shape runs all of them, every
+time one after another starting with the next. A launch is timed by events on the GPU, after a fill of 256 MiB that empties the cache and hides
+what the host takes; from both sides' times the median of an empty launch, timed the same way, is taken off. The ratio is that of the best peer's
+time to ours, per round: above 1 ours is faster. Nothing is checked here but the time.
+"""
+import argparse, json, math, re, statistics, subprocess, sys
+
+import torch
+
+
+def timed(work, launches, flush):
+    """Seconds of each of so many calls."""
+    pairs = []
+    for _ in range(launches):
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        flush.zero_()
+        torch.cuda._sleep(100_000)
+        start.record()
+        work()
+        end.record()
+        pairs.append((start, end))
+    torch.cuda.synchronize()
+    return [start.elapsed_time(end) / 1e3 for start, end in pairs]
+
+
+class Ours:
+    """`tlc bench --step`, case by case."""
+
+    def __init__(self, tlc, bench, filter):
+        command = [tlc, "bench", bench, "--device", "cuda", "--step"] + (["--filter", filter] if filter else [])
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+
+    def line(self):
+        for line in self.process.stdout:
+            if line.startswith("{"):
+                return json.loads(line)
+        return None
+
+    def say(self, what):
+        self.process.stdin.write(f"{what}\n")
+        self.process.stdin.flush()
+
+    def end(self):
+        self.process.stdin.close()
+        return self.process.wait()
+
+
+def extents(ready):
+    """M, N, K of a case."""
+    found = dict(re.findall(r"\b([MNK]) = (\d+)", ready["case"]))
+    if set(found) != {"M", "N", "K"}:
+        sys.exit(f"the case `{ready['case']}` of `{ready['bench']}` does not give M, N and K")
+    return tuple(int(found[name]) for name in "MNK")
+
+
+def peers(m, n, k):
+    """Calls by name, on operands of their own."""
+    a = torch.randn(m, k, device="cuda", dtype=torch.bfloat16)
+    b = torch.randn(n, k, device="cuda", dtype=torch.bfloat16)
+    c = torch.empty(m, n, device="cuda", dtype=torch.bfloat16)
+    calls = {"cuBLAS": lambda: torch.matmul(a, b.t(), out=c)}
+    try:
+        import deep_gemm
+        calls["DeepGEMM"] = lambda: deep_gemm.bf16_gemm_nt(a, b, c)
+    except ImportError:
+        pass
+    for name in list(calls):
+        try:
+            for _ in range(3):
+                calls[name]()
+            torch.cuda.synchronize()
+        except RuntimeError as why:
+            print(f"{name} does not run M = {m}, N = {n}, K = {k}: {why}", file=sys.stderr)
+            del calls[name]
+    return calls
+
+
+def spread(seconds):
+    return f"{statistics.median(seconds) * 1e6:8.1f} [{min(seconds) * 1e6:.1f}..{max(seconds) * 1e6:.1f}]"
+
+
+def main():
+    p = argparse.ArgumentParser()
+    p.add_argument("--tlc", default="target/release/tlc")
+    p.add_argument("--bench", default="tests/peers/gemm_gpu.tl")
+    p.add_argument("--filter")
+    p.add_argument("--rounds", type=int, default=5)
+    p.add_argument("--launches", type=int, default=10)
+    a = p.parse_args()
+    flush = torch.empty(256 << 20, device="cuda", dtype=torch.uint8)
+    ours = Ours(a.tlc, a.bench, a.filter)
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}; µs, median [least..most] over {a.rounds} rounds of {a.launches} launches")
+    print(f"{'shape':36} {'ours':>28} {'TFLOP/s':>8} {'GB/s':>6} {'of copy':>7}   {'best peer':>38} {'ratio':>22}")
+    ratios = {}
+    while (ready := ours.line()) is not None:
+        m, n, k = extents(ready["ready"])
+        calls = peers(m, n, k)
+        times = {name: [] for name in ["ours", *calls]}
+        ours.say(3)  # warm
+        if ours.line() is None:
+            break
+        names, row, failed = list(times), None, False
+        for turn in range(a.rounds):
+            for i in range(len(names)):
+                name = names[(turn + i) % len(names)]
+                if name == "ours":
+                    ours.say(a.launches)
+                    row = ours.line()
+                    if row is None:
+                        failed = True
+                        break
+                    times[name].append(row["median_s"])
+                else:
+                    empty = statistics.median(timed(lambda: torch.cuda._sleep(0), a.launches, flush))
+                    times[name].append(max(statistics.median(timed(calls[name], a.launches, flush)) - empty, 1e-9))
+            if failed:
+                break
+        if failed:
+            break
+        mine = times.pop("ours")
+        seconds = statistics.median(mine)
+        moved = 2 * (m * k + n * k + m * n)
+        text = f"{ready['ready']['bench'][:16]:16} {m} x {n} x {k}"
+        text = f"{text:36} {spread(mine):>28} {2e-12 * m * n * k / seconds:8.1f} {moved / seconds / 1e9:6.0f} {100 * moved / seconds / row['copy_bytes_per_s']:5.0f} %"
+        if times:
+            best = min(times, key=lambda name: statistics.median(times[name]))
+            each = [min(times[name][i] for name in times) / mine[i] for i in range(a.rounds)]
+            ratio = statistics.median(each)
+            ratios.setdefault("M <= 64" if m <= 64 else "large", []).append(ratio)
+            text += f"   {best + spread(times[best]):>38} {ratio:6.3f} [{min(each):.3f}..{max(each):.3f}]"
+        print(text, flush=True)
+        del calls
+        torch.cuda.empty_cache()
+        ours.say("next")
+    code = ours.end()
+    for name, all in ratios.items():
+        mean = math.exp(statistics.mean(map(math.log, all)))
+        print(f"{name}: geometric mean of the ratios {mean:.3f}, least {min(all):.3f}, of {len(all)} shapes")
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()
