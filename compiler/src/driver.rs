@@ -107,6 +107,14 @@ pub fn optimise(kernel: &ir::Kernel) -> Result<ir::Kernel, Box<Diagnostic>> {
     rewritten(kernel, pass::pipeline_code)
 }
 
+/// All rewrites before code for CPUs.
+///
+/// # Errors
+/// As of [`optimise`].
+pub fn optimise_for_cpu(kernel: &ir::Kernel) -> Result<ir::Kernel, Box<Diagnostic>> {
+    rewritten(kernel, pass::pipeline_cpu)
+}
+
 fn rewritten(
     kernel: &ir::Kernel,
     pipeline: fn(&mut ir::Kernel) -> Result<(), pass::PassError>,
@@ -267,7 +275,7 @@ mod native {
         variant: CpuVariant,
         mlir: &MlirContext,
     ) -> Result<Code, Box<Diagnostic>> {
-        let kernel = optimise(kernel)?;
+        let kernel = optimise_for_cpu(kernel)?;
         let mut emitted = mlir::cpu::emit(mlir.melior(), &kernel, variant)?;
         let fault = |error: CodegenError| Box::new(internal(&kernel, &error.to_string()));
         mlir.lower(&mut emitted.module, Lowering::Cpu)
@@ -385,14 +393,14 @@ mod native {
     ) -> Result<String, Box<Diagnostic>> {
         let text = match stage {
             Dump::Tile => return Ok(tile::print::print(kernel)),
-            Dump::TileOptimised => return Ok(tile::print::print(&optimise(kernel)?)),
+            Dump::TileOptimised => return Ok(tile::print::print(&optimise_for_cpu(kernel)?)),
             Dump::Ptx => {
                 let code = gpu_code(kernel, &MlirContext::new())?;
                 return Ok(String::from_utf8_lossy(&code.bytes).into_owned());
             }
             other => other,
         };
-        let kernel = optimise(kernel)?;
+        let kernel = optimise_for_cpu(kernel)?;
         let mlir = MlirContext::new();
         let mut emitted = mlir::cpu::emit(mlir.melior(), &kernel, variant)?;
         let fault = |error: CodegenError| Box::new(internal(&kernel, &error.to_string()));

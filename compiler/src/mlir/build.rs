@@ -636,13 +636,16 @@ impl<'c> Builder<'c> {
         )
     }
 
-    /// Calls an intrinsic that takes an address and gives nothing.
-    pub fn intrinsic_call(&mut self, name: Attribute<'c>, operand: Val<'c>) {
-        let sizes = DenseI32ArrayAttribute::new(self.context, &[1, 0]).into();
+    /// Calls an intrinsic that gives nothing.
+    pub fn intrinsic_call(&mut self, name: &str, operands: &[Val<'c>]) {
+        let name = StringAttribute::new(self.context, name).into();
+        let operands: Vec<_> = operands.iter().map(|v| v.raw).collect();
+        let sizes = [operands.len() as i32, 0];
+        let sizes = DenseI32ArrayAttribute::new(self.context, &sizes).into();
         let bundles = DenseI32ArrayAttribute::new(self.context, &[]).into();
         self.op(
             "llvm.call_intrinsic",
-            &[operand.raw],
+            &operands,
             &[],
             &[
                 ("intrin", name),
@@ -780,6 +783,27 @@ impl<'c> Builder<'c> {
         let mut attributes = vec![("alignment", self.integer_attr(64, align as i64))];
         self.scope_attributes(scope, &mut attributes);
         self.op("llvm.store", &[value.raw, to.raw], &[], &attributes);
+    }
+
+    /// Past the caches; `to` is aligned to `align`, at least a vector register.
+    pub fn store_streaming(
+        &mut self,
+        value: Val<'c>,
+        to: Val<'c>,
+        align: u32,
+        scope: Option<Scope>,
+    ) {
+        let mut attributes = vec![
+            ("alignment", self.integer_attr(64, align as i64)),
+            ("nontemporal", Attribute::unit(self.context)),
+        ];
+        self.scope_attributes(scope, &mut attributes);
+        self.op("llvm.store", &[value.raw, to.raw], &[], &attributes);
+    }
+
+    /// An address as a number.
+    pub fn address_bits(&mut self, p: Val<'c>) -> Val<'c> {
+        self.value("llvm.ptrtoint", &[p], (Elem::I64, 1), &[])
     }
 
     /// Lanes where `mask` is false are 0 and not read.

@@ -258,7 +258,7 @@ fn prepare(
             }
         };
     let meaning = lowered(driver::expand)?;
-    let optimised = lowered(driver::optimise)?;
+    let optimised = lowered(driver::optimise_for_cpu)?;
     let mut compiled = vec![];
     if cpu {
         let variants: Vec<CpuVariant> = options

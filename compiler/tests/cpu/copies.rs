@@ -243,3 +243,44 @@ fn gathered_rows_and_negative_starts() {
         }
     }
 }
+
+/// Rows of an output too large for the caches: whole lines at aligned addresses go past them, everything else does not.
+#[test]
+fn a_large_output_is_streamed() {
+    const ROWS: u64 = 8;
+    const COLUMNS: u64 = 256;
+    let mut b = Builder::new("streamed", Default::default());
+    b.dim("M", 0, 1 << 20, 1);
+    b.dim("N", 0, 1 << 20, 1);
+    let shape = || vec![HostExpr::dim("M"), HostExpr::dim("N")];
+    let x = b.tensor("x", ParamMode::In, DType::BF16, shape());
+    let y = b.tensor("y", ParamMode::Out, DType::F32, shape());
+    b.grid(vec![cdiv("M", ROWS as i64), cdiv("N", COLUMNS as i64)]);
+    let t = b.tile("t", Space::Shared, DType::F32, &[ROWS, COLUMNS]);
+    let slots: Vec<_> = [ROWS, COLUMNS]
+        .iter()
+        .enumerate()
+        .map(|(axis, &len)| {
+            let block = b.block_index(axis as u8);
+            let size = b.index(len as i64);
+            let start = b.mul(block, size);
+            Slot::Span { start, len }
+        })
+        .collect();
+    let window = |base| View {
+        base,
+        slots: slots.clone(),
+    };
+    let tile = b.whole_view(t);
+    b.copy(tile.clone(), window(Base::Param(x)), Oob::Zero);
+    b.copy(window(Base::Param(y)), tile, Oob::Skip);
+    let kernel = b.finish();
+    let code = compile(&kernel, variant());
+    // Every second row starts within a line. More than 16 MiB.
+    let shape = [513, 8200];
+    let args = Args(vec![
+        Arg::Tensor(noise(DType::BF16, &shape, 1)),
+        Arg::Tensor(noise(DType::F32, &shape, 2)),
+    ]);
+    agree_compiled(&kernel, &code, &args, "a large output");
+}

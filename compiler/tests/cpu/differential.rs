@@ -23,7 +23,7 @@ fn config() -> ProptestConfig {
 fn check(choices: &[u8], features: Features) {
     let program = program(choices, features);
     let mut kernel = program.kernel;
-    if let Err(e) = pass::pipeline_code(&mut kernel) {
+    if let Err(e) = pass::pipeline_cpu(&mut kernel) {
         panic!("{e}");
     }
     agree(&kernel, &program.args, "a random program");

@@ -6,6 +6,7 @@
 use super::Emitter;
 use crate::mlir::build::{Elem, IntCompare, Scope, Val};
 use crate::mlir::scalar::held_as;
+use crate::target::cpu::CACHE_LINE_BYTES;
 use crate::tile::ir::Type;
 use tessera_artifact::DType;
 
@@ -40,6 +41,8 @@ pub(super) struct Memory<'c> {
     pub scope: Option<Scope>,
     /// Two e2m1 codes to a byte.
     pub packed: bool,
+    /// Stores of whole cache lines go past the caches; they are aligned.
+    pub streamed: bool,
 }
 
 impl Memory<'_> {
@@ -347,7 +350,12 @@ impl<'c> Emitter<'_, 'c> {
         match (contiguous, guard) {
             (Some(at), None) => {
                 let p = self.address(memory, at);
-                self.b.store(value, p, align, memory.scope);
+                if memory.streamed {
+                    self.b
+                        .store_streaming(value, p, CACHE_LINE_BYTES, memory.scope);
+                } else {
+                    self.b.store(value, p, align, memory.scope);
+                }
             }
             (Some(at), Some(g)) => {
                 let p = self.address(memory, at);

@@ -9,6 +9,7 @@
 use super::access::{Form, Memory, Stride};
 use super::{Emit, Emitter};
 use crate::mlir::build::{Elem, IntCompare, Val};
+use crate::target::cpu::CACHE_LINE_BYTES;
 use crate::tile::ir::*;
 
 const OUTSIDE: &str = "a `copy` with `@oob(error)` reaches outside its tensor";
@@ -36,6 +37,8 @@ enum Along<'c> {
 #[derive(Clone, Debug)]
 struct Side<'c> {
     memory: Memory<'c>,
+    /// The tensor; `None` for a tile.
+    param: Option<ParamId>,
     /// What the fixed coordinates add.
     fixed: Vec<(Val<'c>, Stride<'c>, Option<Val<'c>>)>,
     axes: Vec<Along<'c>>,
@@ -188,12 +191,13 @@ impl<'c> Emitter<'_, 'c> {
     // ---- sides ------------------------------------------------------------------------------------------
 
     fn side(&mut self, view: &View) -> Emit<Side<'c>> {
-        let (memory, extents) = match view.base {
-            Base::Tile(t) => (self.tile(t)?, None),
-            Base::Param(p) => (self.tensor(p)?, Some(self.extents(p))),
+        let (memory, param, extents) = match view.base {
+            Base::Tile(t) => (self.tile(t)?, None, None),
+            Base::Param(p) => (self.tensor(p)?, Some(p), Some(self.extents(p))),
         };
         let mut side = Side {
             memory,
+            param,
             fixed: Vec::new(),
             axes: Vec::new(),
         };
@@ -516,52 +520,123 @@ impl<'c> Emitter<'_, 'c> {
             Action::Move => self.step(cx.from.axes.get(axis), zero, from_at),
             Action::Zero => (from_at, None),
         };
+        match bound {
+            Bounds::Whole(len) => {
+                let Some(cond) = self.may_stream(cx.to, axis, len, to_at) else {
+                    self.whole_row(len, cx, axis, (to_at, from_at), action);
+                    return Ok(());
+                };
+                let mut open = self.b.begin_if(cond);
+                let mut to = cx.to.clone();
+                to.memory.streamed = true;
+                let streamed = Nest { to: &to, ..*cx };
+                self.whole_row(len, &streamed, axis, (to_at, from_at), action);
+                self.b.otherwise(&mut open);
+                self.whole_row(len, cx, axis, (to_at, from_at), action);
+                self.b.end_if(open);
+            }
+            Bounds::Part { lo, hi } => {
+                self.part_of_row((lo, hi), cx, axis, (to_at, from_at), action)
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a row of `len` elements at `at` goes past the caches; `None` where it never does. Only whole lines do.
+    fn may_stream(&mut self, to: &Side<'c>, axis: usize, len: u64, at: Val<'c>) -> Option<Val<'c>> {
+        let large = self.streams.large(to.param?)?;
+        let bytes = len * to.memory.element_bytes() as u64;
+        let neighbours = matches!(
+            to.axes.get(axis),
+            Some(Along::Span {
+                stride: Stride::Const(1),
+                ..
+            })
+        );
+        if to.memory.packed || !neighbours || !bytes.is_multiple_of(CACHE_LINE_BYTES as u64) {
+            return None;
+        }
+        let p = self.address(&to.memory, at);
+        let p = self.b.address_bits(p);
+        let within = self.b.i64(CACHE_LINE_BYTES as i64 - 1);
+        let within = self.b.andi(p, within);
+        let zero = self.b.i64(0);
+        let aligned = self.b.cmpi(IntCompare::Eq, within, zero);
+        Some(self.b.andi(large, aligned))
+    }
+
+    fn row_lanes(&self, cx: &Nest<'_, 'c>) -> u32 {
         let bits = cx.to.memory.elem.bits().max(cx.from.memory.elem.bits());
-        let lanes = (self.machine.vector_bytes * 16 / bits).min(64);
-        let at = |e: &mut Self, side: &Side<'c>, base: Val<'c>, i: Val<'c>, width: u32| {
+        (self.machine.vector_bytes * 16 / bits).min(64)
+    }
+
+    /// Moves the elements `i .. i + width` of a row.
+    fn row_step(
+        &mut self,
+        cx: &Nest<'_, 'c>,
+        axis: usize,
+        (to_at, from_at): (Val<'c>, Val<'c>),
+        i: Val<'c>,
+        width: u32,
+        action: Action,
+    ) {
+        let at = |e: &mut Self, side: &Side<'c>, base: Val<'c>| {
             let Some(Along::Span { stride, .. }) = side.axes.get(axis) else {
                 return Form::Uniform(base);
             };
             e.along(base, i, *stride, width)
         };
-        match bound {
-            Bounds::Whole(len) => {
-                let mut done = 0;
-                for (width, upto) in super::pointwise::segments(len as i64, lanes) {
-                    let many = upto - done > width as i64;
-                    let start = self.b.i64(done);
-                    let open = many.then(|| {
-                        let end = self.b.i64(upto);
-                        self.b.begin_rolled_for(start, end, width as i64, &[])
-                    });
-                    let i = open.as_ref().map_or(start, |open| open.iv);
-                    let to = at(self, cx.to, to_at, i, width);
-                    let from = at(self, cx.from, from_at, i, width);
-                    self.element(cx, to, from, action, width);
-                    if let Some(open) = open {
-                        self.b.end_for(open, &[]);
-                    }
-                    done = upto;
-                }
+        let to = at(self, cx.to, to_at);
+        let from = at(self, cx.from, from_at);
+        self.element(cx, to, from, action, width);
+    }
+
+    fn whole_row(
+        &mut self,
+        len: u64,
+        cx: &Nest<'_, 'c>,
+        axis: usize,
+        at: (Val<'c>, Val<'c>),
+        action: Action,
+    ) {
+        let mut done = 0;
+        for (width, upto) in super::pointwise::segments(len as i64, self.row_lanes(cx)) {
+            let many = upto - done > width as i64;
+            let start = self.b.i64(done);
+            let open = many.then(|| {
+                let end = self.b.i64(upto);
+                self.b.begin_rolled_for(start, end, width as i64, &[])
+            });
+            let i = open.as_ref().map_or(start, |open| open.iv);
+            self.row_step(cx, axis, at, i, width, action);
+            if let Some(open) = open {
+                self.b.end_for(open, &[]);
             }
-            Bounds::Part { lo, hi } => {
-                // A tile that lies wholly past the end ends before it begins.
-                let within = self.b.cmpi(IntCompare::Sgt, hi, lo);
-                let hi = self.b.select(within, hi, lo);
-                let length = self.b.subi(hi, lo);
-                let mask = self.b.i64(!(lanes as i64 - 1));
-                let even = self.b.andi(length, mask);
-                let main_end = self.b.addi(lo, even);
-                for (width, start, end) in [(lanes, lo, main_end), (1, main_end, hi)] {
-                    let open = self.b.begin_rolled_for(start, end, width as i64, &[]);
-                    let to = at(self, cx.to, to_at, open.iv, width);
-                    let from = at(self, cx.from, from_at, open.iv, width);
-                    self.element(cx, to, from, action, width);
-                    self.b.end_for(open, &[]);
-                }
-            }
+            done = upto;
         }
-        Ok(())
+    }
+
+    fn part_of_row(
+        &mut self,
+        (lo, hi): (Val<'c>, Val<'c>),
+        cx: &Nest<'_, 'c>,
+        axis: usize,
+        at: (Val<'c>, Val<'c>),
+        action: Action,
+    ) {
+        let lanes = self.row_lanes(cx);
+        // A tile that lies wholly past the end ends before it begins.
+        let within = self.b.cmpi(IntCompare::Sgt, hi, lo);
+        let hi = self.b.select(within, hi, lo);
+        let length = self.b.subi(hi, lo);
+        let mask = self.b.i64(!(lanes as i64 - 1));
+        let even = self.b.andi(length, mask);
+        let main_end = self.b.addi(lo, even);
+        for (width, start, end) in [(lanes, lo, main_end), (1, main_end, hi)] {
+            let open = self.b.begin_rolled_for(start, end, width as i64, &[]);
+            self.row_step(cx, axis, at, open.iv, width, action);
+            self.b.end_for(open, &[]);
+        }
     }
 
     /// Offsets of `width` neighbours from element `i` of an axis.
@@ -615,6 +690,7 @@ impl<'c> Emitter<'_, 'c> {
     }
 }
 
+#[derive(Clone, Copy)]
 struct Nest<'a, 'c> {
     to: &'a Side<'c>,
     from: &'a Side<'c>,

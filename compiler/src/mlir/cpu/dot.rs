@@ -19,7 +19,6 @@ use super::{Emit, Emitter};
 use crate::mlir::build::{Elem, Scope, Val};
 use crate::target::cpu::CpuFacts;
 use crate::tile::ir::*;
-use melior::ir::attribute::StringAttribute;
 use std::collections::BTreeMap;
 use tessera_artifact::DType;
 
@@ -414,6 +413,7 @@ impl<'c> Emitter<'_, 'c> {
             strides: Vec::new(),
             scope: Some(Scope(self.slot_scope_base() + slot as u32)),
             packed: false,
+            streamed: false,
         })
     }
 
@@ -1190,8 +1190,7 @@ impl<'c> Emitter<'_, 'c> {
     }
 
     fn mode_register(&mut self, intrinsic: &str, place: Val<'c>) {
-        let name = StringAttribute::new(self.b.context, intrinsic).into();
-        self.b.intrinsic_call(name, place);
+        self.b.intrinsic_call(intrinsic, &[place]);
     }
 }
 

@@ -15,6 +15,7 @@ mod layout;
 mod memory;
 mod pointwise;
 mod reduce;
+mod stream;
 mod topk;
 
 use super::build::{Builder, Elem, Scope, Val};
@@ -74,6 +75,7 @@ struct Emitter<'k, 'c> {
     layouts: Vec<Layout>,
     memory: MemoryPlan,
     aliases: alias::Aliases,
+    streams: stream::Streams<'c>,
     pack_slots: dot::PackSlots,
     key_slot: Option<usize>,
     /// Address of slot 0.
@@ -82,6 +84,8 @@ struct Emitter<'k, 'c> {
     zeros: Option<Val<'c>>,
     /// Conditions that hold where code is being emitted.
     known: BTreeSet<ValueId>,
+    /// Values that are neither NaN nor zero where code is being emitted.
+    plain: BTreeSet<ValueId>,
     traps: Vec<Trap>,
     /// Takes the number of the trap.
     fail: BlockRef<'c, 'c>,
@@ -207,11 +211,13 @@ impl<'k, 'c> Emitter<'k, 'c> {
             layouts,
             memory,
             aliases: alias::Aliases::default(),
+            streams: stream::Streams::default(),
             pack_slots: dot::PackSlots::default(),
             key_slot: None,
             scratch,
             zeros: None,
             known: BTreeSet::new(),
+            plain: BTreeSet::new(),
             traps: Vec::new(),
             fail,
             next_scope: 1,
@@ -223,6 +229,7 @@ impl<'k, 'c> Emitter<'k, 'c> {
     fn function(&mut self, args: Val<'c>, cta_begin: Val<'c>, cta_end: Val<'c>) -> Emit {
         let words = self.unpack(args)?;
         self.place_tiles();
+        self.find_streams();
         let grid = self.grid_extents()?;
         let (header, header_args) = self.b.new_block(1);
         let (body, _) = self.b.new_block(0);
@@ -245,6 +252,7 @@ impl<'k, 'c> Emitter<'k, 'c> {
 
         self.fail_block(args, words, cta);
         self.b.set_block(exit);
+        self.end_streams();
         self.b.ret();
         // Last: constants, addresses and stack memory have gathered in the entry block.
         self.b.set_block(entry);
@@ -346,6 +354,7 @@ impl<'k, 'c> Emitter<'k, 'c> {
                             strides,
                             scope: Some(scope),
                             packed: t.dtype.bits() < 8,
+                            streamed: false,
                         },
                         extents,
                     }
@@ -473,6 +482,7 @@ impl<'k, 'c> Emitter<'k, 'c> {
                 strides,
                 scope: Some(scope),
                 packed: false,
+                streamed: false,
             }));
         }
     }

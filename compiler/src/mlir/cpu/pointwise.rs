@@ -5,10 +5,11 @@
 
 use super::access::{Form, Memory, Stride, gcd};
 use super::{Emit, Emitter};
-use crate::mlir::build::{AtomicOp, Elem, IntCompare, Val};
+use crate::mlir::build::{AtomicOp, Elem, FloatCompare, IntCompare, Val};
 use crate::mlir::scalar::held_as;
 use crate::tile::ir::*;
 use std::collections::{BTreeSet, HashMap};
+use tessera_artifact::DType;
 
 /// A loop of the nest.
 #[derive(Clone, Copy, Debug)]
@@ -94,7 +95,68 @@ impl<'c> Emitter<'_, 'c> {
             lanes,
             guards,
         };
-        self.map_level(&nest, 0)
+        let limits = self.clamping(body, &nest, &analysis);
+        let Some(plain) = self.all_plain(&limits)? else {
+            return self.map_level(&nest, 0);
+        };
+        let mut open = self.b.begin_if(plain);
+        self.plain = limits;
+        self.map_level(&nest, 0)?;
+        self.plain = BTreeSet::new();
+        self.b.otherwise(&mut open);
+        self.map_level(&nest, 0)?;
+        self.b.end_if(open);
+        Ok(())
+    }
+
+    /// What a map takes minima and maxima with that is the same at all its points and not known before: where it is neither NaN nor
+    /// zero, one instruction does what else takes five.
+    fn clamping(&self, body: BlockId, nest: &Nest, a: &Analysis) -> BTreeSet<ValueId> {
+        let mut limits = BTreeSet::new();
+        if nest.lanes == 1 {
+            return limits;
+        }
+        for &op in &self.kernel.block(body).ops {
+            let OpKind::Binary(BinaryOp::Min | BinaryOp::Max, x, y) = self.kernel.op(op).kind
+            else {
+                continue;
+            };
+            if !matches!(self.kernel.ty(x), Type::Scalar(DType::F32 | DType::F64)) {
+                continue;
+            }
+            let outside =
+                |v: &ValueId| !a.values.contains_key(v) && self.kernel.constant(*v).is_none();
+            limits.extend([x, y].into_iter().filter(outside));
+        }
+        limits
+    }
+
+    /// Whether all of these values are neither NaN nor zero; `None` for no values.
+    fn all_plain(&mut self, values: &BTreeSet<ValueId>) -> Emit<Option<Val<'c>>> {
+        let mut all: Option<Val<'c>> = None;
+        for &value in values {
+            let v = self.uniform(value)?;
+            let zero = self.b.zero(v.elem, 1);
+            let less = self.b.cmpf(FloatCompare::Olt, v, zero);
+            let more = self.b.cmpf(FloatCompare::Ogt, v, zero);
+            let plain = self.b.ori(less, more);
+            all = Some(match all {
+                Some(a) => self.b.andi(a, plain),
+                None => plain,
+            });
+        }
+        Ok(all)
+    }
+
+    /// Minimum or maximum of `v` and a `limit` that is neither NaN nor zero: so `v` where it is NaN, and no two zeros are to be told
+    /// apart. The form that is one instruction.
+    fn limited(&mut self, op: BinaryOp, limit: Val<'c>, v: Val<'c>) -> Val<'c> {
+        let beyond = match op {
+            BinaryOp::Min => FloatCompare::Olt,
+            _ => FloatCompare::Ogt,
+        };
+        let stops = self.b.cmpf(beyond, limit, v);
+        self.b.select(stops, limit, v)
     }
 
     fn map_level(&mut self, nest: &Nest, level: usize) -> Emit {
@@ -570,6 +632,16 @@ impl<'c> Emitter<'_, 'c> {
                 let by = kernel.const_index(*y).unwrap_or(1);
                 let (q, r) = self.b.floor_div_const(v[0], by);
                 if *op == BinaryOp::Div { q } else { r }
+            }
+            OpKind::Binary(op @ (BinaryOp::Min | BinaryOp::Max), x, _)
+                if self.plain.contains(x) =>
+            {
+                self.limited(*op, v[0], v[1])
+            }
+            OpKind::Binary(op @ (BinaryOp::Min | BinaryOp::Max), _, y)
+                if self.plain.contains(y) =>
+            {
+                self.limited(*op, v[1], v[0])
             }
             OpKind::Binary(op, ..) => {
                 let r = self.b.binary_op(*op, v[0], v[1], ty);

@@ -90,6 +90,7 @@ impl<'c> Emitter<'_, 'c> {
             strides: Vec::new(),
             scope: Some(Scope(self.slot_scope_base() + slot as u32)),
             packed: false,
+            streamed: false,
         })
     }
 

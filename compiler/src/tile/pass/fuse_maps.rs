@@ -11,7 +11,7 @@ use crate::tile::visit::Access;
 use std::collections::HashMap;
 
 /// A map body larger than this takes no more, so that its values still have registers.
-const MAX_OPS: usize = 400;
+pub(super) const MAX_OPS: usize = 400;
 
 pub fn fuse_maps(kernel: &mut Kernel) {
     fuse_in(kernel, kernel.body);
@@ -53,19 +53,32 @@ fn fuse_in(kernel: &mut Kernel, block: BlockId) {
     kernel.blocks[block.index()].ops = out;
 }
 
-/// A scalar op that reads nothing the map writes.
+/// A scalar op that reads nothing the map writes, or a copy into a tile that the map does not touch either.
 fn may_move_above(kernel: &Kernel, kind: &OpKind, map: OpId) -> bool {
-    let mut written = Vec::new();
+    let (mut written, mut touched) = (Vec::new(), Vec::new());
     for inner in kernel.op(map).kind.blocks() {
         for &op in &kernel.block(inner).ops {
-            if let Some(a) = access(&kernel.op(op).kind).filter(|a| a.write) {
-                written.push(a.base);
+            if let Some(a) = access(&kernel.op(op).kind) {
+                touched.push(a.base);
+                if a.write {
+                    written.push(a.base);
+                }
             }
         }
     }
     match kind {
         OpKind::LoadTile { tile, .. } => !written.contains(&Base::Tile(*tile)),
         OpKind::LoadGlobal { param, .. } => !written.contains(&Base::Param(*param)),
+        OpKind::Copy { dst, src, oob } => {
+            let reads_written = |base| written.contains(&base);
+            let gathers = |view: &View| view.slots.iter().any(|s| matches!(s, Slot::Gather { .. }));
+            matches!(dst.base, Base::Tile(_))
+                && !touched.contains(&dst.base)
+                && !reads_written(src.base)
+                && !gathers(dst)
+                && !gathers(src)
+                && *oob != Oob::Error
+        }
         kind => kind.is_pure(),
     }
 }

@@ -1,6 +1,7 @@
 //! Rewrites of the tile IR, one per file; each keeps the bits of every result (tested: the interpreter before = after).
 //!
-//! [`pipeline_meaning`] is what the interpreter needs; [`pipeline_code`], for every back end, contains it and goes on.
+//! [`pipeline_meaning`] is what the interpreter needs; [`pipeline_code`], for every back end, contains it and goes on;
+//! [`pipeline_cpu`] goes on from there.
 
 mod clone;
 mod dead_tiles;
@@ -12,6 +13,7 @@ mod hoist;
 mod legalize_small_floats;
 mod rewrite;
 mod simplify;
+mod unroll;
 
 pub use dead_tiles::dead_tiles;
 pub use expand_math::expand_math;
@@ -21,6 +23,7 @@ pub use fuse_roles::fuse_roles;
 pub use hoist::hoist;
 pub use legalize_small_floats::legalize_small_floats;
 pub use simplify::simplify;
+pub use unroll::unroll;
 
 use super::ir::Kernel;
 use super::verify::{self, Broken};
@@ -97,6 +100,22 @@ const CODE: &[(&str, Pass)] = &[
     pass!(hoist),
     pass!(fuse_maps),
     // Equal coordinates of maps that have become one are one value again.
+    pass!(simplify),
+    pass!(forward_stores),
+    pass!(dead_tiles),
+    pass!(simplify),
+];
+
+/// What the CPU emitter takes: its tiles lie in memory or in registers as LLVM sees fit, so the fewer maps, the better.
+pub fn pipeline_cpu(kernel: &mut Kernel) -> Result<(), PassError> {
+    run(kernel, CODE)?;
+    run(kernel, CPU)
+}
+
+const CPU: &[(&str, Pass)] = &[
+    pass!(unroll),
+    pass!(simplify),
+    pass!(fuse_maps),
     pass!(simplify),
     pass!(forward_stores),
     pass!(dead_tiles),

@@ -46,7 +46,7 @@ proptest! {
         pipeline_meaning(&mut meaning).unwrap_or_else(|e| panic!("{e}"));
         for (name, pass) in [
             pass!(legalize_small_floats), pass!(simplify), pass!(hoist), pass!(fuse_maps),
-            pass!(forward_stores), pass!(dead_tiles), ("fuse_roles", fuse_roles as Pass),
+            pass!(forward_stores), pass!(dead_tiles), pass!(unroll), ("fuse_roles", fuse_roles as Pass),
         ] {
             let mut after = meaning.clone();
             pass(&mut after).unwrap_or_else(|e| panic!("{name}: {e}\n{text}"));
@@ -55,6 +55,9 @@ proptest! {
         let mut after = program.kernel.clone();
         pipeline_code(&mut after).unwrap_or_else(|e| panic!("{e}\n{text}"));
         same_results("pipeline_code", &meaning, &after, &program.args);
+        let mut after = program.kernel.clone();
+        pipeline_cpu(&mut after).unwrap_or_else(|e| panic!("{e}\n{text}"));
+        same_results("pipeline_cpu", &meaning, &after, &program.args);
     }
 }
 
