@@ -3,7 +3,11 @@
 
 mod builtin;
 mod call;
+mod control;
+mod dot;
 mod expr;
+mod fold;
+mod memory;
 mod role;
 mod stmt;
 mod tile;
