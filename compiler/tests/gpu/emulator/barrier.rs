@@ -196,9 +196,15 @@ impl<'l> Cluster<'l> {
                 let mut done = vec![];
                 for &t in here {
                     let parity = self.register(*parity, t);
-                    if self.phase_is_over(*at, t, parity)? {
+                    // Whoever waits is sent away once, as the hardware may do after a while, and copies come after that.
+                    let early = self.is_under_way(*at, t)? && self.patient.insert(t);
+                    let over = !early && self.phase_is_over(*at, t, parity)?;
+                    if over || early || self.patient.insert(t) {
+                        if over {
+                            self.patient.remove(&t);
+                        }
                         let to = i.to.ok_or((t, "no register for the result".to_owned()))?;
-                        self.registers[to * self.n + t] = 1;
+                        self.registers[to * self.n + t] = u64::from(over);
                         done.push(t);
                     }
                 }
@@ -431,6 +437,14 @@ impl<'l> Cluster<'l> {
             self.order.acquire(thread, &clock);
         }
         Ok(over)
+    }
+
+    fn is_under_way(&self, place: Place, thread: usize) -> Result<bool, Breach> {
+        let at = self.barrier_at(place, thread, false)?;
+        Ok(self
+            .barriers
+            .get(&at)
+            .is_some_and(|b| !b.flights.is_empty()))
     }
 
     /// Ends the phase if what it lacks is under way.

@@ -202,7 +202,11 @@ fn what_is_missing_is_found() {
             no_wait,
             "nobody has waited for|asynchronous work that reads",
         ),
-        (&waits("%r197"), no_wait, "more than the 1 arrivals"),
+        (
+            &waits("%r197"),
+            no_wait,
+            "more than the 1 arrivals|asynchronous copy that wrote",
+        ),
         ("wgmma.fence.sync.aligned;", "", "no wgmma.fence before it"),
         (
             "wgmma.wait_group.sync.aligned 0;",

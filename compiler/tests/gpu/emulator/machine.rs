@@ -9,7 +9,7 @@ use super::copies::{Bulk, Copies};
 use super::order::{Memory, Order};
 use super::product::Products;
 use super::ptx::{Instruction, Kind, Program, Rmw, SHARED_BASE, Space, Ty};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 pub const WARP: usize = 32;
 pub const WARPGROUP: usize = 128;
@@ -83,6 +83,8 @@ pub struct Cluster<'l> {
     pub barriers: BTreeMap<usize, Mbarrier>,
     pub named: BTreeMap<(usize, u64), Named>,
     pub cluster_barrier: ClusterBarrier,
+    /// Threads whose wait at an mbarrier has once ended too early.
+    pub patient: BTreeSet<usize>,
     pub bulk: BTreeMap<usize, Bulk>,
     pub copies: BTreeMap<usize, Copies>,
     /// One for each warpgroup.
@@ -210,6 +212,7 @@ impl<'l> Cluster<'l> {
             barriers: BTreeMap::new(),
             named: BTreeMap::new(),
             cluster_barrier: ClusterBarrier::new(n),
+            patient: BTreeSet::new(),
             bulk: BTreeMap::new(),
             copies: BTreeMap::new(),
             products: (0..warpgroups).map(|_| Products::default()).collect(),

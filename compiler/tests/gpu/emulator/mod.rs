@@ -4,6 +4,7 @@
 mod alu;
 mod barrier;
 mod copies;
+mod copying;
 mod gemm;
 mod hopper;
 mod layouts;

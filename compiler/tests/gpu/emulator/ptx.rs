@@ -338,9 +338,7 @@ fn variable(line: &str) -> Result<(usize, usize, String), String> {
     let last = words.last().ok_or_else(bad)?;
     let ty = words
         .iter()
-        .rev()
-        .nth(1)
-        .and_then(|w| Ty::parse(w.strip_prefix('.')?));
+        .find_map(|w| w.strip_prefix('.').and_then(Ty::parse));
     let element = ty.ok_or_else(bad)?.bits() as usize / 8;
     let (name, count) = match last.split_once('[') {
         Some((name, "]")) => (name, 0),
@@ -350,9 +348,9 @@ fn variable(line: &str) -> Result<(usize, usize, String), String> {
         ),
         None => (*last, 1),
     };
-    let align = words
-        .iter()
-        .position(|w| *w == ".align")
+    // Behind `.ptr` it is what the pointer points at.
+    let align = (words.iter().position(|w| *w == ".align"))
+        .filter(|_| !words.contains(&".ptr"))
         .map(|i| words[i + 1].parse());
     let align = align.unwrap_or(Ok(element)).map_err(|_| bad())?;
     Ok((element * count, align, name.to_owned()))
