@@ -133,8 +133,8 @@ impl Cluster<'_> {
         (0..count)
             .map(|mut i| {
                 let mut address = map.address;
-                for axis in 0..MAP_RANK {
-                    let x = at[axis] + (i % map.boxes[axis]) as i64;
+                for (axis, start) in at.iter().enumerate() {
+                    let x = start + (i % map.boxes[axis]) as i64;
                     i /= map.boxes[axis];
                     if x < 0 || x as u64 >= map.extents[axis] {
                         return None;
@@ -214,7 +214,7 @@ impl Cluster<'_> {
         flight: &dyn Fn(usize) -> Flight,
     ) -> Result<(), Breach> {
         let fault = |what: String| (thread, what);
-        if address % align != 0 {
+        if !address.is_multiple_of(align) {
             return Err(fault(format!(
                 "address {address:#x} is no multiple of {align}"
             )));
@@ -339,7 +339,7 @@ impl Cluster<'_> {
         thread: usize,
     ) -> Result<(), Breach> {
         let fault = |what: String| (thread, what);
-        if address % align != 0 {
+        if !address.is_multiple_of(align) {
             return Err(fault(format!(
                 "address {address:#x} is no multiple of {align}"
             )));

@@ -105,7 +105,7 @@ impl Operand {
         if swizzle != 0 && outer.iter().any(|s| !s.is_multiple_of(8 * swizzle)) {
             return bad("a stride that leaves a swizzle's pattern");
         }
-        if swizzle != 0 && by_k && operand.start % swizzle != 0 {
+        if swizzle != 0 && by_k && !operand.start.is_multiple_of(swizzle) {
             return bad("its start is within a row");
         }
         Ok(operand)

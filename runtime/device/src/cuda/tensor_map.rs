@@ -23,7 +23,7 @@ pub(super) fn tiled(
     let address = words[tensor.word];
     let strides = &words[tensor.word + 1..][..rank];
     let bits = tensor.dtype.bits();
-    if address % ALIGN != 0 {
+    if !address.is_multiple_of(ALIGN) {
         return Err(format!("its address, {address:#x}, is no multiple of 16"));
     }
     let mut map = TiledTensor {
@@ -39,7 +39,7 @@ pub(super) fn tiled(
         boxes: [1; MAP_RANK],
         swizzle: recipe.swizzle,
     };
-    for axis in 0..rank {
+    for (axis, &stride) in strides.iter().enumerate() {
         let innermost = axis + 1 == rank;
         let mut extent = tensor.shape[axis] as u64;
         if innermost && bits == 4 {
@@ -58,7 +58,6 @@ pub(super) fn tiled(
         if extent == 1 && (!innermost || bits != 4) {
             continue;
         }
-        let stride = strides[axis];
         if innermost {
             if stride != 1 {
                 return Err(format!("axis {axis} has stride {}", stride as i64));
