@@ -28,6 +28,8 @@ pub struct Options {
     pub cpu: Vec<CpuVariant>,
     /// Make PTX for sm_90a.
     pub ptx: bool,
+    /// Of that, code with tensor cores besides the plain code, where a kernel has products for them.
+    pub tensor_cores: bool,
     /// Keeps compiled kernels by content, so that an unchanged one is not compiled again; `None`: compile always.
     pub cache: Option<PathBuf>,
     /// Kernels to compile at a time.
@@ -40,6 +42,7 @@ impl Default for Options {
         Options {
             cpu: CpuVariant::ALL.to_vec(),
             ptx: false,
+            tensor_cores: true,
             cache: None,
             threads: std::thread::available_parallelism().map_or(1, usize::from),
         }
@@ -152,6 +155,7 @@ mod native {
 
     use super::*;
     use crate::mlir::{self, CodegenError, Lowering, MlirContext};
+    use crate::schedule::{self, Network, Plain, Plan};
     use crate::target::{self, nvptx::SM_90A};
     use tessera_artifact::{CpuCode, KernelEntry, Manifest, PtxCode, TensorMap, write_archive};
 
@@ -164,15 +168,32 @@ mod native {
 
     /// Code for every kernel, packed.
     pub fn compile(kernels: &[ir::Kernel], options: &Options, sink: &mut Sink) -> Option<Vec<u8>> {
-        let jobs: Vec<(usize, Target)> = (0..kernels.len())
-            .flat_map(|k| targets(options).into_iter().map(move |target| (k, target)))
-            .collect();
+        let mut jobs: Vec<(usize, Target)> = vec![];
+        let mut networks: Vec<Option<Network>> = vec![];
+        for (k, kernel) in kernels.iter().enumerate() {
+            let network = match options.ptx && options.tensor_cores {
+                true => schedule::network(kernel, &SM_90A),
+                false => Ok(Err(Plain::NoProducts)),
+            };
+            match network {
+                Ok(network) => networks.push(network.ok()),
+                Err(error) => {
+                    sink.report(internal(kernel, &error.to_string()));
+                    return None;
+                }
+            }
+            let cpu = options.cpu.iter().map(|&variant| Target::Cpu(variant));
+            // The faster first: a launch takes the first that it can.
+            let fast = networks[k].is_some().then_some(Target::TensorCores);
+            let gpu = fast.into_iter().chain(options.ptx.then_some(Target::Sm90a));
+            jobs.extend(cpu.chain(gpu).map(|target| (k, target)));
+        }
         let results = in_parallel(options.threads, jobs.len(), |job, mlir| {
             let (kernel, target) = jobs[job];
             cache::through(
                 options.cache.as_deref(),
                 &cache::key(&canonical(&kernels[kernel]), target.name()),
-                || code(&kernels[kernel], target, mlir),
+                || code(&kernels[kernel], networks[kernel].as_ref(), target, mlir),
             )
         });
 
@@ -207,6 +228,7 @@ mod native {
     enum Target {
         Cpu(CpuVariant),
         Sm90a,
+        TensorCores,
     }
 
     impl Target {
@@ -214,13 +236,9 @@ mod native {
             match self {
                 Target::Cpu(variant) => variant.name(),
                 Target::Sm90a => "sm_90a",
+                Target::TensorCores => "sm_90a, tensor cores",
             }
         }
-    }
-
-    fn targets(options: &Options) -> Vec<Target> {
-        let cpu = options.cpu.iter().map(|&variant| Target::Cpu(variant));
-        cpu.chain(options.ptx.then_some(Target::Sm90a)).collect()
     }
 
     /// Compiled code of one kernel for one target, and what a launch must know of it.
@@ -233,6 +251,7 @@ mod native {
         pub tensor_maps: Vec<TensorMap>,
         pub persistent: bool,
         pub cluster: u32,
+        pub tensor_cores: bool,
         pub traps: Vec<String>,
         #[serde(skip)]
         pub bytes: Vec<u8>,
@@ -240,20 +259,28 @@ mod native {
 
     fn code(
         kernel: &ir::Kernel,
+        network: Option<&Network>,
         target: Target,
         mlir: &MlirContext,
     ) -> Result<Code, Box<Diagnostic>> {
-        match target {
-            Target::Cpu(variant) => cpu_code(kernel, variant, mlir),
-            Target::Sm90a => gpu_code(kernel, mlir),
+        match (target, network) {
+            (Target::Cpu(variant), _) => cpu_code(kernel, variant, mlir),
+            (Target::TensorCores, Some(network)) => {
+                gpu_code(&network.kernel, Some(&network.plan), mlir)
+            }
+            (Target::Sm90a | Target::TensorCores, _) => gpu_code(&optimise(kernel)?, None, mlir),
         }
     }
 
-    /// The same arithmetic as on CPUs, so that the bits are equal; `threads`, shared and scratch memory are of a CTA.
-    fn gpu_code(kernel: &ir::Kernel, mlir: &MlirContext) -> Result<Code, Box<Diagnostic>> {
-        let kernel = optimise(kernel)?;
-        let mut emitted = mlir::gpu::emit(mlir.melior(), &kernel, &SM_90A)?;
-        let fault = |error: CodegenError| Box::new(internal(&kernel, &error.to_string()));
+    /// Without a plan the same arithmetic as on CPUs, so that the bits are equal; `threads`, shared and scratch memory are of a CTA.
+    fn gpu_code(
+        kernel: &ir::Kernel,
+        plan: Option<&Plan>,
+        mlir: &MlirContext,
+    ) -> Result<Code, Box<Diagnostic>> {
+        let mut emitted = mlir::gpu::emit(mlir.melior(), kernel, plan, &SM_90A)?;
+        let fault = |error: CodegenError| Box::new(internal(kernel, &error.to_string()));
+        let maps = plan.map_or(&[][..], |plan| &plan.maps);
         mlir.lower(&mut emitted.module, Lowering::Nvptx)
             .map_err(fault)?;
         let ptx = target::llvm::ptx(mlir, &emitted.module, &SM_90A).map_err(fault)?;
@@ -262,9 +289,16 @@ mod native {
             threads: emitted.threads,
             shared_bytes: emitted.shared_bytes,
             scratch_bytes: emitted.scratch_bytes,
-            tensor_maps: vec![],
-            persistent: false,
+            tensor_maps: (maps.iter())
+                .map(|map| TensorMap {
+                    param: map.param.index() as u32,
+                    extents: map.extents.clone(),
+                    swizzle: map.swizzle,
+                })
+                .collect(),
+            persistent: plan.is_some(),
             cluster: 1,
+            tensor_cores: plan.is_some(),
             traps: emitted.traps.into_iter().map(|t| t.message).collect(),
             bytes: ptx.into_bytes(),
         })
@@ -289,6 +323,7 @@ mod native {
             tensor_maps: vec![],
             persistent: false,
             cluster: 1,
+            tensor_cores: false,
             traps: emitted.traps.into_iter().map(|t| t.message).collect(),
             bytes,
         })
@@ -311,6 +346,7 @@ mod native {
             tensor_maps,
             persistent,
             cluster,
+            tensor_cores,
             traps,
             ..
         } = code;
@@ -322,7 +358,7 @@ mod native {
                 scratch_bytes,
                 traps,
             }),
-            Target::Sm90a => entry.ptx.push(PtxCode {
+            Target::Sm90a | Target::TensorCores => entry.ptx.push(PtxCode {
                 blob,
                 symbol,
                 threads,
@@ -331,6 +367,7 @@ mod native {
                 tensor_maps,
                 persistent,
                 cluster,
+                tensor_cores,
                 traps,
             }),
         }
@@ -376,6 +413,8 @@ mod native {
     pub enum Dump {
         Tile,
         TileOptimised,
+        Network,
+        Plan,
         Mlir,
         Llvm,
         Assembly,
@@ -394,8 +433,25 @@ mod native {
         let text = match stage {
             Dump::Tile => return Ok(tile::print::print(kernel)),
             Dump::TileOptimised => return Ok(tile::print::print(&optimise_for_cpu(kernel)?)),
-            Dump::Ptx => {
-                let code = gpu_code(kernel, &MlirContext::new())?;
+            Dump::Network | Dump::Plan | Dump::Ptx => {
+                let network = schedule::network(kernel, &SM_90A)
+                    .map_err(|e| Box::new(internal(kernel, &e.to_string())))?;
+                match (&network, stage) {
+                    (Ok(network), Dump::Network) => return Ok(tile::print::print(&network.kernel)),
+                    (Ok(network), Dump::Plan) => {
+                        return Ok(format!("kernel {}\n{}", kernel.name, network.plan));
+                    }
+                    (Err(why), Dump::Network | Dump::Plan) => {
+                        return Ok(format!("kernel {}\nno tensor cores: {why}\n", kernel.name));
+                    }
+                    _ => {}
+                }
+                let code = code(
+                    kernel,
+                    network.as_ref().ok(),
+                    Target::TensorCores,
+                    &MlirContext::new(),
+                )?;
                 return Ok(String::from_utf8_lossy(&code.bytes).into_owned());
             }
             other => other,

@@ -6,6 +6,7 @@ pub mod driver;
 pub mod embed;
 #[cfg(feature = "llvm")]
 pub mod mlir;
+pub mod schedule;
 pub mod sema;
 pub mod source;
 pub mod syntax;

@@ -79,6 +79,10 @@ pub(super) enum Emit {
     Tile,
     /// The tile IR after every rewrite for CPUs
     TileOpt,
+    /// The network of roles that runs on tensor cores, as tile IR
+    Network,
+    /// How it runs there: warps, rings, layouts, boxes; or why the kernel does not
+    Plan,
     /// MLIR as emitted
     Mlir,
     /// MLIR in the `llvm` dialect
@@ -208,6 +212,8 @@ fn dump(
     let stage = match stage {
         Emit::Tile => Dump::Tile,
         Emit::TileOpt => Dump::TileOptimised,
+        Emit::Network => Dump::Network,
+        Emit::Plan => Dump::Plan,
         Emit::Mlir => Dump::Mlir,
         Emit::Llvm => Dump::Llvm,
         Emit::Ptx => Dump::Ptx,

@@ -89,6 +89,7 @@ mod tests {
             tensor_maps: vec![],
             persistent: false,
             cluster: 1,
+            tensor_cores: false,
             traps: vec!["t".into()],
             bytes: vec![1, 2, 3],
         }

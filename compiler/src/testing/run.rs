@@ -187,8 +187,15 @@ struct Prepared {
     /// As the interpreter runs it: the meaning, and the same after the rewrites for code.
     meaning: ir::Kernel,
     optimised: ir::Kernel,
-    /// By way: `avx2, 1 thread`.
-    compiled: Vec<(String, Kernel)>,
+    compiled: Vec<Compiled>,
+}
+
+struct Compiled {
+    /// `avx2, 1 thread`
+    way: String,
+    kernel: Kernel,
+    /// Held to the interpreter's bits; otherwise to the references.
+    exact: bool,
 }
 
 fn run_plan(
@@ -199,7 +206,7 @@ fn run_plan(
     sink: &mut Sink,
 ) {
     let mut prepared: Vec<(String, Option<Prepared>)> = vec![];
-    let mut results: Vec<(&Case, BTreeMap<String, Data>)> = vec![];
+    let mut results: Vec<(&Case, Vec<BTreeMap<String, Data>>)> = vec![];
     let cpu = plan.targets.contains(&TestTarget::Cpu);
     if plan.targets.contains(&TestTarget::Sm90) && ways.gpu.is_none() {
         report
@@ -219,7 +226,7 @@ fn run_plan(
             report.ways = instance
                 .compiled
                 .iter()
-                .map(|(way, _)| way.clone())
+                .map(|one| one.way.clone())
                 .collect();
         }
         match run_case(program, plan, case, instance, ways.references, report, sink) {
@@ -233,8 +240,15 @@ fn run_plan(
         }
     }
     for same in &plan.same {
-        if let Err(d) = check_same(same, &results) {
-            sink.report(*d);
+        for way in 0..results
+            .iter()
+            .map(|(_, ways)| ways.len())
+            .max()
+            .unwrap_or(0)
+        {
+            if let Err(d) = check_same(same, &results, way) {
+                sink.report(*d);
+            }
         }
     }
 }
@@ -280,13 +294,32 @@ fn prepare(
         }
     }
     if let Some(gpu) = ways.gpu {
-        let options = Options {
+        let fast = Options {
             cpu: vec![],
             ptx: true,
             ..options.clone()
         };
-        let archive = driver::compile(std::slice::from_ref(&kernel), &options, sink)?;
-        compiled.push((gpu.to_string(), load_on(&archive, &kernel, gpu, sink)?));
+        let plain = Options {
+            tensor_cores: false,
+            ..fast.clone()
+        };
+        let archive = driver::compile(std::slice::from_ref(&kernel), &plain, sink)?;
+        compiled.push(Compiled {
+            way: gpu.to_string(),
+            kernel: load_on(&archive, &kernel, gpu, sink)?,
+            exact: true,
+        });
+        let archive = match options.tensor_cores {
+            true => driver::compile(std::slice::from_ref(&kernel), &fast, sink)?,
+            false => archive,
+        };
+        if has_tensor_cores(&archive) {
+            compiled.push(Compiled {
+                way: format!("{gpu}, tensor cores"),
+                kernel: load_on(&archive, &kernel, gpu, sink)?,
+                exact: false,
+            });
+        }
     }
     Some(Prepared {
         kernel,
@@ -296,13 +329,20 @@ fn prepare(
     })
 }
 
+fn has_tensor_cores(archive: &[u8]) -> bool {
+    tessera_artifact::Archive::read(archive).is_ok_and(|archive| {
+        let kernels = archive.manifest().kernels.iter();
+        kernels.flat_map(|k| &k.ptx).any(|code| code.tensor_cores)
+    })
+}
+
 fn load(
     archive: &[u8],
     kernel: &ir::Kernel,
     variant: CpuVariant,
     threads: usize,
     sink: &mut Sink,
-) -> Option<(String, Kernel)> {
+) -> Option<Compiled> {
     let mut fault = |what: String| {
         sink.report(say::internal(kernel.span, &kernel.name, &what));
         None
@@ -318,7 +358,11 @@ fn load(
         "{variant}, {threads} thread{}",
         if threads == 1 { "" } else { "s" }
     );
-    load_on(archive, kernel, &device, sink).map(|loaded| (way, loaded))
+    load_on(archive, kernel, &device, sink).map(|kernel| Compiled {
+        way,
+        kernel,
+        exact: true,
+    })
 }
 
 fn load_on(
@@ -342,7 +386,7 @@ fn load_on(
     }
 }
 
-/// The interpreter's outputs; `None` where an expected error came.
+/// The interpreter's outputs, and those of code with other sums; `None` where an expected error came.
 fn run_case(
     program: &Program<'_>,
     plan: &Plan<'_>,
@@ -351,7 +395,7 @@ fn run_case(
     references: bool,
     report: &mut Report,
     sink: &mut Sink,
-) -> Result<Option<BTreeMap<String, Data>>, Box<Diagnostic>> {
+) -> Result<Option<Vec<BTreeMap<String, Data>>>, Box<Diagnostic>> {
     let inputs = inputs(plan, case, &instance.kernel)?;
     if !plan.errors.is_empty() {
         return expect_errors(plan, case, instance, &inputs).map(|()| None);
@@ -382,8 +426,14 @@ fn run_case(
         "the rewritten kernel",
         &optimised,
     )?;
-    for (way, kernel) in &instance.compiled {
+    let mut results = vec![];
+    for Compiled { way, kernel, exact } in &instance.compiled {
         let outputs = launch(kernel, &inputs, 0).map_err(|e| stopped(way, &e.to_string()))?;
+        if !exact {
+            judge(program, plan, case, &inputs, &outputs, report, sink)?;
+            results.push(outputs);
+            continue;
+        }
         equal_bits(
             plan,
             case,
@@ -393,7 +443,7 @@ fn run_case(
             &outputs,
         )?;
     }
-    if let Some((way, kernel)) = instance.compiled.first() {
+    if let Some(Compiled { way, kernel, .. }) = instance.compiled.first() {
         let outputs = launch(kernel, &inputs, 1).map_err(|e| stopped(way, &e.to_string()))?;
         equal_bits(
             plan,
@@ -407,7 +457,8 @@ fn run_case(
     if references {
         judge(program, plan, case, &inputs, &meaning, report, sink)?;
     }
-    Ok(Some(meaning))
+    results.insert(0, meaning);
+    Ok(Some(results))
 }
 
 fn blame(error: interp::InterpError, way: &str, case: &str) -> Box<Diagnostic> {
@@ -431,7 +482,7 @@ fn expect_errors(
     inputs: &Inputs,
 ) -> Result<(), Box<Diagnostic>> {
     let outcome = match instance.compiled.first() {
-        Some((_, kernel)) => launch(kernel, inputs, 0).err().map(|e| e.to_string()),
+        Some(Compiled { kernel, .. }) => launch(kernel, inputs, 0).err().map(|e| e.to_string()),
         None => interpret(&instance.meaning, inputs, 0)
             .err()
             .map(|e| e.kind.to_string()),
@@ -534,7 +585,7 @@ pub fn compiled(kernel: &ir::Kernel, options: &Options, sink: &mut Sink) -> Opti
     };
     let archive = driver::compile(std::slice::from_ref(kernel), &options, sink)?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    load(&archive, kernel, variant, threads, sink).map(|(_, kernel)| kernel)
+    load(&archive, kernel, variant, threads, sink).map(|one| one.kernel)
 }
 
 /// A tensor of a launch, perhaps with unused columns at the end of its rows.
@@ -822,11 +873,12 @@ fn constant(program: &Program<'_>, module: usize, name: &str, case: &Case) -> Op
 
 fn check_same(
     same: &super::plan::Same,
-    results: &[(&Case, BTreeMap<String, Data>)],
+    results: &[(&Case, Vec<BTreeMap<String, Data>>)],
+    way: usize,
 ) -> Result<(), Box<Diagnostic>> {
     let mut first: Option<(&Case, &[u64])> = None;
     for (case, outputs) in results {
-        let Some(data) = outputs.get(&same.tensor) else {
+        let Some(data) = outputs.get(way).and_then(|o| o.get(&same.tensor)) else {
             continue;
         };
         let bits = match same.rows {

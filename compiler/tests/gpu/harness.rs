@@ -19,7 +19,7 @@ pub struct Compiled {
 
 pub fn compile(kernel: &Kernel) -> Result<Compiled, Box<Diagnostic>> {
     let mlir = MlirContext::new();
-    let mut emitted = gpu::emit(mlir.melior(), kernel, &SM_90A)?;
+    let mut emitted = gpu::emit(mlir.melior(), kernel, None, &SM_90A)?;
     mlir.lower(&mut emitted.module, Lowering::Nvptx)
         .unwrap_or_else(|e| panic!("{e}"));
     let ptx = llvm::ptx(&mlir, &emitted.module, &SM_90A).unwrap_or_else(|e| panic!("{e}"));

@@ -152,6 +152,8 @@ pub struct PtxCode {
     pub persistent: bool,
     /// CTAs of a cluster, as the PTX says too: a launch has a multiple of it. 1: no clusters.
     pub cluster: u32,
+    /// Its products' sums are the hardware's: near those of other code for the instance, not the same.
+    pub tensor_cores: bool,
     /// What each number in the error record means; the first is number 1.
     pub traps: Vec<String>,
 }
@@ -592,6 +594,7 @@ pub(crate) mod tests {
                     swizzle: 0,
                 }],
                 persistent: false,
+                tensor_cores: false,
                 cluster: 1,
                 traps: vec![],
             }],

@@ -12,17 +12,24 @@ impl<'c> Emitter<'_, 'c> {
     pub(super) fn block(&mut self, block: BlockId) -> Emit {
         let kernel = self.kernel;
         for &op in &kernel.block(block).ops {
-            self.op(op)?;
+            self.op(block, op)?;
         }
-        Ok(())
+        self.leave(block)
     }
 
+    /// All threads of the CTA meet, or all of the role in hand.
     pub(super) fn barrier(&mut self) {
-        self.b.barrier();
+        match &self.network {
+            Some(network) => {
+                let id = self.b.i32(network.role as i64 + 1);
+                self.b.named_barrier(id, self.threads);
+            }
+            None => self.b.barrier(),
+        }
         self.barriers_emitted += 1;
     }
 
-    fn op(&mut self, id: OpId) -> Emit {
+    fn op(&mut self, block: BlockId, id: OpId) -> Emit {
         let kernel = self.kernel;
         let op = kernel.op(id);
         self.span = op.span;
@@ -31,13 +38,16 @@ impl<'c> Emitter<'_, 'c> {
         }
         match &op.kind {
             OpKind::Map { extents, body } => self.map(extents, *body),
-            OpKind::Copy { dst, src, oob } => self.copy(dst, src, *oob),
+            OpKind::Copy { dst, src, oob } => self.copy(id, dst, src, *oob),
             OpKind::Dot {
                 acc,
                 a,
                 b,
                 accumulate,
-            } => self.dot(acc, a, b, *accumulate),
+            } => match self.network {
+                Some(_) => self.tensor_core_dot(block, id, acc, a, b, *accumulate),
+                None => self.dot(acc, a, b, *accumulate),
+            },
             OpKind::Reduce {
                 dst,
                 src,
@@ -52,17 +62,13 @@ impl<'c> Emitter<'_, 'c> {
                 src,
                 smallest,
             } => self.top_k(*values, *indices, *src, *smallest),
-            OpKind::For {
-                lo,
-                hi,
-                kind: _,
-                body,
-            } => self.for_loop(*lo, *hi, *body),
+            OpKind::For { lo, hi, body, .. } => self.for_loop(*lo, *hi, *body),
             OpKind::If {
                 cond,
                 then,
                 otherwise,
             } => self.if_op(*cond, *then, *otherwise),
+            OpKind::ForItems { body } if self.network.is_some() => self.items(*body),
             OpKind::ForItems { body } => {
                 // What the launch hands out is one item after the other.
                 for (axis, &arg) in kernel.block(*body).args.iter().enumerate() {
@@ -83,6 +89,12 @@ impl<'c> Emitter<'_, 'c> {
                 at_least,
             } => self.wait(*param, index, *at_least),
             OpKind::Print { .. } => Err(self.unsupported("`print`")),
+            OpKind::Put { channel, src, .. } if self.network.is_some() => {
+                self.put(id, *channel, src)
+            }
+            OpKind::Get { channel, tile } if self.network.is_some() => {
+                self.get(block, *channel, *tile)
+            }
             OpKind::Role { .. }
             | OpKind::Put { .. }
             | OpKind::Get { .. }
@@ -125,6 +137,7 @@ impl<'c> Emitter<'_, 'c> {
     fn for_loop(&mut self, lo: ValueId, hi: ValueId, body: BlockId) -> Emit {
         let lo = self.value(lo)?;
         let hi = self.value(hi)?;
+        let steady = self.begin_steady(body)?;
         let (header, args) = self.b.new_block(1);
         let (inside, _) = self.b.new_block(0);
         let (after, _) = self.b.new_block(0);
@@ -139,6 +152,9 @@ impl<'c> Emitter<'_, 'c> {
         let next = self.b.add_const(args[0], 1);
         self.b.branch(header, &[next]);
         self.b.set_block(after);
+        if steady {
+            self.end_steady()?;
+        }
         Ok(())
     }
 

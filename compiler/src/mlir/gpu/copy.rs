@@ -36,10 +36,13 @@ enum Coordinate<'c> {
 }
 
 impl<'c> Emitter<'_, 'c> {
-    pub(super) fn copy(&mut self, dst: &View, src: &View, oob: Oob) -> Emit {
+    pub(super) fn copy(&mut self, id: OpId, dst: &View, src: &View, oob: Oob) -> Emit {
         let shape = src.shape();
         let total: u64 = shape.iter().product();
-        if total == 0 {
+        if total == 0
+            || self.store_staged(id, dst, src)?
+            || self.copy_in_registers(dst, src, oob)?
+        {
             return Ok(());
         }
         let to = self.side(dst, oob)?;

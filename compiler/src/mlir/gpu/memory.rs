@@ -8,7 +8,8 @@
 //! Needs: tiles are written before they are read in every iteration of the block that holds them (checked before). Keeps: two tiles
 //! that are alive together never share bytes. That threads may be at different ops is the business of [`super::sync`].
 
-use crate::tile::ir::{BlockId, Kernel, OpKind, Order, TileId};
+use crate::schedule::Plan;
+use crate::tile::ir::{BlockId, Kernel, OpKind, Order, Space, TileId};
 use std::collections::BTreeMap;
 use tessera_artifact::DType;
 
@@ -58,8 +59,23 @@ pub fn tile_bytes(elements: u64, dtype: DType) -> u64 {
 }
 
 /// Tiles in `shared_limit` bytes of shared memory.
-pub fn plan(kernel: &Kernel, shared_limit: u64) -> MemoryPlan {
-    let lives = lives(kernel);
+pub fn plan(kernel: &Kernel, network: Option<&Plan>, shared_limit: u64) -> MemoryPlan {
+    let mut lives = lives(kernel);
+    let reserved = network.map_or(0, |n| n.shared_bytes);
+    if let Some(network) = network {
+        for (t, life) in lives.iter_mut().enumerate() {
+            let tile = TileId(t as u32);
+            // Roles run side by side.
+            *life = life.map(|_| Life {
+                first: 0,
+                last: u32::MAX,
+            });
+            if network.fragments.contains_key(&tile) || kernel.tile(tile).space == Space::Slot {
+                *life = None;
+            }
+        }
+    }
+    let shared_limit = shared_limit - reserved;
     let private = private_tiles(kernel);
     let bytes: Vec<u64> = kernel
         .tiles
@@ -87,7 +103,7 @@ pub fn plan(kernel: &Kernel, shared_limit: u64) -> MemoryPlan {
         scratch.push(shared.remove(0));
     };
     for (&(t, _), offset) in shared.iter().zip(offsets) {
-        places[t] = Place::Shared(offset);
+        places[t] = Place::Shared(reserved + offset);
     }
     let (offsets, scratch_bytes) = pack(&scratch, &bytes);
     for (&(t, _), offset) in scratch.iter().zip(offsets) {
@@ -96,8 +112,8 @@ pub fn plan(kernel: &Kernel, shared_limit: u64) -> MemoryPlan {
     MemoryPlan {
         places,
         bytes,
-        fold_lanes: (fold_bytes > 0).then_some(shared_bytes),
-        shared_bytes: shared_bytes + fold_bytes,
+        fold_lanes: (fold_bytes > 0).then_some(reserved + shared_bytes),
+        shared_bytes: reserved + shared_bytes + fold_bytes,
         // Whole cache lines, so that CTAs do not share one.
         scratch_bytes: scratch_bytes.next_multiple_of(128),
     }

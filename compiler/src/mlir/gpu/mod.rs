@@ -13,16 +13,22 @@ mod control;
 mod copy;
 mod dot;
 mod fold;
+mod fragment;
+mod hopper;
 mod memory;
+mod network;
 mod ops;
 mod pointwise;
+mod staged;
 mod sync;
 mod topk;
+mod wgmma;
 
 use super::build::{Builder, Elem, IntCompare, Val};
 use super::scalar::{Unsupported, stored_as};
 use crate::diag::Diagnostic;
 use crate::mlir::cpu::Trap;
+use crate::schedule::Plan;
 use crate::source::Span;
 use crate::target::nvptx::GpuFacts;
 use crate::tile::ir::*;
@@ -32,7 +38,7 @@ use melior::ir::attribute::{Attribute, StringAttribute, TypeAttribute};
 use melior::ir::operation::{OperationBuilder, OperationLike};
 use melior::ir::{BlockLike, BlockRef, Identifier, Location, Module, Region};
 use memory::{MemoryPlan, Place};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use tessera_artifact::{HostExpr, HostOp};
 
 /// A kernel as MLIR, ready for `target::llvm`.
@@ -80,6 +86,8 @@ struct Emitter<'k, 'c> {
     barriers_emitted: usize,
     /// Number of this thread in its CTA.
     thread: Val<'c>,
+    /// Number of this warpgroup in its role, the same for a whole warp as far as ptxas can tell.
+    group: Val<'c>,
     /// The error record.
     record: Val<'c>,
     /// The item of the grid in hand.
@@ -87,6 +95,18 @@ struct Emitter<'k, 'c> {
     /// Start of the CTA's shared memory.
     shared: Val<'c>,
     traps: Vec<Trap>,
+    /// Of a kernel with roles.
+    network: Option<network::Network<'c>>,
+    /// Variables of tiles in registers.
+    fragments: BTreeMap<TileId, Vec<Val<'c>>>,
+    /// In a map over registers.
+    here: Option<fragment::Here>,
+    /// Values rounded to 16 bits in that map, and what they were.
+    narrowed: Vec<(Val<'c>, Val<'c>)>,
+    /// Tiles in registers that maps have changed since the last products.
+    changed: BTreeSet<TileId>,
+    /// The first of two neighbours that share a register.
+    low_half: Option<(TileId, Val<'c>)>,
     /// Takes the number of the trap.
     fail: BlockRef<'c, 'c>,
     span: Span,
@@ -102,10 +122,14 @@ const SHARED: &str = "tessera_shared";
 pub fn emit<'c>(
     context: &'c Context,
     kernel: &Kernel,
+    network: Option<&Plan>,
     gpu: &GpuFacts,
 ) -> Result<Emitted<'c>, Box<Diagnostic>> {
-    let threads = threads_of(kernel, gpu)?;
-    let plan = memory::plan(kernel, gpu.max_shared_bytes_per_block as u64);
+    let threads = match network {
+        Some(network) => network.threads,
+        None => threads_of(kernel, gpu)?,
+    };
+    let plan = memory::plan(kernel, network, gpu.max_shared_bytes_per_block as u64);
     if plan.shared_bytes > gpu.max_shared_bytes_per_block as u64 {
         return Err(unsupported(
             kernel.span,
@@ -122,7 +146,7 @@ pub fn emit<'c>(
     let region = Region::new();
     let (builder, arguments) = Builder::new(context, location, &region, &[(Elem::Ptr, 1)]);
     let mut emitter = Emitter::new(kernel, builder, threads, plan, barriers);
-    let words = emitter.function(arguments[0])?;
+    let words = emitter.function(arguments[0], network)?;
     let Emitter {
         plan,
         traps,
@@ -147,7 +171,7 @@ pub fn emit<'c>(
             (id("global_type"), ty("!llvm.array<0 x i8>")),
             (id("linkage"), parse("#llvm.linkage<external>")),
             (id("addr_space"), parse("3 : i32")),
-            (id("alignment"), parse("128 : i64")),
+            (id("alignment"), parse("1024 : i64")),
         ])
         .add_regions([Region::new()])
         .build()
@@ -166,7 +190,7 @@ pub fn emit<'c>(
             (
                 id("arg_attrs"),
                 parse(&format!(
-                    "[{{llvm.byval = !llvm.array<{words} x i64>, llvm.align = 8 : i64, nvvm.grid_constant}}]"
+                    "[{{llvm.byval = !llvm.array<{words} x i64>, llvm.align = 64 : i64, nvvm.grid_constant}}]"
                 )),
             ),
         ])
@@ -256,17 +280,27 @@ impl<'k, 'c> Emitter<'k, 'c> {
             barriers,
             barriers_emitted: 0,
             thread,
+            group: zero,
             record: zero,
             cta: zero,
             shared,
             traps: Vec::new(),
+            network: None,
+            fragments: BTreeMap::new(),
+            here: None,
+            narrowed: Vec::new(),
+            low_half: None,
+            changed: BTreeSet::new(),
             fail,
             span: kernel.span,
         }
     }
 
     /// The whole function: unpack the arguments, then item after item. Gives the number of argument words.
-    fn function(&mut self, args: Val<'c>) -> Emit<i64> {
+    fn function(&mut self, args: Val<'c>, network: Option<&Plan>) -> Emit<i64> {
+        let maps = args;
+        let map_words = network.map_or(0, |n| 16 * n.maps.len() as i64);
+        let args = self.b.offset(args, 8 * map_words);
         let words = self.unpack(args)?;
         let grid: Vec<_> = (0..3)
             .map(|axis| self.word(args, words + axis, Elem::I64))
@@ -275,6 +309,16 @@ impl<'k, 'c> Emitter<'k, 'c> {
         let first = self.b.special_register("nvvm.read.ptx.sreg.ctaid.x");
         let step = self.b.special_register("nvvm.read.ptx.sreg.nctaid.x");
         self.place_tiles(args, words + 4, first);
+        if let Some(plan) = network {
+            let entry = self.b.block();
+            let (start, _) = self.b.new_block(0);
+            self.b.set_block(start);
+            self.roles(plan.clone(), maps, grid)?;
+            self.fail_block();
+            self.b.set_block(entry);
+            self.b.branch(start, &[]);
+            return Ok(map_words + words + 5);
+        }
         let total = self.b.muli(grid[0], grid[1]);
         let total = self.b.muli(total, grid[2]);
 

@@ -13,6 +13,9 @@ impl<'c> Emitter<'_, 'c> {
         if total == 0 {
             return Ok(());
         }
+        if let Some(layout) = self.layout_of_map(extents, body) {
+            return self.map_in_registers(&layout, extents, body);
+        }
         let open = self.begin_share(total);
         let point = self.point(open.iv, extents);
         let block = kernel.block(body);
@@ -33,6 +36,10 @@ impl<'c> Emitter<'_, 'c> {
         let op = kernel.op(id);
         let value = match &op.kind {
             OpKind::StoreTile { tile, index, value } => {
+                let v = self.value(*value)?;
+                if self.store_in_registers(*tile, index, v)? {
+                    return Ok(());
+                }
                 let memory = self.tile(*tile)?;
                 let index = self.values(index)?;
                 let at = self.offset(&memory, &index);
@@ -72,12 +79,15 @@ impl<'c> Emitter<'_, 'c> {
                 }
                 return Ok(());
             }
-            OpKind::LoadTile { tile, index } => {
-                let memory = self.tile(*tile)?;
-                let index = self.values(index)?;
-                let at = self.offset(&memory, &index);
-                self.load(&memory, at)
-            }
+            OpKind::LoadTile { tile, index } => match self.load_in_registers(*tile, index)? {
+                Some(v) => v,
+                None => {
+                    let memory = self.tile(*tile)?;
+                    let index = self.values(index)?;
+                    let at = self.offset(&memory, &index);
+                    self.load(&memory, at)
+                }
+            },
             OpKind::LoadGlobal {
                 param,
                 index,
@@ -145,6 +155,16 @@ impl<'c> Emitter<'_, 'c> {
             }
             OpKind::Compare(p, ..) => self.b.compare_op(*p, v[0], v[1], operand_ty(0)),
             OpKind::Select(..) => self.b.select(v[0], v[1], v[2]),
+            // The hardware's conversion gives another NaN than the interpreter's, and else the same.
+            OpKind::Cast(_, Type::Scalar(DType::BF16))
+                if operand_ty(0) == Type::Scalar(DType::F32) && self.network.is_some() =>
+            {
+                let zero = self.b.f32(1, 0.0);
+                let pair = self.b.round_pair_to_bf16(v[0], zero);
+                let narrow = self.b.resize(pair, Elem::I16, false);
+                self.narrowed.push((narrow, v[0]));
+                narrow
+            }
             OpKind::Cast(_, to) => {
                 let r = self.b.cast(v[0], operand_ty(0), *to);
                 self.lowered(r)?

@@ -91,6 +91,14 @@ pub fn pipeline_code(kernel: &mut Kernel) -> Result<(), PassError> {
     run(kernel, CODE)
 }
 
+/// What the schedule takes: roles and items stay, the rest as in [`pipeline_code`].
+pub fn pipeline_network(kernel: &mut Kernel) -> Result<(), PassError> {
+    run(kernel, &CODE[SEQUENTIAL..])
+}
+
+/// The first passes of [`CODE`], which make one sequential program of roles and items.
+const SEQUENTIAL: usize = 2;
+
 const CODE: &[(&str, Pass)] = &[
     ("fuse_roles", fuse_roles),
     ("flatten_items", flatten_items),

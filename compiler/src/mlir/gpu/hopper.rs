@@ -1,0 +1,436 @@
+//! Hopper's instructions for the emission of networks: barriers in shared memory, bulk tensor copies, warpgroup products, named barriers.
+//!
+//! Addresses of shared memory are i32 here; an op that takes a pointer gets one made of it. Products and the wait for them are inline
+//! assembly, because `nvvm`'s wait names no accumulators: LLVM would see no reason to read them after it.
+
+use crate::mlir::build::{Builder, Elem, Val, string};
+use melior::ir::Type;
+use melior::ir::attribute::{Attribute, DenseI32ArrayAttribute, DenseI64ArrayAttribute};
+use melior::ir::r#type::IntegerType;
+
+impl<'c> Builder<'c> {
+    fn fixed(&self, text: &str) -> Attribute<'c> {
+        Attribute::parse(self.context, text).expect("the attribute's text is fixed and well formed")
+    }
+
+    fn space_pointer(&mut self, address: Val<'c>, space: u32) -> Val<'c> {
+        let ty = melior::dialect::llvm::r#type::pointer(self.context, space);
+        let op = self.op("llvm.inttoptr", &[address.raw], &[ty], &[]);
+        Val {
+            raw: op
+                .result(0)
+                .expect("the operation was built with a result")
+                .into(),
+            elem: Elem::Ptr,
+            lanes: 1,
+        }
+    }
+
+    /// The address of an object of shared memory in its own space.
+    pub fn shared_address(&mut self, symbol: &str) -> Val<'c> {
+        let ty = melior::dialect::llvm::r#type::pointer(self.context, 3);
+        let name = melior::ir::attribute::FlatSymbolRefAttribute::new(self.context, symbol).into();
+        let op = self.op("llvm.mlir.addressof", &[], &[ty], &[("global_name", name)]);
+        let pointer = op
+            .result(0)
+            .expect("the operation was built with a result")
+            .into();
+        let int = self.ty(Elem::I32, 1);
+        let op = self.op("llvm.ptrtoint", &[pointer], &[int], &[]);
+        Val {
+            raw: op
+                .result(0)
+                .expect("the operation was built with a result")
+                .into(),
+            elem: Elem::I32,
+            lanes: 1,
+        }
+    }
+
+    /// An address of shared memory as a pointer for plain loads and stores.
+    pub fn shared_pointer(&mut self, address: Val<'c>) -> Val<'c> {
+        let p = self.space_pointer(address, 3);
+        let ty = melior::dialect::llvm::r#type::pointer(self.context, 0);
+        let op = self.op("llvm.addrspacecast", &[p.raw], &[ty], &[]);
+        Val {
+            raw: op
+                .result(0)
+                .expect("the operation was built with a result")
+                .into(),
+            ..p
+        }
+    }
+
+    pub fn i32(&mut self, value: i64) -> Val<'c> {
+        self.int(Elem::I32, 1, value)
+    }
+
+    /// The value that lane 0 holds, in all lanes: LLVM and ptxas then know that the warp agrees on it.
+    pub fn of_first_lane(&mut self, v: Val<'c>) -> Val<'c> {
+        let all = self.i32(-1);
+        let zero = self.i32(0);
+        let clamp = self.i32(31);
+        let kind = self.fixed("#nvvm<shfl_kind idx>");
+        self.value(
+            "nvvm.shfl.sync",
+            &[all, v, zero, clamp],
+            (Elem::I32, 1),
+            &[("kind", kind)],
+        )
+    }
+
+    /// Two f32 as one register of bf16, rounded to nearest even. (ptxas takes the conversion of a single one for a reason to wait for
+    /// products one by one.)
+    pub fn round_pair_to_bf16(&mut self, low: Val<'c>, high: Val<'c>) -> Val<'c> {
+        let ty = Type::parse(self.context, "vector<2xbf16>").expect("the type's own syntax");
+        let mode = self.fixed("#nvvm.fp_rnd_mode<rn>");
+        let op = self.op(
+            "nvvm.convert.f32x2.to.bf16x2",
+            &[high.raw, low.raw],
+            &[ty],
+            &[("rnd", mode)],
+        );
+        let pair = op
+            .result(0)
+            .expect("the operation was built with a result")
+            .into();
+        let int = self.ty(Elem::I32, 1);
+        let op = self.op("llvm.bitcast", &[pair], &[int], &[]);
+        Val {
+            raw: op
+                .result(0)
+                .expect("the operation was built with a result")
+                .into(),
+            elem: Elem::I32,
+            lanes: 1,
+        }
+    }
+
+    // ---- barriers in shared memory -------------------------------------------------------------------
+
+    pub fn mbarrier_init(&mut self, at: Val<'c>, count: u32) {
+        let p = self.space_pointer(at, 3);
+        let count = self.i32(count as i64);
+        self.op("nvvm.mbarrier.init", &[p.raw, count.raw], &[], &[]);
+    }
+
+    /// Makes the initialised barriers visible to bulk copies.
+    pub fn fence_mbarrier_init(&mut self) {
+        self.op("nvvm.fence.mbarrier.init", &[], &[], &[]);
+    }
+
+    pub fn mbarrier_arrive(&mut self, at: Val<'c>) {
+        let p = self.space_pointer(at, 3);
+        let state = self.ty(Elem::I64, 1);
+        self.op("nvvm.mbarrier.arrive", &[p.raw], &[state], &[]);
+    }
+
+    /// Arrives, and says how many bytes of bulk copies the phase waits for.
+    pub fn mbarrier_expect(&mut self, at: Val<'c>, bytes: u64) {
+        let p = self.space_pointer(at, 3);
+        let bytes = self.i32(bytes as i64);
+        self.op(
+            "nvvm.mbarrier.arrive.expect_tx",
+            &[p.raw, bytes.raw],
+            &[],
+            &[],
+        );
+    }
+
+    /// Waits until the phase of this parity is over.
+    pub fn mbarrier_wait(&mut self, at: Val<'c>, parity: Val<'c>) {
+        let p = self.space_pointer(at, 3);
+        let ticks = self.i32(10_000_000);
+        self.op(
+            "nvvm.mbarrier.try_wait.parity",
+            &[p.raw, parity.raw, ticks.raw],
+            &[],
+            &[],
+        );
+    }
+
+    /// Threads that meet at a barrier of their own.
+    pub fn named_barrier(&mut self, id: Val<'c>, threads: u32) {
+        let threads = self.i32(threads as i64);
+        let sizes = DenseI32ArrayAttribute::new(self.context, &[1, 1, 0]).into();
+        self.op(
+            "nvvm.barrier",
+            &[id.raw, threads.raw],
+            &[],
+            &[("operandSegmentSizes", sizes)],
+        );
+    }
+
+    pub fn set_registers(&mut self, count: u32, more: bool) {
+        let action = if more { "increase" } else { "decrease" };
+        let action = self.fixed(&format!("#nvvm<action {action}>"));
+        let count = self.integer_attr(32, count as i64);
+        self.op(
+            "nvvm.setmaxregister",
+            &[],
+            &[],
+            &[("action", action), ("regCount", count)],
+        );
+    }
+
+    // ---- bulk tensor copies ----------------------------------------------------------------------------
+
+    /// Starts the copy of a box of a tensor into shared memory; its bytes count for the barrier. `box_at`: innermost axis first, i32.
+    pub fn tma_load(&mut self, to: Val<'c>, map: Val<'c>, box_at: &[Val<'c>], barrier: Val<'c>) {
+        let to = self.space_pointer(to, 3);
+        let cluster = melior::dialect::llvm::r#type::pointer(self.context, 7);
+        let op = self.op("llvm.addrspacecast", &[to.raw], &[cluster], &[]);
+        let to = op
+            .result(0)
+            .expect("the operation was built with a result")
+            .into();
+        let barrier = self.space_pointer(barrier, 3);
+        let mut operands = vec![to, map.raw];
+        operands.extend(box_at.iter().map(|v| v.raw));
+        operands.push(barrier.raw);
+        let sizes = [1, 1, box_at.len() as i32, 1, 0, 0, 0, 0];
+        let sizes = DenseI32ArrayAttribute::new(self.context, &sizes).into();
+        let mode = self.fixed("#nvvm.tma_load_mode<tile>");
+        let cta_only = self.fixed("false");
+        self.op(
+            "nvvm.cp.async.bulk.tensor.shared.cluster.global",
+            &operands,
+            &[],
+            &[
+                ("operandSegmentSizes", sizes),
+                ("mode", mode),
+                ("isCTAOnly", cta_only),
+            ],
+        );
+    }
+
+    /// Starts the copy of shared memory into a box of a tensor.
+    pub fn tma_store(&mut self, map: Val<'c>, box_at: &[Val<'c>], from: Val<'c>) {
+        let from = self.space_pointer(from, 3);
+        let mut operands = vec![map.raw, from.raw];
+        operands.extend(box_at.iter().map(|v| v.raw));
+        let sizes = [1, 1, box_at.len() as i32, 0, 0];
+        let sizes = DenseI32ArrayAttribute::new(self.context, &sizes).into();
+        let mode = self.fixed("#nvvm.tma_store_mode<tile>");
+        self.op(
+            "nvvm.cp.async.bulk.tensor.global.shared.cta",
+            &operands,
+            &[],
+            &[("operandSegmentSizes", sizes), ("mode", mode)],
+        );
+    }
+
+    pub fn tma_store_commit(&mut self) {
+        self.op("nvvm.cp.async.bulk.commit.group", &[], &[], &[]);
+    }
+
+    /// Waits until all but `left` groups of stores of this thread are done, or at least have read their source.
+    pub fn tma_store_wait(&mut self, left: u32, only_read: bool) {
+        let mut attributes = vec![("group", self.integer_attr(32, left as i64))];
+        if only_read {
+            attributes.push(("read", Attribute::unit(self.context)));
+        }
+        self.op("nvvm.cp.async.bulk.wait_group", &[], &[], &attributes);
+    }
+
+    /// What threads stored to shared memory before, bulk copies and products see after.
+    pub fn fence_async_shared(&mut self) {
+        let kind = self.fixed("#nvvm.proxy_kind<async.shared>");
+        let space = self.fixed("#nvvm.shared_space<cta>");
+        self.op(
+            "nvvm.fence.proxy",
+            &[],
+            &[],
+            &[("kind", kind), ("space", space)],
+        );
+    }
+
+    /// Four 8x8 matrices of 16-bit elements from a warp's registers to the rows whose addresses the lanes give.
+    pub fn store_matrices(&mut self, to: Val<'c>, words: &[Val<'c>]) {
+        let to = self.space_pointer(to, 3);
+        let mut operands = vec![to.raw];
+        operands.extend(words.iter().map(|v| v.raw));
+        let layout = self.fixed("#nvvm.mma_layout<row>");
+        let shape = self.fixed("#nvvm.ld_st_matrix_shape<m = 8, n = 8>");
+        let elem = self.fixed("#nvvm.ld_st_matrix_elt_type<b16>");
+        self.op(
+            "nvvm.stmatrix",
+            &operands,
+            &[],
+            &[("layout", layout), ("shape", shape), ("eltType", elem)],
+        );
+    }
+
+    // ---- products of a warpgroup ---------------------------------------------------------------------------
+
+    /// Orders the registers of accumulators before the products that follow.
+    pub fn wgmma_fence(&mut self) {
+        self.op("nvvm.wgmma.fence.aligned", &[], &[], &[]);
+    }
+
+    pub fn wgmma_commit(&mut self) {
+        self.op("nvvm.wgmma.commit.group.sync.aligned", &[], &[], &[]);
+    }
+
+    /// Waits until at most `left` groups of products are on their way, without touching accumulators.
+    pub fn wgmma_wait(&mut self, left: u32) {
+        let group = self.integer_attr(64, left as i64);
+        self.op(
+            "nvvm.wgmma.wait.group.sync.aligned",
+            &[],
+            &[],
+            &[("group", group)],
+        );
+    }
+
+    /// Waits for all products; gives the accumulators as they are then.
+    pub fn wgmma_wait_all(&mut self, sums: &[Val<'c>]) -> Vec<Val<'c>> {
+        let n = sums.len();
+        let constraints: Vec<String> = (0..2 * n)
+            .map(|i| {
+                if i < n {
+                    "=f".to_owned()
+                } else {
+                    (i - n).to_string()
+                }
+            })
+            .collect();
+        self.assembly(
+            "wgmma.wait_group.sync.aligned 0;",
+            &constraints.join(","),
+            sums,
+            Elem::F32,
+            n,
+        )
+    }
+
+    /// `sums (+)= a · b` for 64 rows and as many columns as `sums` has registers twice, on descriptors of operands in shared memory.
+    pub fn wgmma(
+        &mut self,
+        product: Wgmma<'c>,
+        sums: &[Val<'c>],
+        a: Val<'c>,
+        b: Val<'c>,
+    ) -> Vec<Val<'c>> {
+        let n = sums.len();
+        let list: Vec<String> = (0..n).map(|i| format!("${i}")).collect();
+        let Wgmma {
+            operand,
+            k,
+            starts,
+            b_by_rows,
+        } = product;
+        let transposes = match b_by_rows {
+            Some(b_by_rows) => format!(", 0, {}", u32::from(b_by_rows)),
+            None => String::new(),
+        };
+        let scale = match starts {
+            Some(_) => format!("${}", n + 2),
+            None => "1".to_owned(),
+        };
+        let text = format!(
+            "{{\n.reg .pred p;\nsetp.ne.b32 p, {scale}, 0;\nwgmma.mma_async.sync.aligned.m64n{}k{k}.f32.{operand}.{operand} {{{}}}, ${}, ${}, p, 1, 1{transposes};\n}}",
+            2 * n,
+            list.join(", "),
+            n,
+            n + 1,
+        );
+        let mut constraints = vec!["=f".to_owned(); n];
+        constraints.extend(["l".to_owned(), "l".to_owned()]);
+        let mut operands = vec![a, b];
+        if let Some(zero) = starts {
+            constraints.push("r".to_owned());
+            operands.push(zero);
+        }
+        constraints.extend((0..n).map(|i| i.to_string()));
+        operands.extend(sums);
+        self.assembly(&text, &constraints.join(","), &operands, Elem::F32, n)
+    }
+
+    /// The same values, but made here: LLVM sinks nothing that they are made of past what follows.
+    pub fn hold(&mut self, values: &[Val<'c>]) -> Vec<Val<'c>> {
+        let n = values.len();
+        let constraints: Vec<String> = (0..2 * n)
+            .map(|i| match i < n {
+                true => "=f".to_owned(),
+                false => (i - n).to_string(),
+            })
+            .collect();
+        self.assembly("", &constraints.join(","), values, Elem::F32, n)
+    }
+
+    /// Inline assembly with an effect and `results` results of one type.
+    fn assembly(
+        &mut self,
+        text: &str,
+        constraints: &str,
+        operands: &[Val<'c>],
+        elem: Elem,
+        results: usize,
+    ) -> Vec<Val<'c>> {
+        let one = self.ty(elem, 1);
+        let ty = match results {
+            1 => one,
+            n => {
+                let fields = vec![one.to_string(); n].join(", ");
+                Type::parse(self.context, &format!("!llvm.struct<({fields})>"))
+                    .expect("the type's own syntax")
+            }
+        };
+        let raw: Vec<_> = operands.iter().map(|v| v.raw).collect();
+        let text = string(self.context, text);
+        let constraints = string(self.context, constraints);
+        let unit = Attribute::unit(self.context);
+        let dialect = melior::ir::attribute::IntegerAttribute::new(
+            IntegerType::new(self.context, 64).into(),
+            0,
+        )
+        .into();
+        let op = self.op(
+            "llvm.inline_asm",
+            &raw,
+            &[ty],
+            &[
+                ("asm_string", text),
+                ("constraints", constraints),
+                ("has_side_effects", unit),
+                ("asm_dialect", dialect),
+            ],
+        );
+        let all = Val {
+            raw: op
+                .result(0)
+                .expect("the operation was built with a result")
+                .into(),
+            elem,
+            lanes: 1,
+        };
+        if results == 1 {
+            return vec![all];
+        }
+        (0..results)
+            .map(|i| {
+                let position = DenseI64ArrayAttribute::new(self.context, &[i as i64]).into();
+                self.value(
+                    "llvm.extractvalue",
+                    &[all],
+                    (elem, 1),
+                    &[("position", position)],
+                )
+            })
+            .collect()
+    }
+}
+
+/// What one product instruction multiplies.
+#[derive(Clone, Copy, Debug)]
+pub struct Wgmma<'c> {
+    /// PTX's name of the operands' type.
+    pub operand: &'static str,
+    /// Elements of k in one instruction.
+    pub k: u32,
+    /// Starts the sums instead of adding to them: an i32 that is 0, of which ptxas must not know it.
+    pub starts: Option<Val<'c>>,
+    /// Of operands of 16 bits: `b` lies with its columns next to each other, instead of its k. `None`: the type knows only the latter.
+    pub b_by_rows: Option<bool>,
+}

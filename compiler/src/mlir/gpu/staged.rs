@@ -1,0 +1,193 @@
+//! Copies from accumulators to a tensor: each warpgroup writes 64 rows of 128 bytes to shared memory, swizzled so that no two lanes meet
+//! in a bank, and one of its threads sends them off as a box that the hardware clips to the tensor. Two places take turns, so that one is
+//! written while the other is sent.
+
+use super::{Emit, Emitter};
+use crate::mlir::build::{Elem, IntCompare, Val};
+use crate::schedule::{STAGE_BYTES, STAGED_ROW_BYTES, STAGED_ROWS};
+use crate::tile::ir::*;
+
+/// The first of the named barriers at which a warpgroup meets; those before are the roles'.
+const GROUP_BARRIERS: i64 = 8;
+const GROUP: u32 = 128;
+
+impl<'c> Emitter<'_, 'c> {
+    /// Whether the copy is one that goes by boxes; then it is done.
+    pub(super) fn store_staged(&mut self, op: OpId, dst: &View, src: &View) -> Emit<bool> {
+        let staged = self
+            .network
+            .as_ref()
+            .and_then(|n| n.plan.staged.get(&op).copied());
+        let (Some(staged), Base::Tile(tile)) = (staged, src.base) else {
+            return Ok(false);
+        };
+        let kernel = self.kernel;
+        let bits = u64::from(kernel.tile(tile).dtype.bits());
+        let &[rows, columns] = kernel.tile(tile).shape.as_slice() else {
+            return Err(self.fault("a staged copy of no matrix"));
+        };
+        let groups = u64::from(self.threads / GROUP);
+        let own_rows = rows / groups;
+        let box_columns = STAGED_ROW_BYTES * 8 / bits;
+        let cells = self.cells(tile)?;
+
+        let group = self.group;
+        let barrier = self.b.add_const(group, GROUP_BARRIERS);
+        let network = self.network()?;
+        let (shared, maps) = (network.shared, network.maps);
+        let map = self.b.offset(maps, 128 * staged.map as i64);
+        let stage = self.b.mul_const(group, STAGE_BYTES as i64);
+        let stage = self.b.addi(stage, shared);
+        let stage = self.b.add_const(stage, staged.offset as i64);
+        let own = self.b.mul_const(group, own_rows as i64);
+        let one = self.first_of_group();
+
+        let boxes = (own_rows / STAGED_ROWS) * (columns / box_columns);
+        let mut number = 0;
+        for row in (0..own_rows).step_by(STAGED_ROWS as usize) {
+            for column in (0..columns).step_by(box_columns as usize) {
+                let place = number % 2;
+                // The store before the last from this place has read it; of an odd number the first place is the last one's.
+                let left = u32::from(number > 0 || boxes.is_multiple_of(2));
+                let open = self.b.begin_if(one);
+                self.b.tma_store_wait(left, true);
+                self.b.end_if(open);
+                self.b.named_barrier(barrier, GROUP);
+                let to = self
+                    .b
+                    .add_const(stage, (place * STAGED_ROWS * STAGED_ROW_BYTES) as i64);
+                // Of 16 bits, neighbours share a register.
+                let per_cell = 2 * (32 / bits);
+                let first =
+                    ((row / STAGED_ROWS) * (columns / per_cell) + column / per_cell) as usize;
+                let part = &cells[first..first + (box_columns / per_cell) as usize];
+                match bits {
+                    16 => self.write_halves(part, to),
+                    _ => self.write_words(part, to),
+                }
+                self.b.fence_async_shared();
+                self.b.named_barrier(barrier, GROUP);
+                let open = self.b.begin_if(one);
+                let at = self.box_at(dst, own, row, column)?;
+                self.b.tma_store(map, &at, to);
+                self.b.tma_store_commit();
+                self.b.end_if(open);
+                number += 1;
+            }
+        }
+        Ok(true)
+    }
+
+    /// At the end of a role: the stores that are on their way still read shared memory.
+    pub(super) fn end_staged(&mut self, body: BlockId) -> Emit {
+        let kernel = self.kernel;
+        let mut any = false;
+        let plan = &self.network()?.plan;
+        kernel.walk(body, &mut |_, op| any |= plan.staged.contains_key(&op));
+        if any {
+            let one = self.first_of_group();
+            let open = self.b.begin_if(one);
+            self.b.tma_store_wait(0, false);
+            self.b.end_if(open);
+        }
+        Ok(())
+    }
+
+    /// Whether this is the thread of its warpgroup that does what needs doing once.
+    pub(super) fn first_of_group(&mut self) -> Val<'c> {
+        let mask = self.b.i64(i64::from(GROUP) - 1);
+        let in_group = self.b.andi(self.thread, mask);
+        let zero = self.b.i64(0);
+        self.b.cmpi(IntCompare::Eq, in_group, zero)
+    }
+
+    /// Where a box starts in its tensor, innermost axis first.
+    fn box_at(&mut self, dst: &View, own: Val<'c>, row: u64, column: u64) -> Emit<Vec<Val<'c>>> {
+        let mut at = Vec::new();
+        let mut spans = 0;
+        for slot in dst.slots.iter().rev() {
+            let v = match slot {
+                Slot::At(v) | Slot::Span { start: v, .. } => self.value(*v)?,
+                Slot::Gather { .. } => return Err(self.fault("a gathered copy planned as a box")),
+            };
+            let mut v = self.b.resize(v, Elem::I32, true);
+            if matches!(slot, Slot::Span { .. }) {
+                if spans == 0 {
+                    v = self.b.add_const(v, column as i64);
+                } else {
+                    v = self.b.addi(v, own);
+                    v = self.b.add_const(v, row as i64);
+                }
+                spans += 1;
+            }
+            at.push(v);
+        }
+        Ok(at)
+    }
+
+    fn lane_and_warp(&mut self) -> (Val<'c>, Val<'c>) {
+        let thread = self.b.resize(self.thread, Elem::I32, false);
+        let mask = self.b.i32(31);
+        let lane = self.b.andi(thread, mask);
+        let warp = self.b.shr(thread, 5);
+        let three = self.b.i32(3);
+        let warp = self.b.andi(warp, three);
+        (lane, warp)
+    }
+
+    /// The address of the 16 bytes with this number in a row, as the 128-byte swizzle places them.
+    fn swizzled(&mut self, to: Val<'c>, row: Val<'c>, number: Val<'c>) -> Val<'c> {
+        let seven = self.b.i32(7);
+        let turn = self.b.andi(row, seven);
+        let number = self.b.xori(number, turn);
+        let at = self.b.shl(number, 4);
+        let line = self.b.shl(row, 7);
+        let at = self.b.addi(at, line);
+        self.b.addi(at, to)
+    }
+
+    /// 64 columns of 16 bits: four 8x8 matrices in one instruction.
+    fn write_halves(&mut self, cells: &[Val<'c>], to: Val<'c>) {
+        let (lane, warp) = self.lane_and_warp();
+        let fifteen = self.b.i32(15);
+        let row = self.b.andi(lane, fifteen);
+        let base = self.b.shl(warp, 4);
+        let row = self.b.addi(row, base);
+        let half = self.b.shr(lane, 4);
+        for (i, four) in cells.chunks(4).enumerate() {
+            let words: Vec<_> = (four.iter())
+                .map(|&pair| self.b.load(pair, (Elem::I32, 1), 4, None))
+                .collect();
+            let number = self.b.add_const(half, 2 * i as i64);
+            let at = self.swizzled(to, row, number);
+            self.b.store_matrices(at, &words);
+        }
+    }
+
+    /// 32 columns of 32 bits: two neighbours at a time.
+    fn write_words(&mut self, cells: &[Val<'c>], to: Val<'c>) {
+        let (lane, warp) = self.lane_and_warp();
+        let base = self.b.shl(warp, 4);
+        let row = self.b.shr(lane, 2);
+        let row = self.b.addi(row, base);
+        let three = self.b.i32(3);
+        let pair = self.b.andi(lane, three);
+        let half = self.b.shr(pair, 1);
+        let one = self.b.i32(1);
+        let within = self.b.andi(pair, one);
+        let within = self.b.shl(within, 3);
+        for (i, pair) in cells.chunks(2).enumerate() {
+            let row = self.b.add_const(row, 8 * (i as i64 % 2));
+            let number = self.b.add_const(half, 2 * (i as i64 / 2));
+            let at = self.swizzled(to, row, number);
+            let at = self.b.addi(at, within);
+            let zero = self.b.zero(Elem::F32, 2);
+            let low = self.b.load(pair[0], (Elem::F32, 1), 4, None);
+            let high = self.b.load(pair[1], (Elem::F32, 1), 4, None);
+            let v = self.b.insert(low, zero, 0);
+            let v = self.b.insert(high, v, 1);
+            let p = self.b.shared_pointer(at);
+            self.b.store(v, p, 8, None);
+        }
+    }
+}

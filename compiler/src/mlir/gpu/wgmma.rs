@@ -1,0 +1,203 @@
+//! `dot` on tensor cores: both operands from slots of channels, sums in registers.
+//!
+//! A warpgroup multiplies 64 rows by up to 256 columns in one instruction, over 32 bytes of k; instructions follow in rising k.
+
+use super::hopper::Wgmma;
+use super::{Emit, Emitter};
+use crate::mlir::build::{Elem, Val};
+use crate::schedule::SlotPlace;
+use crate::tile::ir::*;
+use tessera_artifact::DType;
+
+/// Columns of one instruction.
+const MOST_COLUMNS: u64 = 256;
+
+/// An operand: rows of the product (its columns for `b`) by k, in blocks of columns as it lies in a slot.
+struct Side<'c> {
+    /// Where the part starts that the product reads, i32.
+    start: Val<'c>,
+    place: SlotPlace,
+    /// k runs along a row; otherwise rows follow k.
+    k_along_row: bool,
+    /// Rows of the product, or its columns.
+    outer: u64,
+    k: u64,
+    element_bytes: u64,
+}
+
+impl<'c> Emitter<'_, 'c> {
+    /// Issues the products of one `dot`; gives its accumulator.
+    pub(super) fn tensor_core_dot(
+        &mut self,
+        block: BlockId,
+        op: OpId,
+        acc: &TileView,
+        a: &Operand,
+        b: &Operand,
+        accumulate: bool,
+    ) -> Emit {
+        let dtype = self.kernel.tile(a.view.tile).dtype;
+        let left = self.operand_in_slot(a, a.transposed)?;
+        let right = self.operand_in_slot(b, !b.transposed)?;
+        if self.kernel.tile(b.view.tile).dtype != dtype || left.k != right.k {
+            return Err(self.fault("a product of unlike operands"));
+        }
+        let (operand, k_bytes) = match dtype {
+            DType::BF16 => ("bf16", 32),
+            DType::F16 => ("f16", 32),
+            DType::E4M3 => ("e4m3", 32),
+            DType::E5M2 => ("e5m2", 32),
+            _ => return Err(self.fault("a product that tensor cores don't do")),
+        };
+        let k_step = k_bytes / left.element_bytes;
+        let wide = left.element_bytes == 2;
+        if (!left.k_along_row || !right.k_along_row) && !wide {
+            return Err(
+                self.unsupported("a `dot` of 8-bit operands whose k does not lie along rows")
+            );
+        }
+        if !left.k_along_row {
+            return Err(
+                self.unsupported("a `dot` whose left operand is transposed, on tensor cores")
+            );
+        }
+        let groups = u64::from(self.threads / 128);
+        let rows = left.outer / groups;
+        let columns = right.outer;
+        let cells = self.cells(acc.tile)?;
+        let zero = self.network()?.zero;
+        // The warpgroup's own rows.
+        let own = self
+            .b
+            .mul_const(self.group, (rows * left.place.row_bytes) as i64);
+        let own = self.b.addi(left.start, own);
+
+        self.settle()?;
+        self.b.wgmma_fence();
+        for row in (0..rows).step_by(64) {
+            let mut column = 0;
+            while column < columns {
+                let wide = (columns - column).min(MOST_COLUMNS);
+                let first = ((row / 64) * (columns / 2) + column / 2) as usize;
+                let part = first..first + (wide / 2) as usize;
+                // New sums too start from the registers' old values, so that they stay in the same registers.
+                let mut sums: Vec<Val<'c>> = (part.clone())
+                    .map(|i| self.b.load(cells[i], (Elem::F32, 1), 4, None))
+                    .collect();
+                for k in (0..left.k).step_by(k_step as usize) {
+                    let from_a = self.descriptor(&left, own, row, k);
+                    let from_b = self.descriptor(&right, right.start, column, k);
+                    let product = Wgmma {
+                        operand,
+                        k: k_step as u32,
+                        starts: (!accumulate && k == 0).then_some(zero),
+                        b_by_rows: (left.element_bytes == 2).then_some(!right.k_along_row),
+                    };
+                    sums = self.b.wgmma(product, &sums, from_a, from_b);
+                }
+                for (i, sum) in part.zip(sums) {
+                    self.b.store(sum, cells[i], 4, None);
+                }
+                column += wide;
+            }
+        }
+        self.after_products(block, op, acc.tile)
+    }
+
+    fn operand_in_slot(&mut self, operand: &Operand, k_first: bool) -> Emit<Side<'c>> {
+        let tile = operand.view.tile;
+        let (address, place) = self.slot_of(tile)?;
+        let dtype = self.kernel.tile(tile).dtype;
+        let element_bytes = dtype.bits() as u64 / 8;
+        let &[
+            Slot::Span {
+                start: row,
+                len: rows,
+            },
+            Slot::Span {
+                start: column,
+                len: columns,
+            },
+        ] = operand.view.slots.as_slice()
+        else {
+            return Err(self.unsupported("a `dot` of a part of lower rank, on tensor cores"));
+        };
+        let (Some(row), Some(column)) = (
+            self.kernel.const_index(row),
+            self.kernel.const_index(column),
+        ) else {
+            return Err(self.unsupported("a `dot` of a part that moves, on tensor cores"));
+        };
+        // Rows in eights and columns in whole blocks keep the swizzle where it is.
+        let block_columns = place.row_bytes / element_bytes;
+        if row % 8 != 0 || !(column as u64).is_multiple_of(block_columns) {
+            return Err(self
+                .unsupported("a `dot` of a part that cuts through the swizzle, on tensor cores"));
+        }
+        let offset = column as u64 / block_columns * place.rows * place.row_bytes
+            + row as u64 * place.row_bytes;
+        let start = self.b.add_const(address, offset as i64);
+        let (outer, k) = if k_first {
+            (columns, rows)
+        } else {
+            (rows, columns)
+        };
+        Ok(Side {
+            start,
+            place,
+            k_along_row: !k_first,
+            outer,
+            k,
+            element_bytes,
+        })
+    }
+
+    /// The matrix descriptor of the part that starts at `outer` and `k`. Source: PTX ISA, "Matrix Descriptor Format" of wgmma.
+    fn descriptor(&mut self, side: &Side<'c>, start: Val<'c>, outer: u64, k: u64) -> Val<'c> {
+        let SlotPlace {
+            rows, row_bytes, ..
+        } = side.place;
+        let block_columns = row_bytes / side.element_bytes;
+        let block = rows * row_bytes;
+        let (offset, leading) = match side.k_along_row {
+            true => (
+                k / block_columns * block
+                    + k % block_columns * side.element_bytes
+                    + outer * row_bytes,
+                1,
+            ),
+            // Blocks of columns are `block` apart; eight rows of k are one period of the swizzle.
+            false => (outer / block_columns * block + k * row_bytes, block / 16),
+        };
+        let swizzle: u64 = match row_bytes {
+            128 => 1,
+            64 => 2,
+            _ => 3,
+        };
+        let fields = swizzle << 62 | (8 * row_bytes / 16) << 32 | leading << 16;
+        let at = self.b.add_const(start, offset as i64);
+        let mask = self.b.i32(0x3_ffff);
+        let at = self.b.andi(at, mask);
+        let four = self.b.i32(4);
+        let at = self.b.binary("arith.shrui", at, four);
+        let at = self.b.resize(at, Elem::I64, false);
+        let fields = self.b.i64(fields as i64);
+        self.b.ori(at, fields)
+    }
+
+    /// Waits for all products of this warpgroup and takes the sums of `accs` from then on.
+    pub(super) fn await_products(&mut self, accs: &[TileId]) -> Emit {
+        for &acc in accs {
+            let cells = self.cells(acc)?;
+            let sums: Vec<_> = cells
+                .iter()
+                .map(|&c| self.b.load(c, (Elem::F32, 1), 4, None))
+                .collect();
+            let sums = self.b.wgmma_wait_all(&sums);
+            for (cell, sum) in cells.iter().zip(sums) {
+                self.b.store(sum, *cell, 4, None);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,91 @@
+//! How a kernel runs on a GPU with tensor cores: decided here as a [`Plan`] that prints, emitted by `mlir::gpu` as it says.
+//!
+//! A plain program with products is split into a network of roles over channels ([`split`]); a network that an author wrote is taken as
+//! it is. The plan then gives every role its warps, every channel its ring of slots in shared memory, every tile of a computing role its
+//! layout in registers or its bytes in shared memory, and every copy that crosses a tensor map.
+//!
+//! Needs: a kernel after `tile::pass::pipeline_network`. Keeps: the program; what cannot be planned runs as the plain kernel instead.
+
+mod fragments;
+pub mod layout;
+mod plan;
+mod split;
+
+pub use fragments::{Touch, accesses, touch};
+pub use plan::{
+    MapPlan, Plan, Ring, RolePlan, STAGE_BYTES, STAGED_ROW_BYTES, STAGED_ROWS, SlotPlace, Staged,
+    plan,
+};
+pub use split::split;
+
+use crate::target::nvptx::GpuFacts;
+use crate::tile::ir::{Kernel, OpKind};
+use crate::tile::pass::{self, PassError};
+use std::fmt;
+use tessera_artifact::DType;
+
+/// A kernel as a network, and how it runs.
+#[derive(Clone, Debug)]
+pub struct Network {
+    pub kernel: Kernel,
+    pub plan: Plan,
+}
+
+/// Why a kernel runs without tensor cores.
+#[derive(Clone, Debug)]
+pub enum Plain {
+    /// Nothing in it is for them.
+    NoProducts,
+    /// It has products or roles, and this stands in the way.
+    Because(String),
+}
+
+impl fmt::Display for Plain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Plain::NoProducts => {
+                f.write_str("no product reads tiles of 16 or 8 bits that copies bring from tensors")
+            }
+            Plain::Because(why) => f.write_str(why),
+        }
+    }
+}
+
+/// The network of a kernel, or why it has none.
+///
+/// # Errors
+/// A fault of a pass.
+pub fn network(kernel: &Kernel, gpu: &GpuFacts) -> Result<Result<Network, Plain>, PassError> {
+    let mut kernel = kernel.clone();
+    let has = |kernel: &Kernel, wanted: fn(&OpKind) -> bool| {
+        kernel
+            .live_ops()
+            .iter()
+            .any(|&op| wanted(&kernel.op(op).kind))
+    };
+    if !has(&kernel, |k| matches!(k, OpKind::Dot { .. })) {
+        return Ok(Err(Plain::NoProducts));
+    }
+    pass::pipeline_network(&mut kernel)?;
+    if !has(&kernel, |k| matches!(k, OpKind::Role { .. })) {
+        kernel = match split(&kernel) {
+            Some(network) => network,
+            None => return Ok(Err(Plain::NoProducts)),
+        };
+        crate::tile::verify::after("split", &kernel).map_err(|b| PassError::Broken(Box::new(b)))?;
+    }
+    Ok(match plan(&kernel, gpu) {
+        Ok(plan) => Ok(Network { kernel, plan }),
+        Err(why) => Err(Plain::Because(why)),
+    })
+}
+
+/// Bits of an operand of a tensor core with f32 sums; `None`: no such operand. (tf32 tiles are stored as f32 and rounded when multiplied,
+/// which tensor cores don't do.)
+pub fn tensor_core_bits(dtype: DType) -> Option<u32> {
+    match dtype {
+        DType::BF16 | DType::F16 => Some(16),
+        DType::E4M3 | DType::E5M2 => Some(8),
+        _ => None,
+    }
+}

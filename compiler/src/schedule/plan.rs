@@ -1,0 +1,667 @@
+//! The plan of a network: warps and registers of roles, rings of channels, places of tiles, tensor maps.
+
+use super::fragments;
+use super::layout::{LANES, Layout, WARPS_PER_GROUP};
+use crate::target::nvptx::GpuFacts;
+use crate::tile::ir::*;
+use std::collections::BTreeMap;
+use std::fmt;
+use tessera_artifact::DType;
+
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub roles: Vec<RolePlan>,
+    pub rings: Vec<Ring>,
+    /// By channel.
+    pub slots: Vec<SlotPlace>,
+    /// Tiles in registers.
+    pub fragments: BTreeMap<TileId, Layout>,
+    /// By `put`: its tensor map.
+    pub maps: Vec<MapPlan>,
+    pub map_of: BTreeMap<OpId, usize>,
+    /// Copies from registers to a tensor that go through shared memory, and where each role's part of it starts.
+    pub staged: BTreeMap<OpId, Staged>,
+    /// Bytes of shared memory that rings and barriers take, from 0.
+    pub shared_bytes: u64,
+    pub threads: u32,
+    /// Names for printing.
+    tile_names: BTreeMap<TileId, String>,
+    channel_names: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RolePlan {
+    pub name: String,
+    pub op: OpId,
+    pub first_warp: u32,
+    pub warps: u32,
+    /// Registers of a thread from `setmaxnreg`; `None`: as at entry.
+    pub registers: Option<u32>,
+    /// One thread does all there is to do: it only starts bulk copies.
+    pub single: bool,
+}
+
+/// Slots that channels put and get together share a pair of barriers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ring {
+    pub channels: Vec<ChannelId>,
+    pub slots: u32,
+    pub slot_bytes: u64,
+    pub offset: u64,
+    /// `slots` barriers that say full, then as many that say empty.
+    pub barriers: u64,
+    /// Bytes that arrive in a slot.
+    pub bytes: u64,
+    /// Warpgroups that give a slot back.
+    pub readers: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlotPlace {
+    pub ring: usize,
+    /// In the slot.
+    pub offset: u64,
+    pub rows: u64,
+    /// Bytes of a row within one block of columns; also the swizzle.
+    pub row_bytes: u64,
+    /// Blocks of columns, one after the other.
+    pub blocks: u64,
+}
+
+/// A store of a box of 64 rows and 128 bytes by each warpgroup at a time, in turns from two places.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Staged {
+    pub map: usize,
+    /// Of the role's first warpgroup; the others follow.
+    pub offset: u64,
+}
+
+/// Bytes that a warpgroup stages stores in.
+pub const STAGE_BYTES: u64 = 2 * STAGED_ROWS * STAGED_ROW_BYTES;
+pub const STAGED_ROWS: u64 = 64;
+pub const STAGED_ROW_BYTES: u64 = 128;
+
+/// A box of a tensor that one instruction brings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MapPlan {
+    pub param: ParamId,
+    pub extents: Vec<u32>,
+    pub swizzle: u32,
+}
+
+const SLOT_ALIGN: u64 = 1024;
+const MOST_SLOTS: u32 = 8;
+const BOX_ROWS: u64 = 256;
+/// Left to the compiler of PTX for addresses and loop variables, beside fragments.
+const SPARE_REGISTERS: u64 = 36;
+
+/// Plans a network; the reason if it cannot run on tensor cores.
+///
+/// # Errors
+/// What stands in the way, in the user's terms.
+pub fn plan(kernel: &Kernel, gpu: &GpuFacts) -> Result<Plan, String> {
+    let top = &kernel.block(kernel.body).ops;
+    let roles: Vec<(OpId, String, BlockId)> = (top.iter())
+        .filter_map(|&op| match &kernel.op(op).kind {
+            OpKind::Role {
+                name,
+                copies: 1,
+                body,
+            } => Some((op, name.clone(), *body)),
+            _ => None,
+        })
+        .collect();
+    let all = top
+        .iter()
+        .filter(|&&op| matches!(kernel.op(op).kind, OpKind::Role { .. }))
+        .count();
+    if roles.len() != all || all < 2 {
+        return Err("roles in copies are not planned yet".to_owned());
+    }
+    for op in kernel.live_ops() {
+        match kernel.op(op).kind {
+            OpKind::Assert { .. } | OpKind::Print { .. } => {
+                return Err("a check or a `print` stands in it".to_owned());
+            }
+            OpKind::Copy {
+                oob: Oob::Error, ..
+            } => return Err("a copy with `@oob(error)` stands in it".to_owned()),
+            OpKind::Signal { .. } | OpKind::Wait { .. } => {
+                return Err("flags stand in it".to_owned());
+            }
+            OpKind::TopK { .. } | OpKind::Scan { .. } | OpKind::Reduce { .. } => {
+                return Err("folds between products are not planned yet".to_owned());
+            }
+            _ => {}
+        }
+    }
+    let mut plan = Plan {
+        roles: vec![],
+        rings: vec![],
+        slots: vec![],
+        fragments: BTreeMap::new(),
+        maps: vec![],
+        map_of: BTreeMap::new(),
+        staged: BTreeMap::new(),
+        shared_bytes: 0,
+        threads: 0,
+        tile_names: (0..kernel.tiles.len())
+            .map(|i| (TileId(i as u32), kernel.tiles[i].name.clone()))
+            .collect(),
+        channel_names: kernel.channels.iter().map(|c| c.name.clone()).collect(),
+    };
+    let mut warp = 0;
+    let mut most_needed = 0;
+    let mut puts = vec![vec![]; kernel.channels.len()];
+    let mut readers = vec![0; kernel.channels.len()];
+    for (op, name, body) in roles {
+        let single = only_starts_copies(kernel, body);
+        let (warps, fragments, needed) = match single {
+            true => (WARPS_PER_GROUP, BTreeMap::new(), 0),
+            false => computing(kernel, body)?,
+        };
+        most_needed = most_needed.max(needed);
+        plan.fragments.extend(fragments);
+        kernel.walk(body, &mut |block, op| match &kernel.op(op).kind {
+            OpKind::Put { channel, .. } => puts[channel.index()].push((block, op)),
+            OpKind::Get { channel, .. } => {
+                readers[channel.index()] += (warps / WARPS_PER_GROUP) as u32
+            }
+            _ => {}
+        });
+        plan.roles.push(RolePlan {
+            name,
+            op,
+            first_warp: warp as u32,
+            warps: warps as u32,
+            registers: None,
+            single,
+        });
+        warp += warps;
+    }
+    plan.threads = (warp * LANES) as u32;
+    if plan.threads > gpu.max_threads_per_block {
+        return Err(format!("{} threads", plan.threads));
+    }
+    plan.share_registers(most_needed, gpu);
+    plan.place_slots(kernel, &puts)?;
+    let stage_bytes = plan.stage_stores(kernel);
+    plan.make_rings(kernel, &puts, &readers, stage_bytes, gpu)?;
+    Ok(plan)
+}
+
+/// Whether a role does nothing but start copies from tensors.
+fn only_starts_copies(kernel: &Kernel, body: BlockId) -> bool {
+    let mut only = true;
+    kernel.walk(body, &mut |_, op| {
+        let kind = &kernel.op(op).kind;
+        only &= match kind {
+            OpKind::Put { src, .. } => matches!(src.base, Base::Param(_)),
+            OpKind::For { .. } | OpKind::If { .. } | OpKind::ForItems { .. } => true,
+            OpKind::LoadGlobal { .. } => true,
+            kind => kind.is_pure(),
+        };
+    });
+    only
+}
+
+/// Warps and fragments of a role that computes, and the registers that a thread of it needs.
+fn computing(
+    kernel: &Kernel,
+    body: BlockId,
+) -> Result<(u64, BTreeMap<TileId, Layout>, u64), String> {
+    if let Some(tile) = slot_read_by_elements(kernel, body) {
+        return Err(format!(
+            "`{}` lies as tensor cores read it, and something else reads it",
+            kernel.tile(tile).name
+        ));
+    }
+    for groups in [2, 1] {
+        let Some(fragments) = fragments::infer(kernel, body, groups) else {
+            continue;
+        };
+        let registers = most_registers(kernel, body, &fragments);
+        let most = if groups == 2 { 232 } else { 255 };
+        if registers + SPARE_REGISTERS > most {
+            return Err(format!("its tiles take {registers} registers of a thread"));
+        }
+        return Ok((
+            groups * WARPS_PER_GROUP,
+            fragments,
+            registers + SPARE_REGISTERS,
+        ));
+    }
+    Err(
+        "its products' shapes are not those of a tensor core (rows in 64s, columns in eights)"
+            .to_owned(),
+    )
+}
+
+/// A tile of a channel that anything but a product reads.
+fn slot_read_by_elements(kernel: &Kernel, body: BlockId) -> Option<TileId> {
+    let mut found = None;
+    kernel.walk(body, &mut |_, op| {
+        let kind = &kernel.op(op).kind;
+        if !matches!(
+            kind,
+            OpKind::Dot { .. } | OpKind::Get { .. } | OpKind::Release { .. }
+        ) {
+            kind.for_each_tile(&mut |t, _| {
+                if kernel.tile(t).space == Space::Slot {
+                    found = Some(t);
+                }
+            });
+        }
+    });
+    found
+}
+
+/// Registers of a thread that tiles take at the op where they take most. A tile lives from its first op to its last; the last op of
+/// one and the first of another may be the same, since maps go element by element.
+fn most_registers(kernel: &Kernel, body: BlockId, fragments: &BTreeMap<TileId, Layout>) -> u64 {
+    let mut lives: BTreeMap<TileId, (usize, usize)> = BTreeMap::new();
+    let mut loops: Vec<(usize, usize)> = vec![];
+    let mut next = 0;
+    walk_lives(kernel, body, &mut next, &mut lives, &mut loops);
+    for life in lives.values_mut() {
+        for &(from, to) in &loops {
+            // Carried by the loop.
+            if life.0 < from && life.1 >= from && life.1 < to {
+                life.1 = to;
+            }
+        }
+    }
+    let registers = |t: &TileId| {
+        let words = (kernel.tile(*t).dtype.bits() as u64).div_ceil(32);
+        fragments.get(t).map_or(0, |l| l.registers() * words)
+    };
+    let at = |op: usize| {
+        lives
+            .iter()
+            .filter(|(_, l)| l.0 <= op && op < l.1.max(l.0 + 1))
+            .map(|(t, _)| registers(t))
+            .sum()
+    };
+    (0..next).map(at).max().unwrap_or(0)
+}
+
+fn walk_lives(
+    kernel: &Kernel,
+    block: BlockId,
+    next: &mut usize,
+    lives: &mut BTreeMap<TileId, (usize, usize)>,
+    loops: &mut Vec<(usize, usize)>,
+) {
+    for &op in &kernel.block(block).ops {
+        let here = *next;
+        *next += 1;
+        let kind = &kernel.op(op).kind;
+        let is_map = matches!(kind, OpKind::Map { .. });
+        kind.for_each_tile(&mut |t, _| {
+            lives.entry(t).or_insert((here, here)).1 = here;
+        });
+        for inner in kind.blocks() {
+            match is_map {
+                true => kernel.walk(inner, &mut |_, op| {
+                    kernel.op(op).kind.for_each_tile(&mut |t, _| {
+                        lives.entry(t).or_insert((here, here)).1 = here;
+                    });
+                }),
+                false => walk_lives(kernel, inner, next, lives, loops),
+            }
+        }
+        if matches!(kind, OpKind::For { .. } | OpKind::ForItems { .. }) {
+            loops.push((here, *next));
+        }
+    }
+}
+
+impl Plan {
+    /// Moves registers from roles that only start copies to those that compute. A block gets `threads * registers at entry` of them,
+    /// and the sum after all moves may not exceed that: it hangs otherwise.
+    fn share_registers(&mut self, needed: u64, gpu: &GpuFacts) {
+        let computing: u32 = self
+            .roles
+            .iter()
+            .filter(|r| !r.single)
+            .map(|r| r.warps)
+            .sum();
+        let starting: u32 = self
+            .roles
+            .iter()
+            .filter(|r| r.single)
+            .map(|r| r.warps)
+            .sum();
+        let lanes = gpu.threads_per_warp;
+        let entry =
+            (gpu.registers_per_sm / self.threads / 8 * 8).min(gpu.max_registers_per_thread / 8 * 8);
+        if starting == 0 || needed <= u64::from(entry) {
+            return;
+        }
+        let few = 40;
+        let left = entry * self.threads - few * starting * lanes;
+        let many = (left / (computing * lanes) / 8 * 8).min(240);
+        for role in &mut self.roles {
+            role.registers = Some(if role.single { few } else { many });
+        }
+    }
+
+    fn place_slots(
+        &mut self,
+        kernel: &Kernel,
+        puts: &[Vec<(BlockId, OpId)>],
+    ) -> Result<(), String> {
+        for (channel, puts) in kernel.channels.iter().zip(puts) {
+            let name = &channel.name;
+            let &[rows, columns] = channel.shape.as_slice() else {
+                return Err(format!("channel `{name}` does not hold matrices"));
+            };
+            let bytes = columns * channel.dtype.bits() as u64 / 8;
+            let row_bytes = match bytes {
+                32 | 64 => bytes,
+                b if b.is_multiple_of(128) => 128,
+                b => {
+                    return Err(format!(
+                        "a row of `{name}` has {b} bytes, and not 32, 64 or a multiple of 128"
+                    ));
+                }
+            };
+            if !rows.is_multiple_of(8) || rows > BOX_ROWS || channel.dtype.bits() < 8 {
+                return Err(format!("`{name}` has {rows} rows of {}", channel.dtype));
+            }
+            self.slots.push(SlotPlace {
+                ring: 0,
+                offset: 0,
+                rows,
+                row_bytes,
+                blocks: bytes / row_bytes,
+            });
+            for &(_, op) in puts {
+                let OpKind::Put { src, .. } = &kernel.op(op).kind else {
+                    continue;
+                };
+                let Base::Param(param) = src.base else {
+                    return Err(format!("`{name}` is put from a tile"));
+                };
+                let map = map_of(src, param, row_bytes, channel.dtype).ok_or_else(|| {
+                    format!("the rows of `{name}` do not lie along two axes of a tensor, the last one of them its own last")
+                })?;
+                let at = self.map_number(map);
+                self.map_of.insert(op, at);
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies from accumulators' layouts to tensors go by boxes where a box can be named. Gives the bytes that all roles stage in.
+    fn stage_stores(&mut self, kernel: &Kernel) -> u64 {
+        let mut bytes = 0;
+        for role in 0..self.roles.len() {
+            let OpKind::Role { body, .. } = kernel.op(self.roles[role].op).kind else {
+                continue;
+            };
+            let mut found = Vec::new();
+            kernel.walk(body, &mut |_, op| {
+                if let OpKind::Copy { dst, src, .. } = &kernel.op(op).kind
+                    && let (Base::Param(param), Base::Tile(tile)) = (dst.base, src.base)
+                    && let Some(map) = self.store_map(kernel, dst, param, tile)
+                {
+                    found.push((op, map));
+                }
+            });
+            for (op, map) in &found {
+                let at = self.map_number(map.clone());
+                let staged = Staged {
+                    map: at,
+                    offset: bytes,
+                };
+                self.staged.insert(*op, staged);
+            }
+            if !found.is_empty() {
+                bytes += STAGE_BYTES * u64::from(self.roles[role].warps) / WARPS_PER_GROUP;
+            }
+        }
+        bytes
+    }
+
+    fn store_map(
+        &self,
+        kernel: &Kernel,
+        dst: &View,
+        param: ParamId,
+        tile: TileId,
+    ) -> Option<MapPlan> {
+        let dtype = kernel.tile(tile).dtype;
+        let layout = self.fragments.get(&tile)?;
+        let wide = matches!(dtype.bits(), 16 | 32) && kernel.tensor(param)?.dtype == dtype;
+        let &[_, columns] = kernel.tile(tile).shape.as_slice() else {
+            return None;
+        };
+        let box_columns = STAGED_ROW_BYTES * 8 / dtype.bits() as u64;
+        let accumulator = layout.warps.iter().all(|d| d.axis == Some(0));
+        if !wide || !accumulator || !columns.is_multiple_of(box_columns) {
+            return None;
+        }
+        let mut map = map_of(dst, param, STAGED_ROW_BYTES, dtype)?;
+        let spans = dst
+            .slots
+            .iter()
+            .filter(|s| matches!(s, Slot::Span { .. }))
+            .count();
+        let rows = dst
+            .slots
+            .iter()
+            .position(|s| matches!(s, Slot::Span { .. }))?;
+        map.extents[rows] = STAGED_ROWS as u32;
+        (spans == 2).then_some(map)
+    }
+
+    fn map_number(&mut self, map: MapPlan) -> usize {
+        let known = self.maps.iter().position(|m| *m == map);
+        known.unwrap_or_else(|| {
+            self.maps.push(map);
+            self.maps.len() - 1
+        })
+    }
+
+    /// Channels that are put one right after the other in one block, and got so, share a ring.
+    fn make_rings(
+        &mut self,
+        kernel: &Kernel,
+        puts: &[Vec<(BlockId, OpId)>],
+        readers: &[u32],
+        stage_bytes: u64,
+        gpu: &GpuFacts,
+    ) -> Result<(), String> {
+        let together = |a: usize, b: usize| {
+            let (&[(block_a, _)], &[(block_b, _)]) = (puts[a].as_slice(), puts[b].as_slice())
+            else {
+                return false;
+            };
+            block_a == block_b
+                && readers[a] == readers[b]
+                && kernel.channels[a].slots == kernel.channels[b].slots
+                && got_together(kernel, a, b)
+        };
+        for channel in 0..kernel.channels.len() {
+            let found = self
+                .rings
+                .iter()
+                .position(|r| together(r.channels[0].index(), channel));
+            let ring = found.unwrap_or_else(|| {
+                self.rings.push(Ring {
+                    channels: vec![],
+                    slots: 0,
+                    slot_bytes: 0,
+                    offset: 0,
+                    barriers: 0,
+                    bytes: 0,
+                    readers: readers[channel],
+                });
+                self.rings.len() - 1
+            });
+            let place = &mut self.slots[channel];
+            place.ring = ring;
+            let ring = &mut self.rings[ring];
+            place.offset = ring.slot_bytes;
+            let bytes = place.rows * place.row_bytes * place.blocks;
+            ring.bytes += bytes;
+            ring.slot_bytes += bytes.next_multiple_of(SLOT_ALIGN);
+            ring.channels.push(ChannelId(channel as u32));
+        }
+        // Whole slots first to those that have few.
+        let limit = gpu.max_shared_bytes_per_block as u64
+            - shared_tiles(kernel, &self.fragments)
+            - stage_bytes
+            - 1024;
+        let mut left = limit;
+        for ring in &mut self.rings {
+            let wished = kernel.channels[ring.channels[0].index()].slots.unwrap_or(1);
+            ring.slots = wished;
+            let bytes = ring.slot_bytes * wished as u64;
+            left = left.checked_sub(bytes).ok_or_else(|| {
+                format!("its channels take more than the {limit} bytes of shared memory")
+            })?;
+        }
+        loop {
+            let open = |r: &Ring| {
+                kernel.channels[r.channels[0].index()].slots.is_none()
+                    && r.slots < MOST_SLOTS
+                    && r.slot_bytes <= left
+            };
+            let next = (0..self.rings.len())
+                .filter(|&i| open(&self.rings[i]))
+                .min_by_key(|&i| self.rings[i].slots);
+            let Some(next) = next else { break };
+            left -= self.rings[next].slot_bytes;
+            self.rings[next].slots += 1;
+        }
+        let mut offset = stage_bytes;
+        for ring in &mut self.rings {
+            ring.offset = offset;
+            offset += ring.slot_bytes * ring.slots as u64;
+        }
+        for ring in &mut self.rings {
+            ring.barriers = offset;
+            offset += 16 * ring.slots as u64;
+        }
+        self.shared_bytes = offset.next_multiple_of(128);
+        Ok(())
+    }
+}
+
+/// What a role's tiles in shared memory take, without sharing bytes.
+fn shared_tiles(kernel: &Kernel, fragments: &BTreeMap<TileId, Layout>) -> u64 {
+    let mut used = vec![false; kernel.tiles.len()];
+    for op in kernel.live_ops() {
+        kernel
+            .op(op)
+            .kind
+            .for_each_tile(&mut |t, _| used[t.index()] = true);
+    }
+    let tiles = kernel.tiles.iter().enumerate().filter(|(i, t)| {
+        used[*i] && t.space != Space::Slot && !fragments.contains_key(&TileId(*i as u32))
+    });
+    tiles
+        .map(|(_, t)| {
+            (t.elements() * t.dtype.bits() as u64)
+                .div_ceil(8)
+                .next_multiple_of(128)
+        })
+        .sum()
+}
+
+/// Whether two channels are got in the same blocks, each once.
+fn got_together(kernel: &Kernel, a: usize, b: usize) -> bool {
+    let mut gets: [Vec<BlockId>; 2] = [vec![], vec![]];
+    kernel.walk(kernel.body, &mut |block, op| {
+        if let OpKind::Get { channel, .. } = kernel.op(op).kind {
+            for (list, wanted) in gets.iter_mut().zip([a, b]) {
+                if channel.index() == wanted {
+                    list.push(block);
+                }
+            }
+        }
+    });
+    gets[0] == gets[1]
+}
+
+fn map_of(view: &View, param: ParamId, row_bytes: u64, dtype: DType) -> Option<MapPlan> {
+    let rank = view.slots.len();
+    let mut extents = Vec::new();
+    for (axis, slot) in view.slots.iter().enumerate() {
+        extents.push(match slot {
+            Slot::At(_) => 1,
+            Slot::Span { len, .. } if axis + 1 == rank => {
+                let elements = row_bytes * 8 / dtype.bits() as u64;
+                if !len.is_multiple_of(elements) {
+                    return None;
+                }
+                elements as u32
+            }
+            Slot::Span { len, .. } => *len as u32,
+            Slot::Gather { .. } => return None,
+        });
+    }
+    let last = matches!(view.slots.last(), Some(Slot::Span { .. }));
+    (last && rank <= 5).then_some(MapPlan {
+        param,
+        extents,
+        swizzle: row_bytes as u32,
+    })
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for role in &self.roles {
+            write!(
+                f,
+                "role {}: warps {}..{}",
+                role.name,
+                role.first_warp,
+                role.first_warp + role.warps
+            )?;
+            if let Some(registers) = role.registers {
+                write!(f, ", {registers} registers")?;
+            }
+            writeln!(
+                f,
+                "{}",
+                if role.single {
+                    ", one thread starts copies"
+                } else {
+                    ""
+                }
+            )?;
+        }
+        for ring in &self.rings {
+            let names: Vec<_> = ring
+                .channels
+                .iter()
+                .map(|c| self.channel_names[c.index()].as_str())
+                .collect();
+            writeln!(
+                f,
+                "ring {}: {} slots of {} bytes at {}, {} readers",
+                names.join(" + "),
+                ring.slots,
+                ring.slot_bytes,
+                ring.offset,
+                ring.readers
+            )?;
+        }
+        for (tile, layout) in &self.fragments {
+            writeln!(
+                f,
+                "tile {}: {} registers, {layout}",
+                self.tile_names[tile],
+                layout.registers()
+            )?;
+        }
+        writeln!(
+            f,
+            "shared memory: {} bytes for rings and barriers",
+            self.shared_bytes
+        )
+    }
+}

@@ -1,0 +1,286 @@
+//! A plain program becomes a network of two roles: `load`, which brings operands of products into shared memory, and `compute`, which
+//! does the rest.
+//!
+//! Every tile that one copy fills from a tensor and that only products read crosses as a channel; both roles keep the loops and branches
+//! around it, so their puts and gets balance by construction. What the program computes stays the same: the interpreter runs the network
+//! to the same bits.
+//!
+//! Needs: a kernel without roles whose products a tensor core can do. `None`: nothing crosses, or the way to a copy depends on what the
+//! compute role computes.
+
+use crate::tile::ir::*;
+use crate::tile::visit::Access;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// A tile that crosses.
+struct Crossing {
+    copy: OpId,
+    tile: TileId,
+    channel: ChannelId,
+}
+
+pub fn split(kernel: &Kernel) -> Option<Kernel> {
+    let mut kernel = kernel.clone();
+    let crossings = crossings(&mut kernel)?;
+    let at: HashMap<OpId, &Crossing> = crossings.iter().map(|c| (c.copy, c)).collect();
+
+    // The loader: the way to the copies, and nothing else.
+    let mut loader = Loader {
+        at: &at,
+        values: HashMap::new(),
+    };
+    let body = kernel.body;
+    let load = loader.block(&mut kernel, body)?;
+
+    // The rest stays where it is, with gets in the place of the copies.
+    for crossing in &crossings {
+        kernel.ops[crossing.copy.index()].kind = OpKind::Get {
+            channel: crossing.channel,
+            tile: crossing.tile,
+        };
+        kernel.tiles[crossing.tile.index()].space = Space::Slot;
+    }
+    let compute = BlockId(kernel.blocks.len() as u32);
+    let ops = std::mem::take(&mut kernel.blocks[body.index()].ops);
+    kernel.blocks.push(Block { args: vec![], ops });
+    for (name, block) in [("load", load), ("compute", compute)] {
+        role(&mut kernel, name, block);
+    }
+    // Scalar ops of the loader that only the other role needs.
+    crate::tile::pass::simplify(&mut kernel);
+    Some(kernel)
+}
+
+fn role(kernel: &mut Kernel, name: &str, body: BlockId) {
+    let copy_id = ValueId(kernel.values.len() as u32);
+    kernel.values.push(Value {
+        ty: Type::Index,
+        def: Def::Arg(body, 0),
+        name: None,
+    });
+    kernel.blocks[body.index()].args = vec![copy_id];
+    let op = OpId(kernel.ops.len() as u32);
+    kernel.ops.push(Op {
+        kind: OpKind::Role {
+            name: name.to_owned(),
+            copies: 1,
+            body,
+        },
+        result: None,
+        span: kernel.span,
+    });
+    let top = kernel.body;
+    kernel.blocks[top.index()].ops.push(op);
+}
+
+/// The tiles that cross, each with a channel of its own.
+fn crossings(kernel: &mut Kernel) -> Option<Vec<Crossing>> {
+    #[derive(Default)]
+    struct Uses {
+        writes: Vec<OpId>,
+        others: bool,
+        dots: usize,
+    }
+    let mut uses: BTreeMap<TileId, Uses> = BTreeMap::new();
+    let mut blocks: HashMap<OpId, BlockId> = HashMap::new();
+    let mut order = Vec::new();
+    kernel.walk(kernel.body, &mut |block, op| {
+        blocks.insert(op, block);
+        order.push(op);
+        let kind = &kernel.op(op).kind;
+        let operands: Vec<TileId> = match kind {
+            OpKind::Dot { acc, a, b, .. } => [a, b]
+                .into_iter()
+                .filter(|o| tensor_core_type(kernel, o.view.tile, acc.tile))
+                .map(|o| o.view.tile)
+                .collect(),
+            _ => vec![],
+        };
+        kind.for_each_tile(&mut |tile, access| {
+            let entry = uses.entry(tile).or_default();
+            if operands.contains(&tile) {
+                entry.dots += 1;
+            } else if access == Access::Write && matches!(kind, OpKind::Copy { .. }) {
+                entry.writes.push(op);
+            } else {
+                entry.others = true;
+            }
+        });
+    });
+    let mut crossings = Vec::new();
+    for op in order {
+        let OpKind::Copy { dst, src, oob } = &kernel.op(op).kind else {
+            continue;
+        };
+        let (Base::Tile(tile), Base::Param(_)) = (dst.base, src.base) else {
+            continue;
+        };
+        let u = &uses[&tile];
+        let alone = u.writes == [op] && !u.others && u.dots > 0;
+        let gathered = src.slots.iter().any(|s| matches!(s, Slot::Gather { .. }));
+        let filled = whole(kernel, dst) && matches!(oob, Oob::Never | Oob::Zero);
+        if alone && filled && !gathered && read_in_its_block(kernel, blocks[&op], op, tile) {
+            crossings.push((op, tile));
+        }
+    }
+    if crossings.is_empty() {
+        return None;
+    }
+    let channel = |kernel: &mut Kernel, copy: OpId, tile: TileId| {
+        let t = kernel.tile(tile).clone();
+        kernel.channels.push(Channel {
+            name: t.name,
+            shape: t.shape,
+            dtype: t.dtype,
+            slots: None,
+            parts: 1,
+            ring: None,
+            span: kernel.op(copy).span,
+        });
+        ChannelId(kernel.channels.len() as u32 - 1)
+    };
+    Some(
+        (crossings.into_iter())
+            .map(|(copy, tile)| Crossing {
+                copy,
+                tile,
+                channel: channel(kernel, copy, tile),
+            })
+            .collect(),
+    )
+}
+
+/// Whether a product may run on tensor cores as far as its types go: its operands' and f32 sums.
+fn tensor_core_type(kernel: &Kernel, operand: TileId, acc: TileId) -> bool {
+    use tessera_artifact::DType;
+    let sums = kernel.tile(acc).dtype == DType::F32;
+    sums && super::tensor_core_bits(kernel.tile(operand).dtype).is_some()
+}
+
+fn whole(kernel: &Kernel, view: &View) -> bool {
+    let Base::Tile(tile) = view.base else {
+        return false;
+    };
+    view.shape() == kernel.tile(tile).shape
+        && view.slots.iter().all(|s| match s {
+            Slot::Span { start, .. } => kernel.const_index(*start) == Some(0),
+            _ => false,
+        })
+}
+
+/// Whether every use of `tile` stands after `copy` in its block, or in blocks below.
+fn read_in_its_block(kernel: &Kernel, block: BlockId, copy: OpId, tile: TileId) -> bool {
+    let (mut inside, mut all) = (0, 0);
+    let count = |op: OpId, n: &mut usize| {
+        kernel.op(op).kind.for_each_tile(&mut |t, _| {
+            *n += usize::from(t == tile);
+        });
+    };
+    let ops = &kernel.block(block).ops;
+    let from = ops.iter().position(|&op| op == copy).unwrap_or(0);
+    for &op in &ops[from..] {
+        count(op, &mut inside);
+        for inner in kernel.op(op).kind.blocks() {
+            kernel.walk(inner, &mut |_, op| count(op, &mut inside));
+        }
+    }
+    kernel.walk(kernel.body, &mut |_, op| count(op, &mut all));
+    inside == all
+}
+
+struct Loader<'a> {
+    at: &'a HashMap<OpId, &'a Crossing>,
+    values: HashMap<ValueId, ValueId>,
+}
+
+impl Loader<'_> {
+    /// The part of a block that the loader runs. `None` if it needs what only the other role has.
+    fn block(&mut self, kernel: &mut Kernel, block: BlockId) -> Option<BlockId> {
+        let copy = BlockId(kernel.blocks.len() as u32);
+        kernel.blocks.push(Block::default());
+        for (i, arg) in kernel.block(block).args.clone().into_iter().enumerate() {
+            let new = self.value(kernel, arg, Def::Arg(copy, i as u32));
+            kernel.blocks[copy.index()].args.push(new);
+        }
+        for op in kernel.block(block).ops.clone() {
+            if !self.wanted(kernel, op) {
+                continue;
+            }
+            let Op {
+                mut kind,
+                result,
+                span,
+            } = kernel.op(op).clone();
+            if let Some(crossing) = self.at.get(&op) {
+                let OpKind::Copy { src, oob, .. } = kind else {
+                    return None;
+                };
+                kind = OpKind::Put {
+                    channel: crossing.channel,
+                    src,
+                    oob,
+                };
+            }
+            let mut known = true;
+            kind.for_each_value_mut(&mut |v| match self.values.get(v) {
+                Some(new) => *v = *new,
+                None => known = false,
+            });
+            // A scalar that cannot be had here is not made here; whoever needs it fails.
+            if !known && result.is_some() {
+                continue;
+            }
+            if !known {
+                return None;
+            }
+            match &mut kind {
+                OpKind::For { body, .. } | OpKind::ForItems { body } => {
+                    *body = self.block(kernel, *body)?;
+                }
+                OpKind::If {
+                    then, otherwise, ..
+                } => {
+                    *then = self.block(kernel, *then)?;
+                    if let Some(otherwise) = otherwise {
+                        *otherwise = self.block(kernel, *otherwise)?;
+                    }
+                }
+                _ => {}
+            }
+            let new = OpId(kernel.ops.len() as u32);
+            let result = result.map(|v| self.value(kernel, v, Def::Op(new)));
+            kernel.ops.push(Op { kind, result, span });
+            kernel.blocks[copy.index()].ops.push(new);
+        }
+        Some(copy)
+    }
+
+    fn wanted(&self, kernel: &Kernel, op: OpId) -> bool {
+        let kind = &kernel.op(op).kind;
+        let inner: BTreeSet<OpId> = {
+            let mut inner = BTreeSet::new();
+            for block in kind.blocks() {
+                kernel.walk(block, &mut |_, op| {
+                    inner.insert(op);
+                });
+            }
+            inner
+        };
+        // Tensors that the launch writes are read by one role only.
+        let readable = |p: ParamId| {
+            (kernel.tensor(p)).is_some_and(|t| t.mode == tessera_artifact::ParamMode::In)
+        };
+        kind.is_pure()
+            || matches!(kind, OpKind::LoadGlobal { param, .. } if readable(*param))
+            || self.at.contains_key(&op)
+            || inner.iter().any(|op| self.at.contains_key(op))
+    }
+
+    fn value(&mut self, kernel: &mut Kernel, old: ValueId, def: Def) -> ValueId {
+        let new = ValueId(kernel.values.len() as u32);
+        let Value { ty, name, .. } = kernel.value(old).clone();
+        kernel.values.push(Value { ty, def, name });
+        self.values.insert(old, new);
+        new
+    }
+}
