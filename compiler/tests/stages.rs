@@ -35,6 +35,8 @@ fn stage_of(name: &str, text: &str) -> String {
     let stage = match first.strip_prefix("//@ stage: ") {
         Some("tile") => Dump::Tile,
         Some("tile-opt") => Dump::TileOptimised,
+        Some("network") => Dump::Network,
+        Some("plan") => Dump::Plan,
         Some("mlir") => Dump::Mlir,
         Some("ptx") => Dump::Ptx,
         _ => panic!("{name}: `{first}` names no stage"),

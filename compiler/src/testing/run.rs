@@ -20,9 +20,11 @@ use super::reference::{self, Known};
 use crate::diag::catalogue::testing as say;
 use crate::diag::{Diagnostic, Sink};
 use crate::driver::{self, Options};
+use crate::schedule;
 use crate::sema::{Const, Evaluator, Program};
 use crate::source::SourceMap;
 use crate::syntax::ast::{self, File};
+use crate::target::nvptx::SM_90A;
 use crate::tile::{interp, ir};
 
 /// The outcome of one test.
@@ -187,6 +189,8 @@ struct Prepared {
     /// As the interpreter runs it: the meaning, and the same after the rewrites for code.
     meaning: ir::Kernel,
     optimised: ir::Kernel,
+    /// As a network of roles for tensor cores, if there is one.
+    network: Option<ir::Kernel>,
     compiled: Vec<Compiled>,
 }
 
@@ -273,6 +277,13 @@ fn prepare(
         };
     let meaning = lowered(driver::expand)?;
     let optimised = lowered(driver::optimise_for_cpu)?;
+    let network = match schedule::network(&kernel, &SM_90A) {
+        Ok(network) => network.ok().map(|network| network.kernel),
+        Err(error) => {
+            sink.report(say::internal(kernel.span, &kernel.name, &error.to_string()));
+            return None;
+        }
+    };
     let mut compiled = vec![];
     if cpu {
         let variants: Vec<CpuVariant> = options
@@ -325,6 +336,7 @@ fn prepare(
         kernel,
         meaning,
         optimised,
+        network,
         compiled,
     })
 }
@@ -426,6 +438,19 @@ fn run_case(
         "the rewritten kernel",
         &optimised,
     )?;
+    if let Some(network) = &instance.network {
+        // Roles in an order of the seed's: no order may change a bit, and none may get stuck.
+        let network = interpret(network, &inputs, 0x5EED)
+            .map_err(|e| blame(e, "the network of roles", &case.label))?;
+        equal_bits(
+            plan,
+            case,
+            "the interpreter",
+            &meaning,
+            "the network of roles",
+            &network,
+        )?;
+    }
     let mut results = vec![];
     for Compiled { way, kernel, exact } in &instance.compiled {
         let outputs = launch(kernel, &inputs, 0).map_err(|e| stopped(way, &e.to_string()))?;

@@ -3,6 +3,7 @@
 use std::path::Path;
 use tessera_compiler::diag::Diagnostic;
 use tessera_compiler::mlir::{Lowering, MlirContext, gpu};
+use tessera_compiler::schedule::{Network, Plan};
 use tessera_compiler::target::llvm;
 use tessera_compiler::target::nvptx::SM_90A;
 use tessera_compiler::target::ptxas::{Ptxas, Usage};
@@ -18,8 +19,16 @@ pub struct Compiled {
 }
 
 pub fn compile(kernel: &Kernel) -> Result<Compiled, Box<Diagnostic>> {
+    compile_as_planned(kernel, None)
+}
+
+pub fn compile_network(network: &Network) -> Result<Compiled, Box<Diagnostic>> {
+    compile_as_planned(&network.kernel, Some(&network.plan))
+}
+
+fn compile_as_planned(kernel: &Kernel, plan: Option<&Plan>) -> Result<Compiled, Box<Diagnostic>> {
     let mlir = MlirContext::new();
-    let mut emitted = gpu::emit(mlir.melior(), kernel, None, &SM_90A)?;
+    let mut emitted = gpu::emit(mlir.melior(), kernel, plan, &SM_90A)?;
     mlir.lower(&mut emitted.module, Lowering::Nvptx)
         .unwrap_or_else(|e| panic!("{e}"));
     let ptx = llvm::ptx(&mlir, &emitted.module, &SM_90A).unwrap_or_else(|e| panic!("{e}"));

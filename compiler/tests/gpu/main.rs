@@ -8,3 +8,4 @@ mod launches;
 mod lowering;
 mod measuring;
 mod running;
+mod tensor_cores;

@@ -21,7 +21,6 @@ fn every_kernel_test_gives_the_interpreters_bits() {
     let options = Options {
         cpu: vec![],
         threads: 1,
-        tensor_cores: false,
         ..Options::default()
     };
     let only = std::env::var("ONLY").unwrap_or_default();
