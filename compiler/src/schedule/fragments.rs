@@ -54,7 +54,11 @@ pub fn accesses(kernel: &Kernel, extents: &[u64], body: BlockId) -> Vec<(TileId,
 
 /// The layouts of a role's tiles, whose warpgroups are `groups`. `None` if an accumulator cannot have one.
 pub fn infer(kernel: &Kernel, role: BlockId, groups: u64) -> Option<BTreeMap<TileId, Layout>> {
-    let mut memory = vec![false; kernel.tiles.len()];
+    let mut memory: Vec<bool> = kernel
+        .tiles
+        .iter()
+        .map(|t| t.space == Space::Slot)
+        .collect();
     let mut layouts: BTreeMap<TileId, Layout> = BTreeMap::new();
     let mut possible = true;
     kernel.walk(role, &mut |_, op| match &kernel.op(op).kind {

@@ -6,7 +6,7 @@ use crate::target::nvptx::GpuFacts;
 use crate::tile::ir::*;
 use std::collections::BTreeMap;
 use std::fmt;
-use tessera_artifact::DType;
+use tessera_artifact::{DType, HostExpr, HostOp};
 
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -47,20 +47,21 @@ pub struct Ring {
     pub channels: Vec<ChannelId>,
     pub slots: u32,
     pub slot_bytes: u64,
-    pub offset: u64,
     /// `slots` barriers that say full, then as many that say empty.
     pub barriers: u64,
     /// Bytes that arrive in a slot.
     pub bytes: u64,
-    /// Warpgroups that give a slot back.
+    /// Warpgroups that give a slot back; warps, if threads read vectors from it.
     pub readers: u32,
+    pub by_warp: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SlotPlace {
     pub ring: usize,
-    /// In the slot.
+    /// Of the first slot, and from each to the next.
     pub offset: u64,
+    pub stride: u64,
     pub rows: u64,
     /// Bytes of a row within one block of columns; also the swizzle.
     pub row_bytes: u64,
@@ -90,6 +91,7 @@ pub struct MapPlan {
 }
 
 const SLOT_ALIGN: u64 = 1024;
+const VECTOR_ALIGN: u64 = 128;
 const MOST_SLOTS: u32 = 8;
 const BOX_ROWS: u64 = 256;
 /// Left to the compiler of PTX for addresses and loop variables, beside fragments.
@@ -184,8 +186,10 @@ pub fn plan(kernel: &Kernel, gpu: &GpuFacts) -> Result<Plan, String> {
         return Err(format!("{} threads", plan.threads));
     }
     plan.share_registers(most_needed, gpu);
+
     plan.place_slots(kernel, &puts)?;
     let stage_bytes = plan.stage_stores(kernel);
+    plan.keep_batches_alike(kernel)?;
     plan.make_rings(kernel, &puts, &readers, stage_bytes, gpu)?;
     Ok(plan)
 }
@@ -246,8 +250,10 @@ fn slot_read_by_elements(kernel: &Kernel, body: BlockId) -> Option<TileId> {
             kind,
             OpKind::Dot { .. } | OpKind::Get { .. } | OpKind::Release { .. }
         ) {
+            let copies = matches!(kind, OpKind::Copy { .. });
             kind.for_each_tile(&mut |t, _| {
-                if kernel.tile(t).space == Space::Slot {
+                let vector = copies && kernel.tile(t).shape.len() == 1;
+                if kernel.tile(t).space == Space::Slot && !vector {
                     found = Some(t);
                 }
             });
@@ -353,11 +359,19 @@ impl Plan {
     ) -> Result<(), String> {
         for (channel, puts) in kernel.channels.iter().zip(puts) {
             let name = &channel.name;
-            let &[rows, columns] = channel.shape.as_slice() else {
-                return Err(format!("channel `{name}` does not hold matrices"));
+            let (rows, columns) = match *channel.shape.as_slice() {
+                [rows, columns] => (rows, columns),
+                [columns] => (1, columns),
+                _ => {
+                    return Err(format!(
+                        "channel `{name}` holds neither vectors nor matrices"
+                    ));
+                }
             };
+            let vector = channel.shape.len() == 1;
             let bytes = columns * channel.dtype.bits() as u64 / 8;
             let row_bytes = match bytes {
+                b if vector => b,
                 32 | 64 => bytes,
                 b if b.is_multiple_of(128) => 128,
                 b => {
@@ -366,12 +380,13 @@ impl Plan {
                     ));
                 }
             };
-            if !rows.is_multiple_of(8) || rows > BOX_ROWS || channel.dtype.bits() < 8 {
+            if !vector && !rows.is_multiple_of(8) || rows > BOX_ROWS || channel.dtype.bits() < 8 {
                 return Err(format!("`{name}` has {rows} rows of {}", channel.dtype));
             }
             self.slots.push(SlotPlace {
                 ring: 0,
                 offset: 0,
+                stride: bytes_in_slot(rows * bytes, vector),
                 rows,
                 row_bytes,
                 blocks: bytes / row_bytes,
@@ -383,7 +398,8 @@ impl Plan {
                 let Base::Param(param) = src.base else {
                     return Err(format!("`{name}` is put from a tile"));
                 };
-                let map = map_of(src, param, row_bytes, channel.dtype).ok_or_else(|| {
+                let swizzle = if vector { 0 } else { row_bytes };
+                let map = map_of(src, param, row_bytes, swizzle, channel.dtype).ok_or_else(|| {
                     format!("the rows of `{name}` do not lie along two axes of a tensor, the last one of them its own last")
                 })?;
                 let at = self.map_number(map);
@@ -442,7 +458,7 @@ impl Plan {
         if !wide || !accumulator || !columns.is_multiple_of(box_columns) {
             return None;
         }
-        let mut map = map_of(dst, param, STAGED_ROW_BYTES, dtype)?;
+        let mut map = map_of(dst, param, STAGED_ROW_BYTES, STAGED_ROW_BYTES, dtype)?;
         let spans = dst
             .slots
             .iter()
@@ -454,6 +470,33 @@ impl Plan {
             .position(|s| matches!(s, Slot::Span { .. }))?;
         map.extents[rows] = STAGED_ROWS as u32;
         (spans == 2).then_some(map)
+    }
+
+    /// Whether a box can be made may not depend on a dim that results don't depend on: plain code has other bits.
+    fn keep_batches_alike(&self, kernel: &Kernel) -> Result<(), String> {
+        for map in &self.maps {
+            let Some(tensor) = kernel.tensor(map.param) else {
+                continue;
+            };
+            let bits = i64::from(tensor.dtype.bits());
+            for contract in &kernel.contracts {
+                let Contract::BatchInvariant(dim, _) = contract else {
+                    continue;
+                };
+                let dim = &kernel.dims[dim.index()].name;
+                let inner = &tensor.shape[1.min(tensor.shape.len())..];
+                if let Some(extent) = inner
+                    .iter()
+                    .find(|e| mentions(e, dim) && bits * factor(e) % 128 != 0)
+                {
+                    return Err(format!(
+                        "rows of `{}` are {extent} elements, which is a multiple of 16 bytes for some `{dim}` only",
+                        kernel.param(map.param).name
+                    ));
+                }
+            }
+        }
+        Ok(())
     }
 
     fn map_number(&mut self, map: MapPlan) -> usize {
@@ -493,7 +536,7 @@ impl Plan {
                     channels: vec![],
                     slots: 0,
                     slot_bytes: 0,
-                    offset: 0,
+                    by_warp: false,
                     barriers: 0,
                     bytes: 0,
                     readers: readers[channel],
@@ -503,10 +546,9 @@ impl Plan {
             let place = &mut self.slots[channel];
             place.ring = ring;
             let ring = &mut self.rings[ring];
-            place.offset = ring.slot_bytes;
-            let bytes = place.rows * place.row_bytes * place.blocks;
-            ring.bytes += bytes;
-            ring.slot_bytes += bytes.next_multiple_of(SLOT_ALIGN);
+            ring.bytes += place.rows * place.row_bytes * place.blocks;
+            ring.slot_bytes += place.stride;
+            ring.by_warp |= kernel.channels[channel].shape.len() == 1;
             ring.channels.push(ChannelId(channel as u32));
         }
         // Whole slots first to those that have few.
@@ -537,9 +579,19 @@ impl Plan {
             self.rings[next].slots += 1;
         }
         let mut offset = stage_bytes;
+        // Matrices first: their swizzle asks for whole kilobytes.
+        for vector in [false, true] {
+            for (place, channel) in self.slots.iter_mut().zip(&kernel.channels) {
+                if (channel.shape.len() == 1) == vector {
+                    place.offset = offset;
+                    offset += place.stride * u64::from(self.rings[place.ring].slots);
+                }
+            }
+        }
         for ring in &mut self.rings {
-            ring.offset = offset;
-            offset += ring.slot_bytes * ring.slots as u64;
+            if ring.by_warp {
+                ring.readers *= WARPS_PER_GROUP as u32;
+            }
         }
         for ring in &mut self.rings {
             ring.barriers = offset;
@@ -586,7 +638,35 @@ fn got_together(kernel: &Kernel, a: usize, b: usize) -> bool {
     gets[0] == gets[1]
 }
 
-fn map_of(view: &View, param: ParamId, row_bytes: u64, dtype: DType) -> Option<MapPlan> {
+fn mentions(e: &HostExpr, dim: &str) -> bool {
+    match e {
+        HostExpr::Dim(name) => name == dim,
+        HostExpr::Op(_, operands) => operands.iter().any(|o| mentions(o, dim)),
+        _ => false,
+    }
+}
+
+/// A number that every value of an extent is a multiple of.
+fn factor(e: &HostExpr) -> i64 {
+    match e {
+        HostExpr::Int(i) => (*i).max(1),
+        HostExpr::Op(HostOp::Mul, operands) => operands.iter().map(factor).product(),
+        _ => 1,
+    }
+}
+
+/// Bytes from one slot to the next.
+fn bytes_in_slot(bytes: u64, vector: bool) -> u64 {
+    bytes.next_multiple_of(if vector { VECTOR_ALIGN } else { SLOT_ALIGN })
+}
+
+fn map_of(
+    view: &View,
+    param: ParamId,
+    row_bytes: u64,
+    swizzle: u64,
+    dtype: DType,
+) -> Option<MapPlan> {
     let rank = view.slots.len();
     let mut extents = Vec::new();
     for (axis, slot) in view.slots.iter().enumerate() {
@@ -607,7 +687,7 @@ fn map_of(view: &View, param: ParamId, row_bytes: u64, dtype: DType) -> Option<M
     (last && rank <= 5).then_some(MapPlan {
         param,
         extents,
-        swizzle: row_bytes as u32,
+        swizzle: swizzle as u32,
     })
 }
 
@@ -642,11 +722,10 @@ impl fmt::Display for Plan {
                 .collect();
             writeln!(
                 f,
-                "ring {}: {} slots of {} bytes at {}, {} readers",
+                "ring {}: {} slots of {} bytes, {} readers",
                 names.join(" + "),
                 ring.slots,
                 ring.slot_bytes,
-                ring.offset,
                 ring.readers
             )?;
         }

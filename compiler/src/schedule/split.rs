@@ -1,7 +1,8 @@
 //! A plain program becomes a network of two roles: `load`, which brings operands of products into shared memory, and `compute`, which
 //! does the rest.
 //!
-//! Every tile that one copy fills from a tensor and that only products read crosses as a channel; both roles keep the loops and branches
+//! Every tile that one copy fills from a tensor and that only products read crosses as a channel, and with it the short vectors that are
+//! copied beside it (scales of its rows), which the compute role then copies on; both roles keep the loops and branches
 //! around it, so their puts and gets balance by construction. What the program computes stays the same: the interpreter runs the network
 //! to the same bits.
 //!
@@ -17,6 +18,8 @@ struct Crossing {
     copy: OpId,
     tile: TileId,
     channel: ChannelId,
+    /// A vector, which anything may read: `tile` stands between the channel and what the copy fills.
+    vector: bool,
 }
 
 pub fn split(kernel: &Kernel) -> Option<Kernel> {
@@ -34,11 +37,25 @@ pub fn split(kernel: &Kernel) -> Option<Kernel> {
 
     // The rest stays where it is, with gets in the place of the copies.
     for crossing in &crossings {
-        kernel.ops[crossing.copy.index()].kind = OpKind::Get {
+        let get = OpKind::Get {
             channel: crossing.channel,
             tile: crossing.tile,
         };
-        kernel.tiles[crossing.tile.index()].space = Space::Slot;
+        let copy = &mut kernel.ops[crossing.copy.index()].kind;
+        match (crossing.vector, copy) {
+            (true, OpKind::Copy { dst, src, oob }) => {
+                *src = View {
+                    base: Base::Tile(crossing.tile),
+                    slots: dst.slots.clone(),
+                };
+                *oob = Oob::Never;
+                insert_before(&mut kernel, crossing.copy, get);
+            }
+            (_, copy) => {
+                *copy = get;
+                kernel.tiles[crossing.tile.index()].space = Space::Slot;
+            }
+        }
     }
     let compute = BlockId(kernel.blocks.len() as u32);
     let ops = std::mem::take(&mut kernel.blocks[body.index()].ops);
@@ -49,6 +66,22 @@ pub fn split(kernel: &Kernel) -> Option<Kernel> {
     // Scalar ops of the loader that only the other role needs.
     crate::tile::pass::simplify(&mut kernel);
     Some(kernel)
+}
+
+fn insert_before(kernel: &mut Kernel, op: OpId, kind: OpKind) {
+    let new = OpId(kernel.ops.len() as u32);
+    let span = kernel.op(op).span;
+    kernel.ops.push(Op {
+        kind,
+        result: None,
+        span,
+    });
+    for block in &mut kernel.blocks {
+        if let Some(at) = block.ops.iter().position(|&o| o == op) {
+            block.ops.insert(at, new);
+            return;
+        }
+    }
 }
 
 fn role(kernel: &mut Kernel, name: &str, body: BlockId) {
@@ -108,7 +141,7 @@ fn crossings(kernel: &mut Kernel) -> Option<Vec<Crossing>> {
         });
     });
     let mut crossings = Vec::new();
-    for op in order {
+    for &op in &order {
         let OpKind::Copy { dst, src, oob } = &kernel.op(op).kind else {
             continue;
         };
@@ -126,6 +159,14 @@ fn crossings(kernel: &mut Kernel) -> Option<Vec<Crossing>> {
     if crossings.is_empty() {
         return None;
     }
+    let beside: BTreeSet<BlockId> = crossings.iter().map(|(op, _)| blocks[op]).collect();
+    for &op in &order {
+        if beside.contains(&blocks[&op]) && is_short_vector(kernel, op) {
+            crossings.push((op, TileId(u32::MAX)));
+        }
+    }
+    // In the order of the program: what is put together is got together.
+    crossings.sort_by_key(|(op, _)| order.iter().position(|o| o == op));
     let channel = |kernel: &mut Kernel, copy: OpId, tile: TileId| {
         let t = kernel.tile(tile).clone();
         kernel.channels.push(Channel {
@@ -141,13 +182,62 @@ fn crossings(kernel: &mut Kernel) -> Option<Vec<Crossing>> {
     };
     Some(
         (crossings.into_iter())
-            .map(|(copy, tile)| Crossing {
-                copy,
-                tile,
-                channel: channel(kernel, copy, tile),
+            .map(|(copy, tile)| {
+                let vector = tile == TileId(u32::MAX);
+                let tile = match (&kernel.op(copy).kind, vector) {
+                    (
+                        OpKind::Copy {
+                            dst:
+                                View {
+                                    base: Base::Tile(filled),
+                                    ..
+                                },
+                            ..
+                        },
+                        true,
+                    ) => {
+                        let mut between = kernel.tile(*filled).clone();
+                        between.space = Space::Slot;
+                        kernel.tiles.push(between);
+                        TileId(kernel.tiles.len() as u32 - 1)
+                    }
+                    _ => tile,
+                };
+                Crossing {
+                    copy,
+                    tile,
+                    channel: channel(kernel, copy, tile),
+                    vector,
+                }
             })
             .collect(),
     )
+}
+
+/// Whether an op copies a vector from a tensor that is short enough for a box and whole sixteenths of bytes long.
+fn is_short_vector(kernel: &Kernel, op: OpId) -> bool {
+    let OpKind::Copy { dst, src, oob } = &kernel.op(op).kind else {
+        return false;
+    };
+    let (Base::Tile(tile), Base::Param(p)) = (dst.base, src.base) else {
+        return false;
+    };
+    let t = kernel.tile(tile);
+    let bytes = t.elements() * u64::from(t.dtype.bits()) / 8;
+    let last = matches!(src.slots.last(), Some(Slot::Span { .. }));
+    let gathered = src.slots.iter().any(|s| matches!(s, Slot::Gather { .. }));
+    let read = kernel
+        .tensor(p)
+        .is_some_and(|t| t.mode == tessera_artifact::ParamMode::In && t.contiguous);
+    t.shape.len() == 1
+        && t.elements() <= 256
+        && t.dtype.bits() >= 8
+        && bytes.is_multiple_of(16)
+        && whole(kernel, dst)
+        && last
+        && !gathered
+        && read
+        && matches!(oob, Oob::Never | Oob::Zero)
 }
 
 /// Whether a product may run on tensor cores as far as its types go: its operands' and f32 sums.

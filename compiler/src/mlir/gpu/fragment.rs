@@ -2,6 +2,7 @@
 //!
 //! A register of a tile is a variable that LLVM keeps in a register, since every access names it outright.
 
+use super::access::Memory;
 use super::{Emit, Emitter};
 use crate::mlir::build::{Elem, IntCompare, Val};
 use crate::mlir::scalar::held_as;
@@ -295,14 +296,28 @@ impl<'c> Emitter<'_, 'c> {
         Ok(true)
     }
 
+    /// A vector where a channel brought it.
+    fn vector_in_slot(&mut self, tile: TileId) -> Emit<Memory<'c>> {
+        let (address, _) = self.slot_of(tile)?;
+        Ok(Memory {
+            base: self.b.shared_pointer(address),
+            dtype: self.kernel.tile(tile).dtype,
+            strides: vec![super::access::Stride::Const(1)],
+            packed: false,
+        })
+    }
+
     /// Element `point` of a view in memory: where it is, and whether inside.
     fn element_of(
         &mut self,
         view: &View,
         oob: Oob,
         point: &[Val<'c>],
-    ) -> Emit<(super::access::Memory<'c>, Val<'c>, Option<Val<'c>>)> {
+    ) -> Emit<(Memory<'c>, Val<'c>, Option<Val<'c>>)> {
         let (memory, extents) = match view.base {
+            Base::Tile(t) if self.kernel.tile(t).space == Space::Slot => {
+                (self.vector_in_slot(t)?, vec![])
+            }
             Base::Tile(t) => (self.tile(t)?, vec![]),
             Base::Param(p) => (self.tensor(p)?, self.extents(p)),
         };

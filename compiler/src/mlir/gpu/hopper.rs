@@ -161,6 +161,12 @@ impl<'c> Builder<'c> {
         );
     }
 
+    /// The lanes of a warp meet, and see what the others did.
+    pub fn warp_barrier(&mut self) {
+        let all = self.i32(-1);
+        self.op("nvvm.bar.warp.sync", &[all.raw], &[], &[]);
+    }
+
     pub fn set_registers(&mut self, count: u32, more: bool) {
         let action = if more { "increase" } else { "decrease" };
         let action = self.fixed(&format!("#nvvm<action {action}>"));

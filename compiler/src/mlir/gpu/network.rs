@@ -9,7 +9,7 @@
 
 use super::{Emit, Emitter};
 use crate::mlir::build::{Elem, IntCompare, Val};
-use crate::schedule::{Plan, Ring};
+use crate::schedule::{Plan, Ring, SlotPlace};
 use crate::tile::ir::*;
 use std::collections::BTreeMap;
 
@@ -261,12 +261,12 @@ impl<'c> Emitter<'_, 'c> {
         Ok(self.b.add_const(at, start as i64))
     }
 
-    fn slot_address(&mut self, ring: &Ring, slot: Val<'c>, offset: u64) -> Emit<Val<'c>> {
+    fn slot_address(&mut self, place: SlotPlace, slot: Val<'c>) -> Emit<Val<'c>> {
         let shared = self.network()?.shared;
-        let bytes = self.b.i32(ring.slot_bytes as i64);
+        let bytes = self.b.i32(place.stride as i64);
         let at = self.b.muli(slot, bytes);
         let at = self.b.addi(at, shared);
-        Ok(self.b.add_const(at, (ring.offset + offset) as i64))
+        Ok(self.b.add_const(at, place.offset as i64))
     }
 
     /// The ring of a channel and its next slot. The first of the ring's channels waits for the slot's barrier.
@@ -323,7 +323,7 @@ impl<'c> Emitter<'_, 'c> {
             return Err(self.fault("a `put` without a tensor map"));
         };
         let map = self.b.offset(network.maps, 128 * map as i64);
-        let start = self.slot_address(&ring, slot, place.offset)?;
+        let start = self.slot_address(place, slot)?;
         let mut at = Vec::new();
         for slot in src.slots.iter().rev() {
             let (Slot::At(v) | Slot::Span { start: v, .. }) = slot else {
@@ -348,9 +348,9 @@ impl<'c> Emitter<'_, 'c> {
 
     /// Binds a tile to the next slot of a channel, once it is full.
     pub(super) fn get(&mut self, block: BlockId, channel: ChannelId, tile: TileId) -> Emit {
-        let (number, ring, slot, _) = self.next_slot(channel, false)?;
-        let offset = self.network()?.plan.slots[channel.index()].offset;
-        let address = self.slot_address(&ring, slot, offset)?;
+        let (number, _, slot, _) = self.next_slot(channel, false)?;
+        let place = self.network()?.plan.slots[channel.index()];
+        let address = self.slot_address(place, slot)?;
         let bound = Bound {
             ring: number,
             slot,
@@ -382,10 +382,22 @@ impl<'c> Emitter<'_, 'c> {
         }
     }
 
-    /// One thread of each warpgroup says that the group is done with a slot, where `when` holds.
+    /// The first lane of each warp, after all of its lanes have read what they had to.
+    fn first_of_warp(&mut self) -> Val<'c> {
+        self.b.warp_barrier();
+        let mask = self.b.i64(i64::from(LANES) - 1);
+        let lane = self.b.andi(self.thread, mask);
+        let zero = self.b.i64(0);
+        self.b.cmpi(IntCompare::Eq, lane, zero)
+    }
+
+    /// One thread of each warpgroup (or warp) says that it is done with a slot, where `when` holds.
     fn give_back(&mut self, ring: usize, slot: Val<'c>, when: Option<Val<'c>>) -> Emit {
         let ring = self.network()?.plan.rings[ring].clone();
-        let mut one = self.first_of_group();
+        let mut one = match ring.by_warp {
+            true => self.first_of_warp(),
+            false => self.first_of_group(),
+        };
         if let Some(when) = when {
             one = self.b.andi(one, when);
         }
