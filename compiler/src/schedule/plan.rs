@@ -526,7 +526,7 @@ impl Plan {
                 && kernel.channels[a].slots == kernel.channels[b].slots
                 && got_together(kernel, a, b)
         };
-        for channel in 0..kernel.channels.len() {
+        for (channel, &reading) in readers.iter().enumerate() {
             let found = self
                 .rings
                 .iter()
@@ -539,7 +539,7 @@ impl Plan {
                     by_warp: false,
                     barriers: 0,
                     bytes: 0,
-                    readers: readers[channel],
+                    readers: reading,
                 });
                 self.rings.len() - 1
             });

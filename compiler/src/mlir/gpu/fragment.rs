@@ -101,7 +101,7 @@ impl<'c> Emitter<'_, 'c> {
         let cells = self.cells(tile)?;
         if self.paired(tile) {
             // Registers come in order, so the low half is the one before.
-            if register % 2 == 0 {
+            if register.is_multiple_of(2) {
                 self.low_half = Some((tile, value));
                 return Ok(());
             }
