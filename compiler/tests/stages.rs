@@ -30,6 +30,25 @@ fn stages_make_what_their_snapshots_say() {
     }
 }
 
+#[test]
+fn the_page_on_tensor_cores_shows_the_plan_as_it_is() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |path: &str| std::fs::read_to_string(root.join(path)).expect("it is text");
+    let program = read("tests/stages/plan_of_a_product.tl");
+    let plan = stage_of("plan_of_a_product", &program);
+    let page = read("../docs/tensor-cores.md");
+    // Without the kernel's name.
+    let shown = plan
+        .split_once('\n')
+        .expect("a plan has lines")
+        .1
+        .trim_end();
+    assert!(page.contains(shown), "{shown}");
+    let body = program.find("    reg acc").expect("the program has sums");
+    let body = program[body..].trim_end().trim_end_matches('}').trim_end();
+    assert!(page.contains(body), "{body}");
+}
+
 fn stage_of(name: &str, text: &str) -> String {
     let first = text.lines().next().unwrap_or("");
     let stage = match first.strip_prefix("//@ stage: ") {
