@@ -106,9 +106,28 @@ pub fn infer(kernel: &Kernel, role: BlockId, groups: u64) -> Option<BTreeMap<Til
     });
     // Scalar loads and stores of tiles outside maps.
     scalar_uses(kernel, role, &mut memory);
-    if !possible || layouts.keys().any(|t| memory[t.index()]) {
+    let seeds = layouts;
+    if !possible || seeds.keys().any(|t| memory[t.index()]) {
         return None;
     }
+    // A tile that two ops want in two layouts stays in memory.
+    loop {
+        let layouts = spread(kernel, role, &memory, seeds.clone());
+        match conflict(kernel, role, &layouts, &seeds) {
+            None => return Some(layouts),
+            Some(tile) if seeds.contains_key(&tile) => return None,
+            Some(tile) => memory[tile.index()] = true,
+        }
+    }
+}
+
+/// From the seeds to all tiles that have to lie as they do.
+fn spread(
+    kernel: &Kernel,
+    role: BlockId,
+    memory: &[bool],
+    mut layouts: BTreeMap<TileId, Layout>,
+) -> BTreeMap<TileId, Layout> {
     loop {
         let before = layouts.len();
         kernel.walk(role, &mut |_, op| match &kernel.op(op).kind {
@@ -154,9 +173,56 @@ pub fn infer(kernel: &Kernel, role: BlockId, groups: u64) -> Option<BTreeMap<Til
             _ => {}
         });
         if layouts.len() == before {
-            return Some(layouts);
+            return layouts;
         }
     }
+}
+
+/// A tile in registers whose layout is not that of an op that touches it.
+fn conflict(
+    kernel: &Kernel,
+    role: BlockId,
+    layouts: &BTreeMap<TileId, Layout>,
+    seeds: &BTreeMap<TileId, Layout>,
+) -> Option<TileId> {
+    let mut found = None;
+    kernel.walk(role, &mut |_, op| match &kernel.op(op).kind {
+        OpKind::Map { extents, body } => {
+            let accesses = accesses(kernel, extents, *body);
+            let same = || {
+                accesses
+                    .iter()
+                    .filter(|(t, touch)| *touch == Touch::Same && layouts.contains_key(t))
+            };
+            let own = same()
+                .find(|(t, _)| seeds.contains_key(t))
+                .or_else(|| same().next());
+            let own = own.map(|(t, _)| &layouts[t]);
+            for (tile, touch) in &accesses {
+                let Some(layout) = layouts.get(tile) else {
+                    continue;
+                };
+                let fits = match touch {
+                    Touch::Same => own == Some(layout),
+                    Touch::Along(axis) => own.is_some_and(|own| own.without(1 - axis) == *layout),
+                    Touch::Elsewhere => false,
+                };
+                if !fits {
+                    found = Some(*tile);
+                }
+            }
+        }
+        OpKind::Copy { dst, src, .. } => {
+            if let (Base::Tile(d), Base::Tile(s)) = (dst.base, src.base)
+                && let (Some(to), Some(from)) = (layouts.get(&d), layouts.get(&s))
+                && to != from
+            {
+                found = Some(if seeds.contains_key(&d) { s } else { d });
+            }
+        }
+        _ => {}
+    });
+    found
 }
 
 fn scalar_uses(kernel: &Kernel, block: BlockId, memory: &mut [bool]) {

@@ -220,10 +220,23 @@ fn computing(
             kernel.tile(tile).name
         ));
     }
+    let mut fits = Ok(());
+    kernel.walk(body, &mut |_, op| {
+        if let (OpKind::Dot { a, b, .. }, true) = (&kernel.op(op).kind, fits.is_ok()) {
+            fits = product_fits(kernel, a, b);
+        }
+    });
+    fits?;
     for groups in [2, 1] {
         let Some(fragments) = fragments::infer(kernel, body, groups) else {
             continue;
         };
+        if let Some(tile) = kept_where_missing(kernel, body, &fragments) {
+            return Err(format!(
+                "a copy with `@oob(skip)` fills `{}`, which lies in registers",
+                kernel.tile(tile).name
+            ));
+        }
         let registers = most_registers(kernel, body, &fragments);
         let most = if groups == 2 { 232 } else { 255 };
         if registers + SPARE_REGISTERS > most {
@@ -239,6 +252,104 @@ fn computing(
         "its products' shapes are not those of a tensor core (rows in 64s, columns in eights)"
             .to_owned(),
     )
+}
+
+/// Whether `wgmma` takes the operands as they lie.
+fn product_fits(kernel: &Kernel, a: &Operand, b: &Operand) -> Result<(), String> {
+    let mut k_bytes = Vec::new();
+    for (operand, k_first) in [(a, a.transposed), (b, !b.transposed)] {
+        let tile = kernel.tile(operand.view.tile);
+        let name = &tile.name;
+        if tile.space != Space::Slot {
+            return Err(format!(
+                "`{name}`, which a product reads, is not brought from a tensor by one copy of its own"
+            ));
+        }
+        let bytes = u64::from(tile.dtype.bits()) / 8;
+        let (
+            &[_, all_columns],
+            &[
+                Slot::Span {
+                    start: row,
+                    len: rows,
+                },
+                Slot::Span {
+                    start: column,
+                    len: columns,
+                },
+            ],
+        ) = (tile.shape.as_slice(), operand.view.slots.as_slice())
+        else {
+            return Err(format!("a product reads a part of lower rank of `{name}`"));
+        };
+        let (Some(row), Some(column)) = (kernel.const_index(row), kernel.const_index(column))
+        else {
+            return Err(format!("a product reads a part of `{name}` that moves"));
+        };
+        let row_bytes = row_bytes(name, all_columns * bytes)?;
+        if row % 8 != 0 || !(column as u64 * bytes).is_multiple_of(row_bytes) {
+            return Err(format!(
+                "a product reads a part of `{name}` that starts at [{row}, {column}]: rows start in eights, columns in {}s",
+                row_bytes / bytes
+            ));
+        }
+        if k_first && bytes == 1 {
+            return Err(format!(
+                "the summed axis of `{name}` does not lie along its rows, as it must for {}",
+                tile.dtype
+            ));
+        }
+        k_bytes.push(if k_first { rows } else { columns } * bytes);
+    }
+    let dtype = |o: &Operand| kernel.tile(o.view.tile).dtype;
+    if a.transposed {
+        return Err("the left operand of a product is transposed".to_owned());
+    }
+    if dtype(a) != dtype(b) {
+        return Err(format!("a product of {} and {}", dtype(a), dtype(b)));
+    }
+    match k_bytes[0].is_multiple_of(32) {
+        true => Ok(()),
+        false => Err(format!(
+            "a product sums {} bytes of each row, and not a multiple of 32",
+            k_bytes[0]
+        )),
+    }
+}
+
+/// Bytes of a row within one block of columns: the whole row, or as much as a swizzle spans.
+fn row_bytes(name: &str, bytes: u64) -> Result<u64, String> {
+    match bytes {
+        32 | 64 => Ok(bytes),
+        b if b.is_multiple_of(128) => Ok(128),
+        b => Err(format!(
+            "a row of `{name}` has {b} bytes, and not 32, 64 or a multiple of 128"
+        )),
+    }
+}
+
+/// A tile in registers that a copy leaves as it is where its tensor has nothing.
+fn kept_where_missing(
+    kernel: &Kernel,
+    body: BlockId,
+    fragments: &BTreeMap<TileId, Layout>,
+) -> Option<TileId> {
+    let mut found = None;
+    kernel.walk(body, &mut |_, op| {
+        if let OpKind::Copy {
+            dst: View {
+                base: Base::Tile(tile),
+                ..
+            },
+            oob: Oob::Skip,
+            ..
+        } = kernel.op(op).kind
+            && fragments.contains_key(&tile)
+        {
+            found = Some(tile);
+        }
+    });
+    found
 }
 
 /// A tile of a channel that anything but a product reads.
@@ -370,15 +481,10 @@ impl Plan {
             };
             let vector = channel.shape.len() == 1;
             let bytes = columns * channel.dtype.bits() as u64 / 8;
-            let row_bytes = match bytes {
-                b if vector => b,
-                32 | 64 => bytes,
-                b if b.is_multiple_of(128) => 128,
-                b => {
-                    return Err(format!(
-                        "a row of `{name}` has {b} bytes, and not 32, 64 or a multiple of 128"
-                    ));
-                }
+            let row_bytes = if vector {
+                bytes
+            } else {
+                row_bytes(name, bytes)?
             };
             if !vector && !rows.is_multiple_of(8) || rows > BOX_ROWS || channel.dtype.bits() < 8 {
                 return Err(format!("`{name}` has {rows} rows of {}", channel.dtype));

@@ -139,7 +139,7 @@ pub fn emit<'c>(
             ),
         ));
     }
-    let barriers = sync::barriers(kernel, &plan);
+    let barriers = sync::barriers(kernel, &plan, network.is_some());
     let location = Location::unknown(context);
     let module = Module::new(location);
     let symbol = symbol_of(kernel);

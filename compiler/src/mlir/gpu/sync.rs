@@ -41,10 +41,11 @@ struct Touch {
 }
 
 /// The ops with a barrier before them.
-pub fn barriers(kernel: &Kernel, plan: &MemoryPlan) -> BTreeSet<OpId> {
+pub fn barriers(kernel: &Kernel, plan: &MemoryPlan, network: bool) -> BTreeSet<OpId> {
     let mut analysis = Analysis {
         kernel,
         plan,
+        network,
         before: BTreeSet::new(),
     };
     // A CTA takes one item of the grid after the other: its body is the body of a loop. Items may run side by side, so between them
@@ -57,6 +58,8 @@ pub fn barriers(kernel: &Kernel, plan: &MemoryPlan) -> BTreeSet<OpId> {
 struct Analysis<'k> {
     kernel: &'k Kernel,
     plan: &'k MemoryPlan,
+    /// Maps over tiles in registers go in those tiles' order, so no thread has elements of its own in memory.
+    network: bool,
     before: BTreeSet<OpId>,
 }
 
@@ -157,7 +160,9 @@ impl Analysis<'_> {
                 for &op in &block.ops {
                     self.add(op, &mut touches, Threads::Any, &|kind, tile| match kind {
                         OpKind::LoadTile { index, .. } | OpKind::StoreTile { index, .. }
-                            if *index == block.args && kernel.tile(tile).shape == *extents =>
+                            if !self.network
+                                && *index == block.args
+                                && kernel.tile(tile).shape == *extents =>
                         {
                             Threads::Own
                         }
@@ -172,7 +177,11 @@ impl Analysis<'_> {
                         Slot::Span { start, .. } => kernel.const_index(*start) == Some(0),
                         _ => false,
                     });
-                if whole { Threads::Own } else { Threads::Any }
+                if whole && !self.network {
+                    Threads::Own
+                } else {
+                    Threads::Any
+                }
             }),
             OpKind::StoreTile { .. } | OpKind::StoreGlobal { .. } | OpKind::Atomic { .. } => {
                 self.add(id, &mut touches, Threads::First, &|_, _| Threads::First);

@@ -39,9 +39,6 @@ impl<'c> Emitter<'_, 'c> {
         let dtype = self.kernel.tile(a.view.tile).dtype;
         let left = self.operand_in_slot(a, a.transposed)?;
         let right = self.operand_in_slot(b, !b.transposed)?;
-        if self.kernel.tile(b.view.tile).dtype != dtype || left.k != right.k {
-            return Err(self.fault("a product of unlike operands"));
-        }
         let (operand, k_bytes) = match dtype {
             DType::BF16 => ("bf16", 32),
             DType::F16 => ("f16", 32),
@@ -50,17 +47,6 @@ impl<'c> Emitter<'_, 'c> {
             _ => return Err(self.fault("a product that tensor cores don't do")),
         };
         let k_step = k_bytes / left.element_bytes;
-        let wide = left.element_bytes == 2;
-        if (!left.k_along_row || !right.k_along_row) && !wide {
-            return Err(
-                self.unsupported("a `dot` of 8-bit operands whose k does not lie along rows")
-            );
-        }
-        if !left.k_along_row {
-            return Err(
-                self.unsupported("a `dot` whose left operand is transposed, on tensor cores")
-            );
-        }
         let groups = u64::from(self.threads / 128);
         let rows = left.outer / groups;
         let columns = right.outer;
@@ -120,20 +106,16 @@ impl<'c> Emitter<'_, 'c> {
             },
         ] = operand.view.slots.as_slice()
         else {
-            return Err(self.unsupported("a `dot` of a part of lower rank, on tensor cores"));
+            return Err(self.fault("a product of a part of lower rank was planned"));
         };
         let (Some(row), Some(column)) = (
             self.kernel.const_index(row),
             self.kernel.const_index(column),
         ) else {
-            return Err(self.unsupported("a `dot` of a part that moves, on tensor cores"));
+            return Err(self.fault("a product of a part that moves was planned"));
         };
-        // Rows in eights and columns in whole blocks keep the swizzle where it is.
+        // Rows start in eights and columns in whole blocks, as planned: the swizzle stays where it is.
         let block_columns = place.row_bytes / element_bytes;
-        if row % 8 != 0 || !(column as u64).is_multiple_of(block_columns) {
-            return Err(self
-                .unsupported("a `dot` of a part that cuts through the swizzle, on tensor cores"));
-        }
         let offset = column as u64 / block_columns * place.rows * place.row_bytes
             + row as u64 * place.row_bytes;
         let start = self.b.add_const(address, offset as i64);
