@@ -10,6 +10,7 @@
 //! compute role computes.
 
 use crate::tile::ir::*;
+use crate::tile::pass::clone::Cloner;
 use crate::tile::visit::Access;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -30,7 +31,7 @@ pub fn split(kernel: &Kernel) -> Option<Kernel> {
     // The loader: the way to the copies, and nothing else.
     let mut loader = Loader {
         at: &at,
-        values: HashMap::new(),
+        cloner: Cloner::default(),
     };
     let body = kernel.body;
     let load = loader.block(&mut kernel, body)?;
@@ -280,7 +281,7 @@ fn read_in_its_block(kernel: &Kernel, block: BlockId, copy: OpId, tile: TileId) 
 
 struct Loader<'a> {
     at: &'a HashMap<OpId, &'a Crossing>,
-    values: HashMap<ValueId, ValueId>,
+    cloner: Cloner,
 }
 
 impl Loader<'_> {
@@ -289,7 +290,7 @@ impl Loader<'_> {
         let copy = BlockId(kernel.blocks.len() as u32);
         kernel.blocks.push(Block::default());
         for (i, arg) in kernel.block(block).args.clone().into_iter().enumerate() {
-            let new = self.value(kernel, arg, Def::Arg(copy, i as u32));
+            let new = self.cloner.value(kernel, arg, Def::Arg(copy, i as u32));
             kernel.blocks[copy.index()].args.push(new);
         }
         for op in kernel.block(block).ops.clone() {
@@ -312,7 +313,7 @@ impl Loader<'_> {
                 };
             }
             let mut known = true;
-            kind.for_each_value_mut(&mut |v| match self.values.get(v) {
+            kind.for_each_value_mut(&mut |v| match self.cloner.values.get(v) {
                 Some(new) => *v = *new,
                 None => known = false,
             });
@@ -338,7 +339,7 @@ impl Loader<'_> {
                 _ => {}
             }
             let new = OpId(kernel.ops.len() as u32);
-            let result = result.map(|v| self.value(kernel, v, Def::Op(new)));
+            let result = result.map(|v| self.cloner.value(kernel, v, Def::Op(new)));
             kernel.ops.push(Op { kind, result, span });
             kernel.blocks[copy.index()].ops.push(new);
         }
@@ -364,13 +365,5 @@ impl Loader<'_> {
             || matches!(kind, OpKind::LoadGlobal { param, .. } if readable(*param))
             || self.at.contains_key(&op)
             || inner.iter().any(|op| self.at.contains_key(op))
-    }
-
-    fn value(&mut self, kernel: &mut Kernel, old: ValueId, def: Def) -> ValueId {
-        let new = ValueId(kernel.values.len() as u32);
-        let Value { ty, name, .. } = kernel.value(old).clone();
-        kernel.values.push(Value { ty, def, name });
-        self.values.insert(old, new);
-        new
     }
 }

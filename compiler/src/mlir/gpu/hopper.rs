@@ -3,6 +3,7 @@
 //! Addresses of shared memory are i32 here; an op that takes a pointer gets one made of it. Products and the wait for them are inline
 //! assembly, because `nvvm`'s wait names no accumulators: LLVM would see no reason to read them after it.
 
+use super::ops::first_result;
 use crate::mlir::build::{Builder, Elem, Val, string};
 use melior::ir::Type;
 use melior::ir::attribute::{Attribute, DenseI32ArrayAttribute, DenseI64ArrayAttribute};
@@ -16,14 +17,7 @@ impl<'c> Builder<'c> {
     fn space_pointer(&mut self, address: Val<'c>, space: u32) -> Val<'c> {
         let ty = melior::dialect::llvm::r#type::pointer(self.context, space);
         let op = self.op("llvm.inttoptr", &[address.raw], &[ty], &[]);
-        Val {
-            raw: op
-                .result(0)
-                .expect("the operation was built with a result")
-                .into(),
-            elem: Elem::Ptr,
-            lanes: 1,
-        }
+        first_result(op, Elem::Ptr)
     }
 
     /// The address of an object of shared memory in its own space.
@@ -31,20 +25,10 @@ impl<'c> Builder<'c> {
         let ty = melior::dialect::llvm::r#type::pointer(self.context, 3);
         let name = melior::ir::attribute::FlatSymbolRefAttribute::new(self.context, symbol).into();
         let op = self.op("llvm.mlir.addressof", &[], &[ty], &[("global_name", name)]);
-        let pointer = op
-            .result(0)
-            .expect("the operation was built with a result")
-            .into();
+        let pointer = first_result(op, Elem::Ptr).raw;
         let int = self.ty(Elem::I32, 1);
         let op = self.op("llvm.ptrtoint", &[pointer], &[int], &[]);
-        Val {
-            raw: op
-                .result(0)
-                .expect("the operation was built with a result")
-                .into(),
-            elem: Elem::I32,
-            lanes: 1,
-        }
+        first_result(op, Elem::I32)
     }
 
     /// An address of shared memory as a pointer for plain loads and stores.
@@ -52,13 +36,7 @@ impl<'c> Builder<'c> {
         let p = self.space_pointer(address, 3);
         let ty = melior::dialect::llvm::r#type::pointer(self.context, 0);
         let op = self.op("llvm.addrspacecast", &[p.raw], &[ty], &[]);
-        Val {
-            raw: op
-                .result(0)
-                .expect("the operation was built with a result")
-                .into(),
-            ..p
-        }
+        first_result(op, Elem::Ptr)
     }
 
     pub fn i32(&mut self, value: i64) -> Val<'c> {
@@ -90,20 +68,10 @@ impl<'c> Builder<'c> {
             &[ty],
             &[("rnd", mode)],
         );
-        let pair = op
-            .result(0)
-            .expect("the operation was built with a result")
-            .into();
+        let pair = first_result(op, Elem::Ptr).raw;
         let int = self.ty(Elem::I32, 1);
         let op = self.op("llvm.bitcast", &[pair], &[int], &[]);
-        Val {
-            raw: op
-                .result(0)
-                .expect("the operation was built with a result")
-                .into(),
-            elem: Elem::I32,
-            lanes: 1,
-        }
+        first_result(op, Elem::I32)
     }
 
     // ---- barriers in shared memory -------------------------------------------------------------------
@@ -186,10 +154,7 @@ impl<'c> Builder<'c> {
         let to = self.space_pointer(to, 3);
         let cluster = melior::dialect::llvm::r#type::pointer(self.context, 7);
         let op = self.op("llvm.addrspacecast", &[to.raw], &[cluster], &[]);
-        let to = op
-            .result(0)
-            .expect("the operation was built with a result")
-            .into();
+        let to = first_result(op, Elem::Ptr).raw;
         let barrier = self.space_pointer(barrier, 3);
         let mut operands = vec![to, map.raw];
         operands.extend(box_at.iter().map(|v| v.raw));
@@ -403,14 +368,7 @@ impl<'c> Builder<'c> {
                 ("asm_dialect", dialect),
             ],
         );
-        let all = Val {
-            raw: op
-                .result(0)
-                .expect("the operation was built with a result")
-                .into(),
-            elem,
-            lanes: 1,
-        };
+        let all = first_result(op, elem);
         if results == 1 {
             return vec![all];
         }

@@ -249,7 +249,10 @@ fn argument<'c>(block: BlockRef<'c, 'c>) -> Value<'c, 'c> {
     unsafe { Value::from_raw(mlir_sys::mlirBlockGetArgument(block.to_raw(), 0)) }
 }
 
-fn first_result<'c>(op: melior::ir::operation::OperationRef<'c, 'c>, elem: Elem) -> Val<'c> {
+pub(super) fn first_result<'c>(
+    op: melior::ir::operation::OperationRef<'c, 'c>,
+    elem: Elem,
+) -> Val<'c> {
     Val {
         raw: op
             .result(0)

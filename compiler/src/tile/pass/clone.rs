@@ -50,7 +50,8 @@ impl Cloner {
         copy
     }
 
-    fn value(&mut self, kernel: &mut Kernel, old: ValueId, def: Def) -> ValueId {
+    /// A value like `old`, which stands for it from now on.
+    pub fn value(&mut self, kernel: &mut Kernel, old: ValueId, def: Def) -> ValueId {
         let new = ValueId(kernel.values.len() as u32);
         let Value { ty, name, .. } = kernel.value(old).clone();
         kernel.values.push(Value { ty, def, name });

@@ -3,7 +3,7 @@
 //! [`pipeline_meaning`] is what the interpreter needs; [`pipeline_code`], for every back end, contains it and goes on;
 //! [`pipeline_cpu`] goes on from there.
 
-mod clone;
+pub(crate) mod clone;
 mod dead_tiles;
 mod expand_math;
 mod flatten_items;
