@@ -51,11 +51,9 @@ class Ours:
 
 
 def extents(ready):
-    """M, N, K of a case."""
+    """M, N, K of a case; None for one that is no product."""
     found = dict(re.findall(r"\b([MNK]) = (\d+)", ready["case"]))
-    if set(found) != {"M", "N", "K"}:
-        sys.exit(f"the case `{ready['case']}` of `{ready['bench']}` does not give M, N and K")
-    return tuple(int(found[name]) for name in "MNK")
+    return tuple(int(found[name]) for name in "MNK") if set(found) == {"M", "N", "K"} else None
 
 
 def quantised(x, rows):
@@ -126,7 +124,10 @@ def main():
     print(f"{'shape':36} {'ours':>28} {'TFLOP/s':>8} {'GB/s':>6} {'of copy':>7}   {'best peer':>38} {'ratio':>22}")
     ratios = {}
     while (ready := ours.line()) is not None:
-        m, n, k = extents(ready["ready"])
+        if (shape := extents(ready["ready"])) is None:
+            ours.say("next")
+            continue
+        m, n, k = shape
         scaled = "fp8" in ready["ready"]["kernel"]
         calls = peers(ready["ready"]["kernel"], m, n, k)
         times = {name: [] for name in ["ours", *calls]}

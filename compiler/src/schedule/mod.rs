@@ -19,7 +19,8 @@ pub use plan::{
 pub use split::split;
 
 use crate::target::nvptx::GpuFacts;
-use crate::tile::ir::{Kernel, OpKind};
+use crate::tile::analysis::power_of_two;
+use crate::tile::ir::{Kernel, OpKind, Slot, View};
 use crate::tile::pass::{self, PassError};
 use std::fmt;
 use tessera_artifact::DType;
@@ -88,4 +89,12 @@ pub fn tensor_core_bits(dtype: DType) -> Option<u32> {
         DType::E4M3 | DType::E5M2 => Some(8),
         _ => None,
     }
+}
+
+/// Whether a view starts at whole 16 bytes of its rows: boxes do, or the hardware stops the kernel.
+fn starts_aligned(kernel: &Kernel, view: &View, dtype: DType) -> bool {
+    let Some(Slot::At(start) | Slot::Span { start, .. }) = view.slots.last() else {
+        return false;
+    };
+    (power_of_two(kernel, *start) * u64::from(dtype.bits())).is_multiple_of(128)
 }

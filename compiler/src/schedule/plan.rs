@@ -1,6 +1,6 @@
 //! The plan of a network: warps and registers of roles, rings of channels, places of tiles, tensor maps.
 
-use super::fragments;
+use super::{fragments, starts_aligned};
 use super::layout::{LANES, Layout, WARPS_PER_GROUP};
 use crate::target::nvptx::GpuFacts;
 use crate::tile::ir::*;
@@ -69,7 +69,8 @@ pub struct SlotPlace {
     pub blocks: u64,
 }
 
-/// A store of a box of 64 rows and 128 bytes by each warpgroup at a time, in turns from two places.
+/// A store of a box of 64 rows and 128 bytes by each warpgroup at a time, in turns from two places. (Boxes of a warp's 16 rows spare
+/// the warps waiting for each other, and are slower.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Staged {
     pub map: usize,
@@ -92,7 +93,9 @@ pub struct MapPlan {
 
 const SLOT_ALIGN: u64 = 1024;
 const VECTOR_ALIGN: u64 = 128;
-const MOST_SLOTS: u32 = 8;
+const MOST_SLOTS: u32 = 16;
+/// Bytes of the two barriers of a slot.
+const SLOT_BARRIERS: u64 = 16;
 const BOX_ROWS: u64 = 256;
 /// Left to the compiler of PTX for addresses and loop variables, beside fragments.
 const SPARE_REGISTERS: u64 = 36;
@@ -352,7 +355,7 @@ fn kept_where_missing(
     found
 }
 
-/// A tile of a channel that anything but a product reads.
+/// A tile of a channel that anything but a product reads. Vectors may be copied on, and their elements read.
 fn slot_read_by_elements(kernel: &Kernel, body: BlockId) -> Option<TileId> {
     let mut found = None;
     kernel.walk(body, &mut |_, op| {
@@ -361,9 +364,9 @@ fn slot_read_by_elements(kernel: &Kernel, body: BlockId) -> Option<TileId> {
             kind,
             OpKind::Dot { .. } | OpKind::Get { .. } | OpKind::Release { .. }
         ) {
-            let copies = matches!(kind, OpKind::Copy { .. });
+            let by_elements = matches!(kind, OpKind::Copy { .. } | OpKind::LoadTile { .. });
             kind.for_each_tile(&mut |t, _| {
-                let vector = copies && kernel.tile(t).shape.len() == 1;
+                let vector = by_elements && kernel.tile(t).shape.len() == 1;
                 if kernel.tile(t).space == Space::Slot && !vector {
                     found = Some(t);
                 }
@@ -508,6 +511,9 @@ impl Plan {
                 let map = map_of(src, param, row_bytes, swizzle, channel.dtype).ok_or_else(|| {
                     format!("the rows of `{name}` do not lie along two axes of a tensor, the last one of them its own last")
                 })?;
+                if !starts_aligned(kernel, src, channel.dtype) {
+                    return Err(format!("`{name}` is copied from a column that may be none of whole 16 bytes"));
+                }
                 let at = self.map_number(map);
                 self.map_of.insert(op, at);
             }
@@ -562,6 +568,9 @@ impl Plan {
         let box_columns = STAGED_ROW_BYTES * 8 / dtype.bits() as u64;
         let accumulator = layout.warps.iter().all(|d| d.axis == Some(0));
         if !wide || !accumulator || !columns.is_multiple_of(box_columns) {
+            return None;
+        }
+        if !starts_aligned(kernel, dst, dtype) {
             return None;
         }
         let mut map = map_of(dst, param, STAGED_ROW_BYTES, STAGED_ROW_BYTES, dtype)?;
@@ -658,15 +667,16 @@ impl Plan {
             ring.channels.push(ChannelId(channel as u32));
         }
         // Whole slots first to those that have few.
-        let limit = gpu.max_shared_bytes_per_block as u64
-            - shared_tiles(kernel, &self.fragments)
-            - stage_bytes
-            - 1024;
+        let taken = shared_tiles(kernel, &self.fragments) + stage_bytes + VECTOR_ALIGN;
+        let most = gpu.max_shared_bytes_per_block as u64;
+        let limit = most.checked_sub(taken).ok_or_else(|| {
+            format!("its tiles in memory take {taken} bytes of the {most} of shared memory")
+        })?;
         let mut left = limit;
         for ring in &mut self.rings {
             let wished = kernel.channels[ring.channels[0].index()].slots.unwrap_or(1);
             ring.slots = wished;
-            let bytes = ring.slot_bytes * wished as u64;
+            let bytes = (ring.slot_bytes + SLOT_BARRIERS) * wished as u64;
             left = left.checked_sub(bytes).ok_or_else(|| {
                 format!("its channels take more than the {limit} bytes of shared memory")
             })?;
@@ -675,13 +685,13 @@ impl Plan {
             let open = |r: &Ring| {
                 kernel.channels[r.channels[0].index()].slots.is_none()
                     && r.slots < MOST_SLOTS
-                    && r.slot_bytes <= left
+                    && r.slot_bytes + SLOT_BARRIERS <= left
             };
             let next = (0..self.rings.len())
                 .filter(|&i| open(&self.rings[i]))
                 .min_by_key(|&i| self.rings[i].slots);
             let Some(next) = next else { break };
-            left -= self.rings[next].slot_bytes;
+            left -= self.rings[next].slot_bytes + SLOT_BARRIERS;
             self.rings[next].slots += 1;
         }
         let mut offset = stage_bytes;
@@ -701,7 +711,7 @@ impl Plan {
         }
         for ring in &mut self.rings {
             ring.barriers = offset;
-            offset += 16 * ring.slots as u64;
+            offset += SLOT_BARRIERS * ring.slots as u64;
         }
         self.shared_bytes = offset.next_multiple_of(128);
         Ok(())

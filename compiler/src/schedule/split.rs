@@ -2,9 +2,9 @@
 //! does the rest.
 //!
 //! Every tile that one copy fills from a tensor and that only products read crosses as a channel, and with it the short vectors that are
-//! copied beside it (scales of its rows), which the compute role then copies on; both roles keep the loops and branches
-//! around it, so their puts and gets balance by construction. What the program computes stays the same: the interpreter runs the network
-//! to the same bits.
+//! copied beside it, such as scales: the compute role reads them where they arrive, if it reads single elements in scalar code, and
+//! copies them on otherwise. Both roles keep the loops and branches around it, so their puts and gets balance by construction. What the
+//! program computes stays the same: the interpreter runs the network to the same bits.
 //!
 //! Needs: a kernel without roles whose products a tensor core can do. `None`: nothing crosses, or the way to a copy depends on what the
 //! compute role computes.
@@ -19,8 +19,8 @@ struct Crossing {
     copy: OpId,
     tile: TileId,
     channel: ChannelId,
-    /// A vector, which anything may read: `tile` stands between the channel and what the copy fills.
-    vector: bool,
+    /// A vector that maps read: `tile` stands between the channel and what the copy fills.
+    between: bool,
 }
 
 pub fn split(kernel: &Kernel) -> Option<Kernel> {
@@ -43,7 +43,7 @@ pub fn split(kernel: &Kernel) -> Option<Kernel> {
             tile: crossing.tile,
         };
         let copy = &mut kernel.ops[crossing.copy.index()].kind;
-        match (crossing.vector, copy) {
+        match (crossing.between, copy) {
             (true, OpKind::Copy { dst, src, oob }) => {
                 *src = View {
                     base: Base::Tile(crossing.tile),
@@ -161,9 +161,17 @@ fn crossings(kernel: &mut Kernel) -> Option<Vec<Crossing>> {
         return None;
     }
     let beside: BTreeSet<BlockId> = crossings.iter().map(|(op, _)| blocks[op]).collect();
+    let mut between = BTreeSet::new();
     for &op in &order {
-        if beside.contains(&blocks[&op]) && is_short_vector(kernel, op) {
-            crossings.push((op, TileId(u32::MAX)));
+        if let Some(tile) = short_vector(kernel, op)
+            && beside.contains(&blocks[&op])
+        {
+            let in_place =
+                uses[&tile].writes == [op] && read_by_scalars(kernel, blocks[&op], op, tile);
+            if !in_place {
+                between.insert(op);
+            }
+            crossings.push((op, tile));
         }
     }
     // In the order of the program: what is put together is got together.
@@ -183,45 +191,35 @@ fn crossings(kernel: &mut Kernel) -> Option<Vec<Crossing>> {
     };
     Some(
         (crossings.into_iter())
-            .map(|(copy, tile)| {
-                let vector = tile == TileId(u32::MAX);
-                let tile = match (&kernel.op(copy).kind, vector) {
-                    (
-                        OpKind::Copy {
-                            dst:
-                                View {
-                                    base: Base::Tile(filled),
-                                    ..
-                                },
-                            ..
-                        },
-                        true,
-                    ) => {
-                        let mut between = kernel.tile(*filled).clone();
+            .map(|(copy, filled)| {
+                let between = between.contains(&copy);
+                let tile = match between {
+                    true => {
+                        let mut between = kernel.tile(filled).clone();
                         between.space = Space::Slot;
                         kernel.tiles.push(between);
                         TileId(kernel.tiles.len() as u32 - 1)
                     }
-                    _ => tile,
+                    false => filled,
                 };
                 Crossing {
                     copy,
                     tile,
                     channel: channel(kernel, copy, tile),
-                    vector,
+                    between,
                 }
             })
             .collect(),
     )
 }
 
-/// Whether an op copies a vector from a tensor that is short enough for a box and whole sixteenths of bytes long.
-fn is_short_vector(kernel: &Kernel, op: OpId) -> bool {
+/// The vector that an op copies from a tensor, if it is short enough for a box, and it and where it starts are multiples of 16 bytes.
+fn short_vector(kernel: &Kernel, op: OpId) -> Option<TileId> {
     let OpKind::Copy { dst, src, oob } = &kernel.op(op).kind else {
-        return false;
+        return None;
     };
     let (Base::Tile(tile), Base::Param(p)) = (dst.base, src.base) else {
-        return false;
+        return None;
     };
     let t = kernel.tile(tile);
     let bytes = t.elements() * u64::from(t.dtype.bits()) / 8;
@@ -230,15 +228,37 @@ fn is_short_vector(kernel: &Kernel, op: OpId) -> bool {
     let read = kernel
         .tensor(p)
         .is_some_and(|t| t.mode == tessera_artifact::ParamMode::In && t.contiguous);
-    t.shape.len() == 1
+    let fits = t.shape.len() == 1
         && t.elements() <= 256
         && t.dtype.bits() >= 8
         && bytes.is_multiple_of(16)
         && whole(kernel, dst)
         && last
+        && super::starts_aligned(kernel, src, t.dtype)
         && !gathered
         && read
-        && matches!(oob, Oob::Never | Oob::Zero)
+        && matches!(oob, Oob::Never | Oob::Zero);
+    fits.then_some(tile)
+}
+
+/// Whether all that reads `tile` is scalar code of `block` after `copy`, and of blocks below that are no map's.
+fn read_by_scalars(kernel: &Kernel, block: BlockId, copy: OpId, tile: TileId) -> bool {
+    let mut scalar = true;
+    kernel.walk(kernel.body, &mut |_, op| {
+        let kind = &kernel.op(op).kind;
+        let mut touches = false;
+        if op != copy {
+            match kind {
+                OpKind::LoadTile { .. } => {}
+                OpKind::Map { body, .. } => kernel.walk(*body, &mut |_, op| {
+                    (kernel.op(op).kind).for_each_tile(&mut |t, _| touches |= t == tile)
+                }),
+                kind => kind.for_each_tile(&mut |t, _| touches |= t == tile),
+            }
+        }
+        scalar &= !touches;
+    });
+    scalar && read_in_its_block(kernel, block, copy, tile)
 }
 
 /// Whether a product may run on tensor cores as far as its types go: its operands' and f32 sums.

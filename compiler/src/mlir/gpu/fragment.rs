@@ -297,7 +297,7 @@ impl<'c> Emitter<'_, 'c> {
     }
 
     /// A vector where a channel brought it.
-    fn vector_in_slot(&mut self, tile: TileId) -> Emit<Memory<'c>> {
+    pub(super) fn vector_in_slot(&mut self, tile: TileId) -> Emit<Memory<'c>> {
         let (address, _) = self.slot_of(tile)?;
         Ok(Memory {
             base: self.b.shared_pointer(address),

@@ -60,7 +60,7 @@ struct Steady<'c> {
 
 const LANES: u32 = 32;
 /// Rows of tiles of the grid that run next to each other, so that the operands they share stay in the L2 cache.
-const RASTER: i64 = 8;
+const RASTER: i64 = 16;
 
 impl<'c> Emitter<'_, 'c> {
     pub(super) fn network(&self) -> Emit<&Network<'c>> {

@@ -82,7 +82,10 @@ impl<'c> Emitter<'_, 'c> {
             OpKind::LoadTile { tile, index } => match self.load_in_registers(*tile, index)? {
                 Some(v) => v,
                 None => {
-                    let memory = self.tile(*tile)?;
+                    let memory = match kernel.tile(*tile).space {
+                        Space::Slot => self.vector_in_slot(*tile)?,
+                        _ => self.tile(*tile)?,
+                    };
                     let index = self.values(index)?;
                     let at = self.offset(&memory, &index);
                     self.load(&memory, at)

@@ -25,6 +25,13 @@ struct Side<'c> {
     element_bytes: u64,
 }
 
+impl Side<'_> {
+    /// From one block of columns to the next.
+    fn block_bytes(&self) -> u64 {
+        self.place.rows * self.place.row_bytes
+    }
+}
+
 impl<'c> Emitter<'_, 'c> {
     /// Issues the products of one `dot`; gives its accumulator.
     pub(super) fn tensor_core_dot(
@@ -57,6 +64,10 @@ impl<'c> Emitter<'_, 'c> {
             .b
             .mul_const(self.group, (rows * left.place.row_bytes) as i64);
         let own = self.b.addi(left.start, own);
+        let (left_start, right_start) = (
+            self.descriptor_start(&left, own),
+            self.descriptor_start(&right, right.start),
+        );
 
         self.settle()?;
         self.b.wgmma_fence();
@@ -71,8 +82,8 @@ impl<'c> Emitter<'_, 'c> {
                     .map(|i| self.b.load(cells[i], (Elem::F32, 1), 4, None))
                     .collect();
                 for k in (0..left.k).step_by(k_step as usize) {
-                    let from_a = self.descriptor(&left, own, row, k);
-                    let from_b = self.descriptor(&right, right.start, column, k);
+                    let from_a = self.descriptor(&left, left_start, row, k);
+                    let from_b = self.descriptor(&right, right_start, column, k);
                     let product = Wgmma {
                         operand,
                         k: k_step as u32,
@@ -134,37 +145,43 @@ impl<'c> Emitter<'_, 'c> {
         })
     }
 
-    /// The matrix descriptor of the part that starts at `outer` and `k`. Source: PTX ISA, "Matrix Descriptor Format" of wgmma.
+    /// The matrix descriptor of the part that starts at `outer` and `k`; `start`: the lower half of that of the whole. Every part's
+    /// distance is added there: shared memory ends before the field of the address does. Source: PTX ISA, "Matrix Descriptor Format" of
+    /// wgmma.
     fn descriptor(&mut self, side: &Side<'c>, start: Val<'c>, outer: u64, k: u64) -> Val<'c> {
-        let SlotPlace {
-            rows, row_bytes, ..
-        } = side.place;
+        let SlotPlace { row_bytes, .. } = side.place;
         let block_columns = row_bytes / side.element_bytes;
-        let block = rows * row_bytes;
-        let (offset, leading) = match side.k_along_row {
-            true => (
+        let block = side.block_bytes();
+        let offset = match side.k_along_row {
+            true => {
                 k / block_columns * block
                     + k % block_columns * side.element_bytes
-                    + outer * row_bytes,
-                1,
-            ),
+                    + outer * row_bytes
+            }
             // Blocks of columns are `block` apart; eight rows of k are one period of the swizzle.
-            false => (outer / block_columns * block + k * row_bytes, block / 16),
+            false => outer / block_columns * block + k * row_bytes,
         };
         let swizzle: u64 = match row_bytes {
             128 => 1,
             64 => 2,
             _ => 3,
         };
-        let fields = swizzle << 62 | (8 * row_bytes / 16) << 32 | leading << 16;
-        let at = self.b.add_const(start, offset as i64);
-        let mask = self.b.i32(0x3_ffff);
-        let at = self.b.andi(at, mask);
+        let low = self.b.add_const(start, (offset / 16) as i64);
+        let low = self.b.resize(low, Elem::I64, false);
+        let high = self.b.i64((swizzle << 62 | (8 * row_bytes / 16) << 32) as i64);
+        self.b.ori(low, high)
+    }
+
+    /// The lower half of the descriptor of what starts at `address`.
+    fn descriptor_start(&mut self, side: &Side<'c>, address: Val<'c>) -> Val<'c> {
+        let leading = match side.k_along_row {
+            true => 1,
+            false => side.block_bytes() / 16,
+        };
         let four = self.b.i32(4);
-        let at = self.b.binary("arith.shrui", at, four);
-        let at = self.b.resize(at, Elem::I64, false);
-        let fields = self.b.i64(fields as i64);
-        self.b.ori(at, fields)
+        let at = self.b.binary("arith.shrui", address, four);
+        let leading = self.b.i32((leading << 16) as i64);
+        self.b.ori(at, leading)
     }
 
     /// Waits for all products of this warpgroup and takes the sums of `accs` from then on.

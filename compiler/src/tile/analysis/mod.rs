@@ -11,6 +11,7 @@ mod facts;
 mod forms;
 mod init;
 mod linear;
+mod multiple;
 mod races;
 mod roles;
 #[cfg(test)]
@@ -22,6 +23,7 @@ use crate::diag::catalogue::channels;
 
 pub use bounds::{Entry, Ledger, Proof};
 pub use example::Example;
+pub use multiple::power_of_two;
 
 /// All checks on one kernel; the ledger of its accesses for `tlc check -v`.
 pub fn check(k: &mut Kernel, sink: &mut Sink) -> Ledger {

@@ -124,6 +124,16 @@ impl Cluster<'_> {
         for (at, register) in at.iter_mut().zip(&of.at) {
             *at = i64::from(self.register(*register, thread) as i32);
         }
+        // The hardware stops with an illegal instruction.
+        if at[0] * map.element_bytes as i64 % 16 != 0 {
+            return Err((
+                thread,
+                format!(
+                    "a box starts at element {} of its rows, which is not at whole 16 bytes",
+                    at[0]
+                ),
+            ));
+        }
         Ok((map, at))
     }
 
