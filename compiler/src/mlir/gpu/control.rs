@@ -33,6 +33,7 @@ impl<'c> Emitter<'_, 'c> {
         let kernel = self.kernel;
         let op = kernel.op(id);
         self.span = op.span;
+        self.land(block, id)?;
         if self.barriers.contains(&id) {
             self.barrier();
         }
@@ -45,7 +46,7 @@ impl<'c> Emitter<'_, 'c> {
                 b,
                 accumulate,
             } => match self.network {
-                Some(_) => self.tensor_core_dot(block, id, acc, a, b, *accumulate),
+                Some(_) => self.tensor_core_dot(id, acc, a, b, *accumulate),
                 None => self.dot(acc, a, b, *accumulate),
             },
             OpKind::Reduce {

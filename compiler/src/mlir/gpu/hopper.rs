@@ -254,8 +254,8 @@ impl<'c> Builder<'c> {
         );
     }
 
-    /// Waits for all products; gives the accumulators as they are then.
-    pub fn wgmma_wait_all(&mut self, sums: &[Val<'c>]) -> Vec<Val<'c>> {
+    /// Waits until at most `left` groups of products are on their way; gives the accumulators of others as they are then.
+    pub fn wgmma_wait_for(&mut self, left: u32, sums: &[Val<'c>]) -> Vec<Val<'c>> {
         let n = sums.len();
         let constraints: Vec<String> = (0..2 * n)
             .map(|i| {
@@ -267,7 +267,7 @@ impl<'c> Builder<'c> {
             })
             .collect();
         self.assembly(
-            "wgmma.wait_group.sync.aligned 0;",
+            &format!("wgmma.wait_group.sync.aligned {left};"),
             &constraints.join(","),
             sums,
             Elem::F32,

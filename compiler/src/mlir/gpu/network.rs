@@ -4,8 +4,8 @@
 //! The index of a ring runs through all items that a CTA takes, and the parity of its rounds tells one use of a slot from the next: a role
 //! that puts waits for the slot to be empty, which it is at first, a role that gets waits for it to be full.
 //!
-//! Products stay on their way where a loop allows it: a loop whose accumulators nothing else touches waits, in every iteration, for the
-//! products of the one before, and gives back the slots that those read.
+//! Products stay on their way until something touches their sums: only then they are waited for, and the slots that they read are given
+//! back. A loop whose accumulators nothing else touches waits, in every iteration, for the products of the one before.
 
 use super::{Emit, Emitter};
 use crate::mlir::build::{Elem, IntCompare, Val};
@@ -29,6 +29,14 @@ pub(super) struct Network<'c> {
     /// Tiles bound to slots.
     bound: BTreeMap<TileId, Bound<'c>>,
     steady: Option<Steady<'c>>,
+    /// Products on their way, of the block in hand, in the order of their groups.
+    flying: Vec<Flying>,
+}
+
+/// A `dot` whose sums nobody has waited for.
+struct Flying {
+    acc: TileId,
+    op: OpId,
 }
 
 /// The next slot of a ring and the parity of the round, in variables that LLVM turns into registers.
@@ -110,6 +118,7 @@ impl<'c> Emitter<'_, 'c> {
             cursors: vec![],
             bound: BTreeMap::new(),
             steady: None,
+            flying: vec![],
         });
         let tid = self.thread;
         let (exit, _) = self.b.new_block(0);
@@ -410,10 +419,13 @@ impl<'c> Emitter<'_, 'c> {
 
     /// At the end of a block: gives back the slots that were got in it.
     pub(super) fn leave(&mut self, block: BlockId) -> Emit {
-        let Some(network) = &mut self.network else {
+        let Some(network) = &self.network else {
             return Ok(());
         };
         let steady = network.steady.as_ref().is_some_and(|s| s.body == block);
+        let flying = network.flying.len();
+        self.land_first(flying)?;
+        let network = self.network_mut();
         let mut rings: BTreeMap<usize, Val<'c>> = BTreeMap::new();
         network.bound.retain(|_, bound| {
             if bound.block == block {
@@ -430,17 +442,17 @@ impl<'c> Emitter<'_, 'c> {
         Ok(())
     }
 
-    /// Gives back the slots of `block` that nothing after `op` reads.
+    /// Gives back the slots of `block` that neither products on their way nor `op` and what follows it reads.
     fn release_read(&mut self, block: BlockId, op: OpId) -> Emit {
         let kernel = self.kernel;
         let ops = &kernel.block(block).ops;
-        let after = ops
-            .iter()
-            .position(|&o| o == op)
-            .map_or(ops.len(), |at| at + 1);
+        let from = ops.iter().position(|&o| o == op).unwrap_or(ops.len());
         let mut later: Vec<TileId> = vec![];
         let mut note = |op: OpId| kernel.op(op).kind.for_each_tile(&mut |t, _| later.push(t));
-        for &op in &ops[after..] {
+        for flying in &self.network()?.flying {
+            note(flying.op);
+        }
+        for &op in &ops[from..] {
             note(op);
             for inner in kernel.op(op).kind.blocks() {
                 kernel.walk(inner, &mut |_, op| note(op));
@@ -505,7 +517,7 @@ impl<'c> Emitter<'_, 'c> {
         let Some(steady) = self.network_mut().steady.take() else {
             return Ok(());
         };
-        self.await_products(&steady.accs)?;
+        self.await_products(0, &steady.accs)?;
         for &(ring, variable) in &steady.held {
             let slot = self.b.load(variable, (Elem::I32, 1), 4, None);
             let zero = self.b.i32(0);
@@ -515,13 +527,61 @@ impl<'c> Emitter<'_, 'c> {
         Ok(())
     }
 
-    /// After the products of `op` have been issued: lets them go on where the loop allows it, else waits.
-    pub(super) fn after_products(&mut self, block: BlockId, op: OpId, acc: TileId) -> Emit {
+    /// Before `op` of `block` runs: waits for the products whose sums it touches, and before anything that branches for all.
+    pub(super) fn land(&mut self, block: BlockId, op: OpId) -> Emit {
+        let kernel = self.kernel;
+        let Some(network) = self.network.as_ref().filter(|n| !n.flying.is_empty()) else {
+            return Ok(());
+        };
+        let flying = &network.flying;
+        let kind = &kernel.op(op).kind;
+        let landed = match kind {
+            // Sums follow each other on the tensor cores.
+            OpKind::Dot { .. } => 0,
+            OpKind::Get { channel, .. } => {
+                let number = network.plan.slots[channel.index()].ring;
+                let ring = &network.plan.rings[number];
+                let held = network.bound.values().filter(|b| b.ring == number);
+                let full = held.count() >= ring.channels.len() * ring.slots as usize;
+                // The slot that comes next is one that they read.
+                if full { flying.len() } else { 0 }
+            }
+            OpKind::For { .. } | OpKind::ForItems { .. } | OpKind::If { .. } => flying.len(),
+            _ => {
+                let mut touched = vec![];
+                kind.for_each_tile(&mut |t, _| touched.push(t));
+                for inner in kind.blocks() {
+                    kernel.walk(inner, &mut |_, op| {
+                        (kernel.op(op).kind).for_each_tile(&mut |t, _| touched.push(t));
+                    });
+                }
+                let last = flying.iter().rposition(|f| touched.contains(&f.acc));
+                last.map_or(0, |last| last + 1)
+            }
+        };
+        self.land_first(landed)?;
+        match landed {
+            0 => Ok(()),
+            _ => self.release_read(block, op),
+        }
+    }
+
+    /// Waits for as many of the products on their way, the oldest first.
+    fn land_first(&mut self, count: usize) -> Emit {
+        let network = self.network_mut();
+        let accs: Vec<TileId> = network.flying.drain(..count).map(|f| f.acc).collect();
+        let left = network.flying.len() as u32;
+        self.await_products(left, &accs)
+    }
+
+    /// After the products of `op` have been issued: lets them go on.
+    pub(super) fn after_products(&mut self, op: OpId, acc: TileId) -> Emit {
         let steady = self.network()?.steady.as_ref();
         let Some(steady) = steady.filter(|s| s.accs.contains(&acc)) else {
             self.b.wgmma_commit();
-            self.await_products(&[acc])?;
-            return self.release_read(block, op);
+            let flying = &mut self.network_mut().flying;
+            flying.push(Flying { acc, op });
+            return Ok(());
         };
         if steady.last != op {
             return Ok(());

@@ -36,7 +36,6 @@ impl<'c> Emitter<'_, 'c> {
     /// Issues the products of one `dot`; gives its accumulator.
     pub(super) fn tensor_core_dot(
         &mut self,
-        block: BlockId,
         op: OpId,
         acc: &TileView,
         a: &Operand,
@@ -98,7 +97,7 @@ impl<'c> Emitter<'_, 'c> {
                 column += wide;
             }
         }
-        self.after_products(block, op, acc.tile)
+        self.after_products(op, acc.tile)
     }
 
     fn operand_in_slot(&mut self, operand: &Operand, k_first: bool) -> Emit<Side<'c>> {
@@ -184,15 +183,15 @@ impl<'c> Emitter<'_, 'c> {
         self.b.ori(at, leading)
     }
 
-    /// Waits for all products of this warpgroup and takes the sums of `accs` from then on.
-    pub(super) fn await_products(&mut self, accs: &[TileId]) -> Emit {
+    /// Waits until at most `left` groups of products of this warpgroup are on their way, and takes the sums of `accs`, which are no longer.
+    pub(super) fn await_products(&mut self, left: u32, accs: &[TileId]) -> Emit {
         for &acc in accs {
             let cells = self.cells(acc)?;
             let sums: Vec<_> = cells
                 .iter()
                 .map(|&c| self.b.load(c, (Elem::F32, 1), 4, None))
                 .collect();
-            let sums = self.b.wgmma_wait_all(&sums);
+            let sums = self.b.wgmma_wait_for(left, &sums);
             for (cell, sum) in cells.iter().zip(sums) {
                 self.b.store(sum, *cell, 4, None);
             }
