@@ -13,8 +13,8 @@ use crate::driver;
 use crate::sema::Program;
 use crate::syntax::ast::Item;
 use crate::testing::data::Data;
+use crate::testing::launch::{compiled, interpret_traced, launch};
 use crate::testing::plan::{inputs, plan};
-use crate::testing::run::{compiled, interpret_traced, launch};
 
 #[derive(Args)]
 pub(super) struct Run {

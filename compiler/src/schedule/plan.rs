@@ -1,7 +1,7 @@
 //! The plan of a network: warps and registers of roles, rings of channels, places of tiles, tensor maps.
 
-use super::{fragments, starts_aligned};
 use super::layout::{LANES, Layout, WARPS_PER_GROUP};
+use super::{fragments, starts_aligned};
 use crate::target::nvptx::GpuFacts;
 use crate::tile::ir::*;
 use std::collections::BTreeMap;
@@ -512,7 +512,9 @@ impl Plan {
                     format!("the rows of `{name}` do not lie along two axes of a tensor, the last one of them its own last")
                 })?;
                 if !starts_aligned(kernel, src, channel.dtype) {
-                    return Err(format!("`{name}` is copied from a column that may be none of whole 16 bytes"));
+                    return Err(format!(
+                        "`{name}` is copied from a column that may be none of whole 16 bytes"
+                    ));
                 }
                 let at = self.map_number(map);
                 self.map_of.insert(op, at);

@@ -167,7 +167,9 @@ impl<'c> Emitter<'_, 'c> {
         };
         let low = self.b.add_const(start, (offset / 16) as i64);
         let low = self.b.resize(low, Elem::I64, false);
-        let high = self.b.i64((swizzle << 62 | (8 * row_bytes / 16) << 32) as i64);
+        let high = self
+            .b
+            .i64((swizzle << 62 | (8 * row_bytes / 16) << 32) as i64);
         self.b.ori(low, high)
     }
 
