@@ -110,6 +110,14 @@ pub fn optimise(kernel: &ir::Kernel) -> Result<ir::Kernel, Box<Diagnostic>> {
     rewritten(kernel, pass::pipeline_code)
 }
 
+/// All rewrites before plain code for GPUs.
+///
+/// # Errors
+/// As of [`optimise`].
+pub fn optimise_for_gpu(kernel: &ir::Kernel) -> Result<ir::Kernel, Box<Diagnostic>> {
+    rewritten(kernel, pass::pipeline_gpu)
+}
+
 /// All rewrites before code for CPUs.
 ///
 /// # Errors
@@ -268,7 +276,9 @@ mod native {
             (Target::TensorCores, Some(network)) => {
                 gpu_code(&network.kernel, Some(&network.plan), mlir)
             }
-            (Target::Sm90a | Target::TensorCores, _) => gpu_code(&optimise(kernel)?, None, mlir),
+            (Target::Sm90a | Target::TensorCores, _) => {
+                gpu_code(&optimise_for_gpu(kernel)?, None, mlir)
+            }
         }
     }
 
@@ -442,7 +452,12 @@ mod native {
                         return Ok(format!("kernel {}\n{}", kernel.name, network.plan));
                     }
                     (Err(why), Dump::Network | Dump::Plan) => {
-                        return Ok(format!("kernel {}\nno tensor cores: {why}\n", kernel.name));
+                        let mut text = format!("kernel {}\nno tensor cores: {why}\n", kernel.name);
+                        if stage == Dump::Plan {
+                            let plain = optimise_for_gpu(kernel)?;
+                            text += &mlir::gpu::registers(&plain, &SM_90A)?.print(&plain);
+                        }
+                        return Ok(text);
                     }
                     _ => {}
                 }

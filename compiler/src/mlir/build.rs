@@ -771,12 +771,12 @@ impl<'c> Builder<'c> {
     }
 
     /// Of memory that nobody writes during the launch.
-    pub fn load_invariant(&mut self, from: Val<'c>, elem: Elem) -> Val<'c> {
+    pub fn load_invariant(&mut self, from: Val<'c>, of: (Elem, u32), align: u32) -> Val<'c> {
         let attributes = [
-            ("alignment", self.integer_attr(64, (elem.bits() / 8) as i64)),
+            ("alignment", self.integer_attr(64, align as i64)),
             ("invariant", Attribute::unit(self.context)),
         ];
-        self.value("llvm.load", &[from], (elem, 1), &attributes)
+        self.value("llvm.load", &[from], of, &attributes)
     }
 
     pub fn store(&mut self, value: Val<'c>, to: Val<'c>, align: u32, scope: Option<Scope>) {

@@ -220,7 +220,8 @@ impl<'c> Builder<'c> {
                 self.nan_code(v, code, 0x7e00)
             }
             DType::UE8M0 => self.round_up_to_power(v),
-            DType::E4M3 | DType::E5M2 | DType::E2M1 => self.narrow_small(v, to),
+            DType::E2M1 => self.narrow_to_e2m1(v),
+            DType::E4M3 | DType::E5M2 => self.narrow_small(v, to),
             _ => unreachable!("{to} is no float of up to 32 bits"),
         }
     }
@@ -266,15 +267,9 @@ impl<'c> Builder<'c> {
     fn narrow_small(&mut self, v: Val<'c>, to: DType) -> Val<'c> {
         let (exponent_bits, mantissa_bits, bias) = small_float(to);
         let lanes = v.lanes;
-        let largest: f32 = match to {
-            DType::E4M3 => 448.0,
-            DType::E5M2 => 57344.0,
-            _ => 6.0,
-        };
-        let largest_code = match to {
-            DType::E4M3 => 0x7e,
-            DType::E5M2 => 0x7b,
-            _ => 0x7,
+        let (largest, largest_code): (f32, i64) = match to {
+            DType::E4M3 => (448.0, 0x7e),
+            _ => (57344.0, 0x7b),
         };
         let bits = self.bitcast(v, Elem::I32);
         let magnitude_mask = self.int(Elem::I32, lanes, 0x7fff_ffff);
@@ -309,10 +304,44 @@ impl<'c> Builder<'c> {
         let sign = self.shr(bits, 31);
         let sign = self.shl(sign, exponent_bits + mantissa_bits);
         let signed = self.ori(code, sign);
-        // e2m1 has no NaN: +6.
-        let nan = if to == DType::E2M1 { 0x7 } else { 0x7f };
-        let result = self.replace(signed, magnitude, IntCompare::Ugt, 0x7f80_0000, nan);
+        let result = self.replace(signed, magnitude, IntCompare::Ugt, 0x7f80_0000, 0x7f);
         self.resize(result, Elem::I8, false)
+    }
+
+    /// The codes 0, 0.5, 1, 1.5, 2, 3, 4, 6 lie on three lines, of which the least is the right one: below 2 the code is twice the
+    /// magnitude, below 4 two more than it, then half of it and four. One rounding to an integer makes ties even, as codes want it.
+    fn narrow_to_e2m1(&mut self, v: Val<'c>) -> Val<'c> {
+        let lanes = v.lanes;
+        // Sums with it have integers in their low bits, and their bits rise with them.
+        const ROUNDER: f32 = 12_582_912.0;
+        let magnitude = self.unary("llvm.intr.fabs", v);
+        let line = |b: &mut Self, slope: f32, from: f32| {
+            let (slope, from) = (b.f32(lanes, slope), b.f32(lanes, ROUNDER + from));
+            let rounded = b.fma(magnitude, slope, from);
+            b.bitcast(rounded, Elem::I32)
+        };
+        let (low, middle, high) = (
+            line(self, 2.0, 0.0),
+            line(self, 1.0, 2.0),
+            line(self, 0.5, 4.0),
+        );
+        // What is beyond 6, NaN too.
+        let last = self.int(Elem::I32, lanes, i64::from((ROUNDER + 7.0).to_bits()));
+        let code = self.min_signed(low, middle);
+        let code = self.min_signed(code, high);
+        let code = self.min_signed(code, last);
+        let mask = self.int(Elem::I32, lanes, 7);
+        let code = self.andi(code, mask);
+        let bits = self.bitcast(v, Elem::I32);
+        let sign = self.shr(bits, 28);
+        let mask = self.int(Elem::I32, lanes, 8);
+        let sign = self.andi(sign, mask);
+        // NaN is +6.
+        let is_nan = self.cmpf(FloatCompare::Uno, v, v);
+        let none = self.zero(Elem::I32, lanes);
+        let sign = self.select(is_nan, none, sign);
+        let code = self.ori(code, sign);
+        self.resize(code, Elem::I8, false)
     }
 
     /// Up to the next power of two; NaN and what is beyond 2^127 give NaN, what is not above 2^-127 gives 2^-127.

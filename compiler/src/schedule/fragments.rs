@@ -241,6 +241,18 @@ fn scalar_uses(kernel: &Kernel, block: BlockId, memory: &mut [bool]) {
     }
 }
 
+/// Whether a view of a tile is all of it, axis by axis.
+pub fn is_whole_view(kernel: &Kernel, view: &View) -> bool {
+    let Base::Tile(tile) = view.base else {
+        return false;
+    };
+    view.shape() == kernel.tile(tile).shape
+        && view
+            .slots
+            .iter()
+            .all(|s| matches!(s, Slot::Span { start, .. } if kernel.const_index(*start) == Some(0)))
+}
+
 /// Whether a view is all of its tile.
 pub fn is_whole(kernel: &Kernel, view: &TileView) -> bool {
     view.shape() == kernel.tile(view.tile).shape

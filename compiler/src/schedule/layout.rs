@@ -62,6 +62,143 @@ impl Layout {
         Some(layout.tidy())
     }
 
+    /// A tile that streams between memory and registers: each thread holds runs of `run` neighbours of the last axis, neighbouring lanes
+    /// neighbouring runs, so that a warp reads and writes memory without a gap. What is left of the last axis goes to the warps, then to
+    /// registers; with `rows_to_warps` warps take rows first, which keeps a row within one warp. Lanes or warps too many hold copies.
+    pub fn runs(shape: &[u64], run: u64, warps: u64, rows_to_warps: bool) -> Layout {
+        let mut left = shape.to_vec();
+        // As many as divide both what is left of the axis and `most`.
+        let mut take = |axis: usize, most: u64| {
+            let taken = digit(gcd(left[axis], most), axis, shape[axis] / left[axis]);
+            left[axis] /= taken.count;
+            taken
+        };
+        let inner_first: Vec<usize> = (0..shape.len()).rev().collect();
+        let outer_first: Vec<usize> = (0..shape.len()).collect();
+        let mut registers = vec![];
+        if let Some(&last) = inner_first.first() {
+            registers.push(take(last, run));
+        }
+        let mut over = |total: u64, axes: &[usize]| {
+            let mut digits: Vec<Digit> = vec![];
+            let mut missing = total;
+            for &axis in axes {
+                let taken = take(axis, missing);
+                missing /= taken.count;
+                digits.push(taken);
+            }
+            digits.push(copies(missing));
+            digits.retain(|d| d.count > 1);
+            digits
+        };
+        let lanes = over(LANES, &inner_first);
+        let warps = match rows_to_warps {
+            true => over(warps, &outer_first),
+            false => over(warps, &inner_first),
+        };
+        registers.extend(inner_first.iter().map(|&axis| take(axis, 0)));
+        let layout = Layout {
+            shape: shape.to_vec(),
+            registers,
+            lanes,
+            warps,
+        };
+        layout.ordered()
+    }
+
+    /// Every thread holds all of the tile.
+    pub fn everywhere(shape: &[u64], warps: u64) -> Layout {
+        let layout = Layout {
+            shape: shape.to_vec(),
+            registers: (0..shape.len())
+                .map(|axis| digit(shape[axis], axis, 1))
+                .collect(),
+            lanes: vec![copies(LANES)],
+            warps: vec![copies(warps)],
+        };
+        layout.ordered()
+    }
+
+    /// With the registers numbered along the last axis first. Which thread holds what stays.
+    pub(super) fn ordered(mut self) -> Layout {
+        self.registers.retain(|d| d.count > 1);
+        self.registers
+            .sort_by_key(|d| (std::cmp::Reverse(d.axis), d.stride));
+        let mut merged: Vec<Digit> = vec![];
+        for d in self.registers {
+            match merged.last_mut() {
+                Some(last) if last.axis == d.axis && last.stride * last.count == d.stride => {
+                    last.count *= d.count;
+                }
+                _ => merged.push(d),
+            }
+        }
+        self.registers = merged;
+        self
+    }
+
+    /// What lanes and what warps hold, in a form that is equal for equal layouts: a digit for each prime factor.
+    pub fn threads(&self) -> [Vec<(Option<usize>, u64, u64)>; 2] {
+        [&self.lanes, &self.warps].map(|digits| digits.iter().flat_map(primes).collect())
+    }
+
+    /// The register that adds this much to the coordinates.
+    pub fn register_at(&self, offsets: &[u64]) -> Option<u64> {
+        let mut rest = offsets.to_vec();
+        let mut order: Vec<usize> = (0..self.registers.len()).collect();
+        order.sort_by_key(|&i| std::cmp::Reverse(self.registers[i].stride));
+        let mut values = vec![0; self.registers.len()];
+        for i in order {
+            let d = self.registers[i];
+            let axis = d.axis?;
+            values[i] = (rest[axis] / d.stride).min(d.count - 1);
+            rest[axis] -= values[i] * d.stride;
+        }
+        let mut place = 1;
+        let mut number = 0;
+        for (d, value) in self.registers.iter().zip(values) {
+            number += value * place;
+            place *= d.count;
+        }
+        rest.iter().all(|&r| r == 0).then_some(number)
+    }
+
+    /// Whether the digits of each axis count through it without a gap.
+    pub(super) fn holds_all(&self) -> bool {
+        let digits = || {
+            let all = self.registers.iter().chain(&self.lanes).chain(&self.warps);
+            all.filter(|d| d.count > 1)
+        };
+        self.shape.iter().enumerate().all(|(axis, &extent)| {
+            let mut own: Vec<&Digit> = digits().filter(|d| d.axis == Some(axis)).collect();
+            own.sort_by_key(|d| d.stride);
+            let end = own
+                .iter()
+                .try_fold(1, |next, d| (d.stride == next).then_some(next * d.count));
+            end == Some(extent)
+        })
+    }
+
+    /// Whether several threads hold the same element.
+    pub fn has_copies(&self) -> bool {
+        let mut threads = self.lanes.iter().chain(&self.warps);
+        threads.any(|d| d.axis.is_none() && d.count > 1)
+    }
+
+    /// Whether every thread holds all of it.
+    pub fn is_everywhere(&self) -> bool {
+        let mut threads = self.lanes.iter().chain(&self.warps);
+        threads.all(|d| d.axis.is_none() || d.count == 1)
+    }
+
+    /// How many neighbours along the last axis stand in a row in a thread's registers.
+    pub fn run(&self) -> u64 {
+        match self.registers.first() {
+            Some(d) if d.stride == 1 && d.axis == self.shape.len().checked_sub(1) => d.count,
+            _ => 1,
+        }
+    }
+
     /// The layout of what is left when `axis` is folded away or does not matter: threads along it hold copies.
     pub fn without(&self, axis: usize) -> Layout {
         let mut shape = self.shape.clone();
@@ -167,6 +304,34 @@ impl Layout {
     }
 }
 
+const fn copies(count: u64) -> Digit {
+    Digit {
+        count,
+        axis: None,
+        stride: 0,
+    }
+}
+
+fn gcd(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+/// Count, axis and stride of a digit for each prime factor of this one, the fastest first.
+pub(super) fn primes(d: &Digit) -> Vec<(Option<usize>, u64, u64)> {
+    let (mut left, mut stride, mut found) = (d.count, d.stride, vec![]);
+    let mut factor = 2;
+    while left > 1 {
+        while left.is_multiple_of(factor) {
+            let stride_here = if d.axis.is_some() { stride } else { 0 };
+            found.push((d.axis, stride_here, factor));
+            stride *= factor;
+            left /= factor;
+        }
+        factor += 1;
+    }
+    found
+}
+
 fn offsets(digits: &[Digit], number: u64, rank: usize) -> Vec<u64> {
     let mut out = vec![0; rank];
     let mut rest = number;
@@ -215,6 +380,23 @@ mod tests {
             for axis in 0..2 {
                 layout.without(axis).check().unwrap();
             }
+        }
+
+        #[test]
+        fn runs_hold_every_element(
+            rows in 1u64..=24, columns in 1u64..=96, shift in 0u32..=3, warps in 1u64..=8, rows_to_warps: bool,
+        ) {
+            let layout = Layout::runs(&[rows, columns << shift], 1 << shift, warps, rows_to_warps);
+            layout.check().unwrap();
+            prop_assert_eq!(layout.warps(), warps);
+            prop_assert!(layout.run().is_multiple_of(1 << shift));
+            for register in 0..layout.registers() {
+                prop_assert_eq!(layout.register_at(&layout.of_register(register)), Some(register));
+            }
+            for axis in 0..2 {
+                layout.without(axis).check().unwrap();
+            }
+            Layout::everywhere(&[rows, columns], warps).check().unwrap();
         }
 
         #[test]

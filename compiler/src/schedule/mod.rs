@@ -6,9 +6,12 @@
 //!
 //! Needs: a kernel after `tile::pass::pipeline_network`. Keeps: the program; what cannot be planned runs as the plain kernel instead.
 
+pub mod access;
+pub mod fold;
 mod fragments;
 pub mod layout;
 mod plan;
+mod registers;
 mod split;
 
 pub use fragments::{Touch, accesses, touch};
@@ -16,6 +19,7 @@ pub use plan::{
     MapPlan, Plan, Ring, RolePlan, STAGE_BYTES, STAGED_ROW_BYTES, STAGED_ROWS, SlotPlace, Staged,
     plan,
 };
+pub use registers::{Registers, infer as infer_registers};
 pub use split::split;
 
 use crate::target::nvptx::GpuFacts;

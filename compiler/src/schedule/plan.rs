@@ -378,7 +378,11 @@ fn slot_read_by_elements(kernel: &Kernel, body: BlockId) -> Option<TileId> {
 
 /// Registers of a thread that tiles take at the op where they take most. A tile lives from its first op to its last; the last op of
 /// one and the first of another may be the same, since maps go element by element.
-fn most_registers(kernel: &Kernel, body: BlockId, fragments: &BTreeMap<TileId, Layout>) -> u64 {
+pub(super) fn most_registers(
+    kernel: &Kernel,
+    body: BlockId,
+    fragments: &BTreeMap<TileId, Layout>,
+) -> u64 {
     let mut lives: BTreeMap<TileId, (usize, usize)> = BTreeMap::new();
     let mut loops: Vec<(usize, usize)> = vec![];
     let mut next = 0;

@@ -369,7 +369,7 @@ impl<'k, 'c> Emitter<'k, 'c> {
 
     pub(super) fn word(&mut self, args: Val<'c>, index: i64, elem: Elem) -> Val<'c> {
         let at = self.b.offset(args, index * 8);
-        self.b.load_invariant(at, elem)
+        self.b.load_invariant(at, (elem, 1), elem.bits() / 8)
     }
 
     fn fresh_scope(&mut self) -> Scope {

@@ -21,6 +21,8 @@ pub(super) struct Memory<'c> {
     pub strides: Vec<Stride<'c>>,
     /// Two e2m1 codes to a byte.
     pub packed: bool,
+    /// Nobody writes it during the launch.
+    pub constant: bool,
 }
 
 impl Memory<'_> {
@@ -128,7 +130,11 @@ impl<'c> Emitter<'_, 'c> {
             return self.b.andi(shifted, mask);
         }
         let p = self.b.gep(memory.base, at, elem);
-        let v = self.b.load(p, (elem, 1), elem.bits() / 8, None);
+        let align = elem.bits() / 8;
+        let v = match memory.constant {
+            true => self.b.load_invariant(p, (elem, 1), align),
+            false => self.b.load(p, (elem, 1), align, None),
+        };
         self.b.from_stored(v, memory.dtype)
     }
 

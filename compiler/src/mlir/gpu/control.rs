@@ -124,7 +124,8 @@ impl<'c> Emitter<'_, 'c> {
     /// A store outside every map: by the first thread, or by each in memory of its own.
     fn once(&mut self, id: OpId) -> Emit {
         if let OpKind::StoreTile { tile, .. } = &self.kernel.op(id).kind
-            && self.plan.places[tile.index()] == super::Place::Private
+            && (self.plan.places[tile.index()] == super::Place::Private
+                || self.layouts.contains_key(tile))
         {
             return self.scalar_op(id);
         }

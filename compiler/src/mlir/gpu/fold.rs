@@ -5,7 +5,7 @@
 
 use super::access::Memory;
 use super::{Emit, Emitter};
-use crate::mlir::build::{Elem, IntCompare, Val};
+use crate::mlir::build::{Builder, Elem, IntCompare, Val};
 use crate::mlir::scalar::held_as;
 use crate::tile::ir::*;
 use tessera_artifact::DType;
@@ -37,6 +37,9 @@ impl<'c> Emitter<'_, 'c> {
         op: FoldOp,
         order: Order,
     ) -> Emit {
+        if self.fold_in_registers(dst, src, axis as usize, op, order)? {
+            return Ok(());
+        }
         let lines = self.lines(src, axis, op)?;
         let to = self.tile(dst)?;
         if lines.count() == 0 {
@@ -137,7 +140,7 @@ impl<'c> Emitter<'_, 'c> {
         let mut folded = self.lane(lines, start, lane, lanes)?;
         let mut half = lanes / 2;
         while half > 0 {
-            let other = self.shuffle_down(folded, half);
+            let other = self.shuffled(folded, |b, word| b.shuffle_down(word, half));
             folded = self.combine(lines, folded, other)?;
             half /= 2;
         }
@@ -152,22 +155,26 @@ impl<'c> Emitter<'_, 'c> {
         Ok(())
     }
 
-    /// A value of any width, as words of 32 bits.
-    fn shuffle_down(&mut self, v: Val<'c>, distance: u32) -> Val<'c> {
+    /// Another lane's value, of any width, as words of 32 bits.
+    pub(super) fn shuffled(
+        &mut self,
+        v: Val<'c>,
+        mut shuffle: impl FnMut(&mut Builder<'c>, Val<'c>) -> Val<'c>,
+    ) -> Val<'c> {
         let bits = self.b.bitcast(v, v.elem.as_int());
         let moved = if bits.elem == Elem::I64 {
             let low = self.b.resize(bits, Elem::I32, false);
             let high = self.b.shr(bits, 32);
             let high = self.b.resize(high, Elem::I32, false);
-            let low = self.b.shuffle_down(low, distance);
-            let high = self.b.shuffle_down(high, distance);
+            let low = shuffle(&mut self.b, low);
+            let high = shuffle(&mut self.b, high);
             let low = self.b.resize(low, Elem::I64, false);
             let high = self.b.resize(high, Elem::I64, false);
             let high = self.b.shl(high, 32);
             self.b.ori(low, high)
         } else {
             let wide = self.b.resize(bits, Elem::I32, false);
-            let wide = self.b.shuffle_down(wide, distance);
+            let wide = shuffle(&mut self.b, wide);
             self.b.resize(wide, bits.elem, false)
         };
         self.b.bitcast(moved, v.elem)
@@ -183,6 +190,7 @@ impl<'c> Emitter<'_, 'c> {
             dtype: lines.dtype,
             strides: Vec::new(),
             packed: false,
+            constant: false,
         };
         let (lo, hi) = (self.b.i64(0), self.b.i64(lines.count() as i64));
         let open = self.b.begin_for(lo, hi, 1, &[]);

@@ -1,31 +1,44 @@
 //! Tiles in registers: every thread works through the elements that its layout gives it.
 //!
-//! A register of a tile is a variable that LLVM keeps in a register, since every access names it outright.
+//! A register of a tile is a variable that LLVM keeps in a register, since every access names it outright. Neighbours of 16, 8 or 4
+//! bits share one.
 
 use super::access::Memory;
 use super::{Emit, Emitter};
-use crate::mlir::build::{Elem, IntCompare, Val};
+use crate::mlir::build::{Elem, IntCompare, OpenIf, Val};
 use crate::mlir::scalar::held_as;
+use crate::schedule::access::{access, register};
 use crate::schedule::layout::{Digit, Layout};
-use crate::schedule::{Touch, touch};
+use crate::schedule::{Touch, accesses};
 use crate::tile::ir::*;
+use tessera_artifact::DType;
 
 /// The element in hand while a map over registers is emitted.
-pub(super) struct Here {
+pub(super) struct Here<'c> {
     layout: Layout,
     register: u64,
-    extents: Vec<u64>,
     body: BlockId,
+    /// Whether this thread is the one that writes to memory what several hold; `None`: no two hold the same.
+    owner: Option<Val<'c>>,
 }
 
-/// Whether two neighbours of 16 bits share a register.
-fn is_paired(dtype: tessera_artifact::DType, layout: &Layout) -> bool {
-    let neighbours = Digit {
-        count: 2,
-        axis: Some(layout.shape.len().wrapping_sub(1)),
-        stride: 1,
+/// Neighbours that will share a register, until all are there.
+pub(super) struct Unfinished<'c> {
+    tile: TileId,
+    cell: usize,
+    parts: Vec<Option<Val<'c>>>,
+}
+
+/// How many neighbours share a register.
+pub(super) fn sharing(dtype: DType, layout: &Layout) -> u64 {
+    let count = match dtype {
+        DType::Bool => 1,
+        dtype => 32 / u64::from(dtype.bits().clamp(4, 32)),
     };
-    dtype.bits() == 16 && layout.registers.first() == Some(&neighbours)
+    match layout.run().is_multiple_of(count) {
+        true => count,
+        false => 1,
+    }
 }
 
 impl<'c> Emitter<'_, 'c> {
@@ -41,85 +54,160 @@ impl<'c> Emitter<'_, 'c> {
         if let Some(cells) = self.fragments.get(&tile) {
             return Ok(cells.clone());
         }
-        let count = match is_paired(kernel.tile(tile).dtype, &layout) {
-            true => layout.registers() / 2,
-            false => layout.registers(),
-        };
+        let count = layout.registers() / sharing(kernel.tile(tile).dtype, &layout);
         let cells: Vec<_> = (0..count).map(|_| self.b.alloca(8)).collect();
         self.fragments.insert(tile, cells.clone());
         Ok(cells)
     }
 
     pub(super) fn layout(&self, tile: TileId) -> Option<Layout> {
-        self.network.as_ref()?.plan.fragments.get(&tile).cloned()
+        self.layouts.get(&tile).cloned()
     }
 
     fn element_type(&self, tile: TileId) -> Elem {
         held_as(Type::Scalar(self.kernel.tile(tile).dtype))
     }
 
-    fn load_cell(&mut self, tile: TileId, register: u64) -> Emit<Val<'c>> {
+    /// How many neighbours of a tile share a register.
+    pub(super) fn sharing(&self, tile: TileId) -> u64 {
+        let layout = self.layouts.get(&tile);
+        layout.map_or(1, |l| sharing(self.kernel.tile(tile).dtype, l))
+    }
+
+    pub(super) fn load_cell(&mut self, tile: TileId, register: u64) -> Emit<Val<'c>> {
         let elem = self.element_type(tile);
         let cells = self.cells(tile)?;
-        if !self.paired(tile) {
+        let sharing = self.sharing(tile);
+        if sharing == 1 {
             let cell = cells[register as usize];
             return Ok(self.b.load(cell, (elem, 1), elem.bits().div_ceil(8), None));
         }
-        let pair = self
-            .b
-            .load(cells[register as usize / 2], (Elem::I32, 1), 4, None);
-        let half = self.b.shr(pair, 16 * (register as u32 % 2));
-        Ok(self.b.resize(half, elem, false))
-    }
-
-    fn paired(&self, tile: TileId) -> bool {
-        let dtype = self.kernel.tile(tile).dtype;
-        self.layout(tile)
-            .is_some_and(|layout| is_paired(dtype, &layout))
-    }
-
-    /// Two halves of a register. The hardware rounds two f32 at once.
-    fn pair(&mut self, tile: TileId, low: Val<'c>, high: Val<'c>) -> Val<'c> {
-        let source = |v: Val<'c>| {
-            let found = self.narrowed.iter().find(|(narrow, _)| narrow.raw == v.raw);
-            found.map(|&(_, wide)| wide)
-        };
-        if self.kernel.tile(tile).dtype == tessera_artifact::DType::BF16
-            && let (Some(low), Some(high)) = (source(low), source(high))
-        {
-            return self.b.round_pair_to_bf16(low, high);
+        let (cell, part) = ((register / sharing) as usize, register % sharing);
+        let unfinished = (self.unfinished.iter()).find(|u| u.tile == tile && u.cell == cell);
+        if let Some(value) = unfinished.and_then(|u| u.parts[part as usize]) {
+            return Ok(value);
         }
-        let zero = self.b.zero(low.elem, 2);
-        let pair = self.b.insert(low, zero, 0);
-        let pair = self.b.insert(high, pair, 1);
-        let pair = self.b.vector_bitcast(pair, Elem::I32);
-        self.b.extract_only(pair)
+        let all = self.b.load(cells[cell], (Elem::I32, 1), 4, None);
+        let bits = 32 / sharing as u32;
+        let own = self.b.shr(all, bits * part as u32);
+        let own = self.masked(own, bits);
+        Ok(self.b.resize(own, elem, false))
     }
 
-    fn store_cell(&mut self, tile: TileId, register: u64, value: Val<'c>) -> Emit {
+    /// The low half of a byte, for codes of 4 bits; others fill their element.
+    fn masked(&mut self, v: Val<'c>, bits: u32) -> Val<'c> {
+        if bits >= 8 {
+            return v;
+        }
+        let mask = self.b.int(v.elem, 1, 0xf);
+        self.b.andi(v, mask)
+    }
+
+    pub(super) fn store_cell(&mut self, tile: TileId, register: u64, value: Val<'c>) -> Emit {
         let elem = self.element_type(tile);
         let cells = self.cells(tile)?;
-        if self.paired(tile) {
-            // Registers come in order, so the low half is the one before.
-            if register.is_multiple_of(2) {
-                self.low_half = Some((tile, value));
-                return Ok(());
-            }
-            let Some((_, low)) = self.low_half.take_if(|(t, _)| *t == tile) else {
-                return Err(self.fault("half a register is stored alone"));
-            };
-            let pair = self.pair(tile, low, value);
-            self.b.store(pair, cells[register as usize / 2], 4, None);
+        let sharing = self.sharing(tile);
+        if sharing == 1 {
+            let cell = cells[register as usize];
+            self.b.store(value, cell, elem.bits().div_ceil(8), None);
             return Ok(());
         }
-        let cell = cells[register as usize];
-        self.b.store(value, cell, elem.bits().div_ceil(8), None);
+        let (cell, part) = ((register / sharing) as usize, (register % sharing) as usize);
+        let found = (self.unfinished.iter()).position(|u| u.tile == tile && u.cell == cell);
+        let at = found.unwrap_or_else(|| {
+            self.unfinished.push(Unfinished {
+                tile,
+                cell,
+                parts: vec![None; sharing as usize],
+            });
+            self.unfinished.len() - 1
+        });
+        self.unfinished[at].parts[part] = Some(value);
+        if self.unfinished[at].parts.iter().all(Option::is_some) {
+            let done = self.unfinished.remove(at);
+            self.finish(done)?;
+        }
         Ok(())
     }
 
-    /// The layout that a map runs in: that of the tiles in registers which it touches at its own coordinates.
+    /// Writes what is there of shared registers.
+    pub(super) fn finish_all(&mut self) -> Emit {
+        for unfinished in std::mem::take(&mut self.unfinished) {
+            self.finish(unfinished)?;
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, unfinished: Unfinished<'c>) -> Emit {
+        let Unfinished { tile, cell, parts } = unfinished;
+        let cell = self.cells(tile)?[cell];
+        let all = parts.iter().copied().collect::<Option<Vec<_>>>();
+        let word = match all {
+            Some(parts) => self.word_of(self.kernel.tile(tile).dtype, &parts),
+            None => {
+                let bits = 32 / parts.len() as u32;
+                let mut word = self.b.load(cell, (Elem::I32, 1), 4, None);
+                for (i, part) in parts.into_iter().enumerate() {
+                    let Some(part) = part else { continue };
+                    let hole = !(((1i64 << bits) - 1) << (i as u32 * bits));
+                    let hole = self.b.i32(i64::from(hole as i32));
+                    let part = self.masked(part, bits);
+                    let part = self.b.resize(part, Elem::I32, false);
+                    let part = self.b.shl(part, i as u32 * bits);
+                    let kept = self.b.andi(word, hole);
+                    word = self.b.ori(kept, part);
+                }
+                word
+            }
+        };
+        self.b.store(word, cell, 4, None);
+        Ok(())
+    }
+
+    /// Two values of 16 bits, four of 8 or eight of 4 in one register. The hardware rounds two f32 at once.
+    fn word_of(&mut self, dtype: DType, parts: &[Val<'c>]) -> Val<'c> {
+        let source = |v: &Val<'c>| {
+            let found = self.narrowed.iter().find(|(narrow, _)| narrow.raw == v.raw);
+            found.map(|&(_, wide)| wide)
+        };
+        let wide = parts.iter().map(source).collect::<Option<Vec<_>>>();
+        match (dtype, wide.as_deref()) {
+            (DType::BF16, Some(&[low, high])) => self.b.round_pair_to_bf16(low, high),
+            (DType::E4M3, Some(&[a, b, c, d])) => {
+                let low = self.b.round_pair_to_e4m3(a, b);
+                let high = self.b.round_pair_to_e4m3(c, d);
+                self.joined(&[low, high])
+            }
+            (DType::E2M1, _) => {
+                let mut word = self.b.zero(Elem::I32, 1);
+                for (i, &part) in parts.iter().enumerate() {
+                    let part = self.masked(part, 4);
+                    let part = self.b.resize(part, Elem::I32, false);
+                    let part = self.b.shl(part, 4 * i as u32);
+                    word = self.b.ori(word, part);
+                }
+                word
+            }
+            _ => self.joined(parts),
+        }
+    }
+
+    fn joined(&mut self, parts: &[Val<'c>]) -> Val<'c> {
+        let mut all = self.b.zero(parts[0].elem, parts.len() as u32);
+        for (i, part) in parts.iter().enumerate() {
+            all = self.b.insert(*part, all, i as u32);
+        }
+        let all = self.b.vector_bitcast(all, Elem::I32);
+        self.b.extract_only(all)
+    }
+
+    /// The layout that a map runs in.
     pub(super) fn layout_of_map(&self, extents: &[u64], body: BlockId) -> Option<Layout> {
-        let accesses = crate::schedule::accesses(self.kernel, extents, body);
+        if let Some(layout) = self.map_layouts.get(&body) {
+            return Some(layout.clone());
+        }
+        // In a network that of the tiles in registers which it touches at its own coordinates.
+        let accesses = accesses(self.kernel, extents, body);
         accesses.into_iter().find_map(|(tile, touch)| match touch {
             Touch::Same => self.layout(tile),
             _ => None,
@@ -134,6 +222,7 @@ impl<'c> Emitter<'_, 'c> {
     ) -> Emit {
         let kernel = self.kernel;
         let base = self.own_coordinates(layout);
+        let owner = self.owner(layout);
         let block = kernel.block(body);
         for register in 0..layout.registers() {
             let offsets = layout.of_register(register);
@@ -143,15 +232,16 @@ impl<'c> Emitter<'_, 'c> {
             self.here = Some(Here {
                 layout: layout.clone(),
                 register,
-                extents: extents.to_vec(),
                 body,
+                owner,
             });
             for &op in &block.ops {
                 self.span = kernel.op(op).span;
                 self.scalar_op(op)?;
             }
         }
-        for (tile, _) in crate::schedule::accesses(kernel, extents, body) {
+        self.finish_all()?;
+        for (tile, _) in accesses(kernel, extents, body) {
             if self.layout(tile).is_some() && self.element_type(tile) == Elem::F32 {
                 self.changed.insert(tile);
             }
@@ -161,11 +251,24 @@ impl<'c> Emitter<'_, 'c> {
         Ok(())
     }
 
-    /// What the thread's number adds to the coordinates of its elements.
-    pub(super) fn own_coordinates(&mut self, layout: &Layout) -> Vec<Val<'c>> {
+    /// The numbers of the thread's lane and warp.
+    fn own_numbers(&mut self) -> [Val<'c>; 2] {
         let mask = self.b.i64(31);
         let lane = self.b.andi(self.thread, mask);
         let warp = self.b.shift_right_signed(self.thread, 5);
+        [lane, warp]
+    }
+
+    pub(super) fn digit(&mut self, number: Val<'c>, place: u64, count: u64) -> Val<'c> {
+        let by = self.b.i64(place as i64);
+        let digit = self.b.binary("arith.divui", number, by);
+        let count = self.b.i64(count as i64);
+        self.b.binary("arith.remui", digit, count)
+    }
+
+    /// What the thread's number adds to the coordinates of its elements.
+    pub(super) fn own_coordinates(&mut self, layout: &Layout) -> Vec<Val<'c>> {
+        let [lane, warp] = self.own_numbers();
         let mut at: Vec<Option<Val<'c>>> = vec![None; layout.shape.len()];
         for (number, digits) in [(lane, &layout.lanes), (warp, &layout.warps)] {
             let mut place = 1;
@@ -176,35 +279,66 @@ impl<'c> Emitter<'_, 'c> {
             } in digits
             {
                 if let Some(axis) = axis.filter(|_| count > 1) {
-                    let by = self.b.i64(place);
-                    let digit = self.b.binary("arith.divui", number, by);
-                    let count = self.b.i64(count as i64);
-                    let digit = self.b.binary("arith.remui", digit, count);
+                    let digit = self.digit(number, place, count);
                     let part = self.b.mul_const(digit, stride as i64);
                     at[axis] = Some(match at[axis] {
                         Some(sum) => self.b.addi(sum, part),
                         None => part,
                     });
                 }
-                place *= count as i64;
+                place *= count;
             }
         }
         let zero = self.b.i64(0);
         at.into_iter().map(|v| v.unwrap_or(zero)).collect()
     }
 
-    /// The register that an access of the map in hand names, if its tile is in registers.
-    fn register_here(&self, tile: TileId, index: &[ValueId]) -> Emit<Option<u64>> {
-        if self.layout(tile).is_none() {
-            return Ok(None);
+    /// Whether this thread is the first of those that hold the same elements; `None`: it is the only one.
+    pub(super) fn owner(&mut self, layout: &Layout) -> Option<Val<'c>> {
+        if !layout.has_copies() {
+            return None;
         }
-        let Some(here) = &self.here else {
-            return Err(self.fault("a tile in registers is touched outside a map"));
+        let [lane, warp] = self.own_numbers();
+        let mut sum = self.b.i64(0);
+        for (number, digits) in [(lane, &layout.lanes), (warp, &layout.warps)] {
+            let mut place = 1;
+            for d in digits {
+                if d.axis.is_none() && d.count > 1 {
+                    let digit = self.digit(number, place, d.count);
+                    sum = self.b.ori(sum, digit);
+                }
+                place *= d.count;
+            }
+        }
+        let zero = self.b.i64(0);
+        Some(self.b.cmpi(IntCompare::Eq, sum, zero))
+    }
+
+    /// Opens what only one of the threads that hold the same does.
+    pub(super) fn begin_owner(&mut self) -> Option<OpenIf<'c>> {
+        let owner = self.here.as_ref().and_then(|here| here.owner);
+        owner.map(|owner| self.b.begin_if(owner))
+    }
+
+    /// The register that an access names, if its tile is in registers: in a map of the element in hand, outside by constants.
+    fn register_here(&self, tile: TileId, index: &[ValueId]) -> Emit<Option<u64>> {
+        let Some(layout) = self.layouts.get(&tile) else {
+            return Ok(None);
         };
-        match touch(self.kernel, here.body, &here.extents, tile, index) {
-            Touch::Same => Ok(Some(here.register)),
-            Touch::Along(axis) => Ok(Some(here.layout.register_without(1 - axis, here.register))),
-            Touch::Elsewhere => Err(self.fault("a tile in registers is touched elsewhere")),
+        let kernel = self.kernel;
+        let found = match &self.here {
+            Some(here) => access(kernel, here.body, index)
+                .and_then(|access| register(&here.layout, &access, layout, here.register)),
+            None => {
+                let at = index.iter().map(|&i| kernel.const_index(i));
+                let at = at.map(|i| u64::try_from(i?).ok());
+                let at: Option<Vec<u64>> = at.collect();
+                at.and_then(|at| layout.register_at(&at))
+            }
+        };
+        match found {
+            Some(register) => Ok(Some(register)),
+            None => Err(self.fault("a tile in registers is touched elsewhere")),
         }
     }
 
@@ -242,13 +376,17 @@ impl<'c> Emitter<'_, 'c> {
         index: &[ValueId],
         value: Val<'c>,
     ) -> Emit<bool> {
-        match self.register_here(tile, index)? {
-            Some(register) => self.store_cell(tile, register, value).map(|()| true),
-            None => Ok(false),
+        let Some(register) = self.register_here(tile, index)? else {
+            return Ok(false);
+        };
+        self.store_cell(tile, register, value)?;
+        if self.here.is_none() {
+            self.finish_all()?;
         }
+        Ok(true)
     }
 
-    /// A copy with a tile in registers on a side: element by element.
+    /// A copy with a tile in registers on a side: in vectors where memory allows, else element by element.
     pub(super) fn copy_in_registers(&mut self, dst: &View, src: &View, oob: Oob) -> Emit<bool> {
         let in_registers = |view: &View| match view.base {
             Base::Tile(t) => self.layout(t).map(|l| (t, l)),
@@ -258,42 +396,65 @@ impl<'c> Emitter<'_, 'c> {
         let Some((_, layout)) = to.clone().or(from.clone()) else {
             return Ok(false);
         };
+        if let Some(vectors) = self.vectors(dst, src, oob)? {
+            let mut open = self.b.begin_if(vectors.possible);
+            self.copy_vectors(&vectors)?;
+            self.b.otherwise(&mut open);
+            self.copy_elements(dst, src, oob, &layout)?;
+            self.b.end_if(open);
+            return Ok(true);
+        }
+        self.copy_elements(dst, src, oob, &layout)?;
+        Ok(true)
+    }
+
+    fn copy_elements(&mut self, dst: &View, src: &View, oob: Oob, layout: &Layout) -> Emit {
         let kernel = self.kernel;
-        let base = self.own_coordinates(&layout);
+        let in_registers = |view: &View| match view.base {
+            Base::Tile(t) => self.layouts.contains_key(&t).then_some(t),
+            Base::Param(_) => None,
+        };
+        let (to, from) = (in_registers(dst), in_registers(src));
+        let base = self.own_coordinates(layout);
+        let owner = self.owner(layout);
         for register in 0..layout.registers() {
             let offsets = layout.of_register(register);
             let point: Vec<_> = (base.iter().zip(offsets))
                 .map(|(&at, offset)| self.b.add_const(at, offset as i64))
                 .collect();
-            match (&to, &from) {
-                (Some((to, _)), Some((from, _))) => {
-                    let v = self.load_cell(*from, register)?;
-                    let v = self.converted(v, kernel.tile(*from).dtype, kernel.tile(*to).dtype)?;
-                    self.store_cell(*to, register, v)?;
+            match (to, from) {
+                (Some(to), Some(from)) => {
+                    let v = self.load_cell(from, register)?;
+                    let v = self.converted(v, kernel.tile(from).dtype, kernel.tile(to).dtype)?;
+                    self.store_cell(to, register, v)?;
                 }
-                (None, Some((from, _))) => {
-                    let v = self.load_cell(*from, register)?;
+                (None, Some(from)) => {
+                    let v = self.load_cell(from, register)?;
                     let (memory, at, inside) = self.element_of(dst, oob, &point)?;
-                    let v = self.converted(v, kernel.tile(*from).dtype, memory.dtype)?;
-                    let open = inside.map(|i| self.b.begin_if(i));
+                    let v = self.converted(v, kernel.tile(from).dtype, memory.dtype)?;
+                    let writes = match (inside, owner) {
+                        (Some(a), Some(b)) => Some(self.b.andi(a, b)),
+                        (a, b) => a.or(b),
+                    };
+                    let open = writes.map(|w| self.b.begin_if(w));
                     self.store(&memory, at, v);
                     if let Some(open) = open {
                         self.b.end_if(open);
                     }
                 }
-                (Some((to, _)), None) => {
+                (Some(to), None) => {
                     let (memory, at, inside) = self.element_of(src, oob, &point)?;
                     if oob == Oob::Skip {
                         return Err(self.unsupported("a copy to registers with `@oob(skip)`"));
                     }
                     let v = self.load_guarded(&memory, at, inside);
-                    let v = self.converted(v, memory.dtype, kernel.tile(*to).dtype)?;
-                    self.store_cell(*to, register, v)?;
+                    let v = self.converted(v, memory.dtype, kernel.tile(to).dtype)?;
+                    self.store_cell(to, register, v)?;
                 }
                 (None, None) => {}
             }
         }
-        Ok(true)
+        self.finish_all()
     }
 
     /// A vector where a channel brought it.
@@ -304,6 +465,7 @@ impl<'c> Emitter<'_, 'c> {
             dtype: self.kernel.tile(tile).dtype,
             strides: vec![super::access::Stride::Const(1)],
             packed: false,
+            constant: false,
         })
     }
 
@@ -349,12 +511,7 @@ impl<'c> Emitter<'_, 'c> {
         Ok((memory, at, inside))
     }
 
-    fn converted(
-        &mut self,
-        v: Val<'c>,
-        from: tessera_artifact::DType,
-        to: tessera_artifact::DType,
-    ) -> Emit<Val<'c>> {
+    pub(super) fn converted(&mut self, v: Val<'c>, from: DType, to: DType) -> Emit<Val<'c>> {
         let v = self.b.cast(v, Type::Scalar(from), Type::Scalar(to));
         self.lowered(v)
     }

@@ -74,6 +74,19 @@ impl<'c> Builder<'c> {
         first_result(op, Elem::I32)
     }
 
+    /// Two f32 as e4m3 codes in 16 bits, rounded to nearest even, at most the largest finite one.
+    pub fn round_pair_to_e4m3(&mut self, low: Val<'c>, high: Val<'c>) -> Val<'c> {
+        let rounding = self.fixed("#nvvm.fp_rnd_mode<rn>");
+        let saturation = self.fixed("#nvvm.sat_mode<satfinite>");
+        let to = self.fixed("f8E4M3FN");
+        self.value(
+            "nvvm.convert.f32x2.to.f8x2",
+            &[high, low],
+            (Elem::I16, 1),
+            &[("rnd", rounding), ("sat", saturation), ("dstTy", to)],
+        )
+    }
+
     // ---- barriers in shared memory -------------------------------------------------------------------
 
     pub fn mbarrier_init(&mut self, at: Val<'c>, count: u32) {

@@ -1,6 +1,6 @@
 //! Where each tile of a kernel lives on a GPU: a plan as plain data.
 //!
-//! One element that only scalar code touches is kept by every thread for itself. All other tiles lie in the CTA's shared memory; tiles
+//! One element that only scalar code touches is kept by every thread for itself, and what a plan puts there lies in registers. All other tiles lie in the CTA's shared memory; tiles
 //! whose lives do not overlap share bytes. A life runs from a tile's first op to its last in the innermost block that holds all of
 //! them: a tile that a loop's body both makes and uses dies with the iteration. When the tiles do not fit, the largest go to the CTA's
 //! part of a global scratch buffer, until the rest does.
@@ -8,7 +8,7 @@
 //! Needs: tiles are written before they are read in every iteration of the block that holds them (checked before). Keeps: two tiles
 //! that are alive together never share bytes. That threads may be at different ops is the business of [`super::sync`].
 
-use crate::schedule::Plan;
+use crate::schedule::{Plan, Registers};
 use crate::tile::ir::{BlockId, Kernel, OpKind, Order, Space, TileId};
 use std::collections::BTreeMap;
 use tessera_artifact::DType;
@@ -59,10 +59,19 @@ pub fn tile_bytes(elements: u64, dtype: DType) -> u64 {
 }
 
 /// Tiles in `shared_limit` bytes of shared memory.
-pub fn plan(kernel: &Kernel, network: Option<&Plan>, shared_limit: u64) -> MemoryPlan {
+pub fn plan(
+    kernel: &Kernel,
+    network: Option<&Plan>,
+    registers: &Registers,
+    threads: u32,
+    shared_limit: u64,
+) -> MemoryPlan {
     let mut lives = lives(kernel);
+    for tile in registers.tiles.keys() {
+        lives[tile.index()] = None;
+    }
     let reserved = network.map_or(0, |n| n.shared_bytes);
-    if let Some(network) = network {
+    if network.is_some() {
         for (t, life) in lives.iter_mut().enumerate() {
             let tile = TileId(t as u32);
             // Roles run side by side.
@@ -70,7 +79,7 @@ pub fn plan(kernel: &Kernel, network: Option<&Plan>, shared_limit: u64) -> Memor
                 first: 0,
                 last: u32::MAX,
             });
-            if network.fragments.contains_key(&tile) || kernel.tile(tile).space == Space::Slot {
+            if kernel.tile(tile).space == Space::Slot {
                 *life = None;
             }
         }
@@ -82,7 +91,7 @@ pub fn plan(kernel: &Kernel, network: Option<&Plan>, shared_limit: u64) -> Memor
         .iter()
         .map(|t| tile_bytes(t.elements(), t.dtype))
         .collect();
-    let fold_bytes = fold_lanes_bytes(kernel).next_multiple_of(ALIGN);
+    let fold_bytes = fold_lanes_bytes(kernel, registers, threads).next_multiple_of(ALIGN);
     let mut shared: Vec<(usize, Life)> = Vec::new();
     let mut places = vec![Place::Nowhere; kernel.tiles.len()];
     for (t, life) in lives.iter().enumerate() {
@@ -180,18 +189,24 @@ fn private_tiles(kernel: &Kernel) -> Vec<bool> {
     private
 }
 
-/// What the widest tree fold needs that does not fit a warp.
-fn fold_lanes_bytes(kernel: &Kernel) -> u64 {
+/// What the widest fold needs that does not fit a warp.
+fn fold_lanes_bytes(kernel: &Kernel, registers: &Registers, threads: u32) -> u64 {
     let mut most = 0;
     kernel.walk(kernel.body, &mut |_, op| {
-        if let OpKind::Reduce {
-            src,
-            order: Order::Tree(lanes),
-            ..
-        } = kernel.op(op).kind
-            && lanes > 32
-        {
-            most = most.max(tile_bytes(lanes as u64, kernel.tile(src).dtype));
+        let kind = &kernel.op(op).kind;
+        let values = match (registers.exchanged(kernel, kind), kind) {
+            (Some(values), _) => values * u64::from(threads),
+            (
+                None,
+                OpKind::Reduce {
+                    order: Order::Tree(lanes),
+                    ..
+                },
+            ) if *lanes > 32 => u64::from(*lanes),
+            _ => 0,
+        };
+        if let (OpKind::Reduce { src, .. }, 1..) = (kind, values) {
+            most = most.max(tile_bytes(values, kernel.tile(*src).dtype));
         }
     });
     most

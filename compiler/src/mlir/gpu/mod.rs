@@ -1,7 +1,8 @@
 //! Emits one kernel for an NVIDIA GPU: tile IR in, an MLIR module with one `llvm.func` out.
 //!
 //! A CTA runs the kernel's body from top to bottom: scalar code in every thread alike, tile ops with their elements dealt out over the
-//! threads, a barrier where one tile op must see what another did. Tiles lie in shared memory. CTAs come from a one-dimensional launch
+//! threads, a barrier where one tile op must see what another did. Tiles that only stream through lie in registers
+//! (`schedule::infer_registers`), all others in shared memory. CTAs come from a one-dimensional launch
 //! and take the items of the kernel's grid in turn, so that neither the hardware's limits on a grid nor the scratch memory of a CTA
 //! bound the grid. No tensor cores, no roles: this is the plain back end that others are compared with.
 //!
@@ -19,16 +20,19 @@ mod memory;
 mod network;
 mod ops;
 mod pointwise;
+mod register_fold;
 mod staged;
 mod sync;
 mod topk;
+mod vectors;
 mod wgmma;
 
 use super::build::{Builder, Elem, IntCompare, Val};
 use super::scalar::{Unsupported, stored_as};
 use crate::diag::Diagnostic;
 use crate::mlir::cpu::Trap;
-use crate::schedule::Plan;
+use crate::schedule::layout::Layout;
+use crate::schedule::{Plan, Registers, infer_registers};
 use crate::source::Span;
 use crate::target::nvptx::GpuFacts;
 use crate::tile::ir::*;
@@ -39,7 +43,7 @@ use melior::ir::operation::{OperationBuilder, OperationLike};
 use melior::ir::{BlockLike, BlockRef, Identifier, Location, Module, Region};
 use memory::{MemoryPlan, Place};
 use std::collections::{BTreeMap, BTreeSet};
-use tessera_artifact::{HostExpr, HostOp};
+use tessera_artifact::{HostExpr, HostOp, ParamMode};
 
 /// A kernel as MLIR, ready for `target::llvm`.
 pub struct Emitted<'c> {
@@ -97,16 +101,20 @@ struct Emitter<'k, 'c> {
     traps: Vec<Trap>,
     /// Of a kernel with roles.
     network: Option<network::Network<'c>>,
+    /// Of tiles in registers.
+    layouts: BTreeMap<TileId, Layout>,
+    /// Of maps over registers, by body; in a network they follow from the tiles.
+    map_layouts: BTreeMap<BlockId, Layout>,
     /// Variables of tiles in registers.
     fragments: BTreeMap<TileId, Vec<Val<'c>>>,
     /// In a map over registers.
-    here: Option<fragment::Here>,
+    here: Option<fragment::Here<'c>>,
     /// Values rounded to 16 bits in that map, and what they were.
     narrowed: Vec<(Val<'c>, Val<'c>)>,
     /// Tiles in registers that maps have changed since the last products.
     changed: BTreeSet<TileId>,
-    /// The first of two neighbours that share a register.
-    low_half: Option<(TileId, Val<'c>)>,
+    /// Registers that neighbours share, of which not all are there yet.
+    unfinished: Vec<fragment::Unfinished<'c>>,
     /// Takes the number of the trap.
     fail: BlockRef<'c, 'c>,
     span: Span,
@@ -129,7 +137,15 @@ pub fn emit<'c>(
         Some(network) => network.threads,
         None => threads_of(kernel, gpu)?,
     };
-    let plan = memory::plan(kernel, network, gpu.max_shared_bytes_per_block as u64);
+    let registers = match network {
+        Some(network) => Registers {
+            tiles: network.fragments.clone(),
+            maps: BTreeMap::new(),
+        },
+        None => self::registers(kernel, gpu)?,
+    };
+    let limit = gpu.max_shared_bytes_per_block as u64;
+    let plan = memory::plan(kernel, network, &registers, threads, limit);
     if plan.shared_bytes > gpu.max_shared_bytes_per_block as u64 {
         return Err(unsupported(
             kernel.span,
@@ -139,13 +155,13 @@ pub fn emit<'c>(
             ),
         ));
     }
-    let barriers = sync::barriers(kernel, &plan, network.is_some());
+    let barriers = sync::barriers(kernel, &plan, &registers, network.is_some());
     let location = Location::unknown(context);
     let module = Module::new(location);
     let symbol = symbol_of(kernel);
     let region = Region::new();
     let (builder, arguments) = Builder::new(context, location, &region, &[(Elem::Ptr, 1)]);
-    let mut emitter = Emitter::new(kernel, builder, threads, plan, barriers);
+    let mut emitter = Emitter::new(kernel, builder, threads, plan, registers, barriers);
     let words = emitter.function(arguments[0], network)?;
     let Emitter {
         plan,
@@ -219,6 +235,15 @@ pub fn emit<'c>(
     })
 }
 
+/// What plain code keeps in registers.
+///
+/// # Errors
+/// A number of warps that the GPU does not have.
+pub fn registers(kernel: &Kernel, gpu: &GpuFacts) -> Result<Registers, Box<Diagnostic>> {
+    let threads = threads_of(kernel, gpu)?;
+    Ok(infer_registers(kernel, threads / gpu.threads_per_warp, gpu))
+}
+
 fn threads_of(kernel: &Kernel, gpu: &GpuFacts) -> Emit<u32> {
     let warps = kernel.launch.warps.unwrap_or(DEFAULT_WARPS);
     let most = gpu.max_threads_per_block / gpu.threads_per_warp;
@@ -261,6 +286,7 @@ impl<'k, 'c> Emitter<'k, 'c> {
         mut b: Builder<'c>,
         threads: u32,
         plan: MemoryPlan,
+        registers: Registers,
         barriers: BTreeSet<OpId>,
     ) -> Self {
         let (fail, _) = b.new_block(1);
@@ -286,10 +312,12 @@ impl<'k, 'c> Emitter<'k, 'c> {
             shared,
             traps: Vec::new(),
             network: None,
+            layouts: registers.tiles,
+            map_layouts: registers.maps,
             fragments: BTreeMap::new(),
             here: None,
             narrowed: Vec::new(),
-            low_half: None,
+            unfinished: Vec::new(),
             changed: BTreeSet::new(),
             fail,
             span: kernel.span,
@@ -422,6 +450,7 @@ impl<'k, 'c> Emitter<'k, 'c> {
                         dtype: t.dtype,
                         strides,
                         packed: t.dtype.bits() < 8,
+                        constant: t.mode == ParamMode::In,
                     },
                     extents: (t.shape.iter())
                         .map(|e| self.host_expr(e))
@@ -437,7 +466,7 @@ impl<'k, 'c> Emitter<'k, 'c> {
 
     fn word(&mut self, args: Val<'c>, index: i64, elem: Elem) -> Val<'c> {
         let at = self.b.offset(args, index * 8);
-        self.b.load_invariant(at, elem)
+        self.b.load_invariant(at, (elem, 1), elem.bits() / 8)
     }
 
     /// A word that is an address in the GPU's memory.
@@ -509,6 +538,7 @@ impl<'k, 'c> Emitter<'k, 'c> {
                 dtype: tile.dtype,
                 strides: access::row_major(&tile.shape),
                 packed: false,
+                constant: false,
             }));
         }
     }

@@ -83,10 +83,19 @@ impl<'c> Builder<'c> {
 
     /// The value that the lane `distance` above holds, for an integer of 32 bits.
     pub fn shuffle_down(&mut self, v: Val<'c>, distance: u32) -> Val<'c> {
+        self.shuffle_lanes("#nvvm<shfl_kind down>", v, distance)
+    }
+
+    /// The value of the lane whose number differs in this bit, for an integer of 32 bits.
+    pub fn shuffle_across(&mut self, v: Val<'c>, bit: u32) -> Val<'c> {
+        self.shuffle_lanes("#nvvm<shfl_kind bfly>", v, bit)
+    }
+
+    fn shuffle_lanes(&mut self, kind: &str, v: Val<'c>, by: u32) -> Val<'c> {
         let all = self.int(Elem::I32, 1, -1);
-        let distance = self.int(Elem::I32, 1, distance as i64);
+        let distance = self.int(Elem::I32, 1, by as i64);
         let clamp = self.int(Elem::I32, 1, 0x1f);
-        let kind = Attribute::parse(self.context, "#nvvm<shfl_kind down>")
+        let kind = Attribute::parse(self.context, kind)
             .expect("the attribute's text is fixed and well formed");
         self.value(
             "nvvm.shfl.sync",
@@ -195,7 +204,10 @@ impl<'c> Builder<'c> {
             .build()
             .expect("result types are given, nothing is inferred");
         let op = self.block().append_operation(op);
-        first_result(op, otherwise.elem)
+        Val {
+            lanes: otherwise.lanes,
+            ..first_result(op, otherwise.elem)
+        }
     }
 
     /// Opens a loop that runs at least once and carries one value; closed by [`Builder::end_while`].

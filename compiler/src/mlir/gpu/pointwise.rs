@@ -44,7 +44,11 @@ impl<'c> Emitter<'_, 'c> {
                 let index = self.values(index)?;
                 let at = self.offset(&memory, &index);
                 let value = self.value(*value)?;
+                let owner = self.begin_owner();
                 self.store(&memory, at, value);
+                if let Some(owner) = owner {
+                    self.b.end_if(owner);
+                }
                 return Ok(());
             }
             OpKind::StoreGlobal {
@@ -54,13 +58,14 @@ impl<'c> Emitter<'_, 'c> {
                 guard,
                 scatter: _,
             } => {
+                let owner = self.begin_owner();
                 let open = self.begin_guard(*guard)?;
                 let memory = self.tensor(*param)?;
                 let index = self.values(index)?;
                 let at = self.offset(&memory, &index);
                 let value = self.value(*value)?;
                 self.store(&memory, at, value);
-                if let Some(open) = open {
+                for open in open.into_iter().chain(owner) {
                     self.b.end_if(open);
                 }
                 return Ok(());
@@ -72,9 +77,10 @@ impl<'c> Emitter<'_, 'c> {
                 value,
                 guard,
             } => {
+                let owner = self.begin_owner();
                 let open = self.begin_guard(*guard)?;
                 self.atomic(*op, *param, index, *value)?;
-                if let Some(open) = open {
+                for open in open.into_iter().chain(owner) {
                     self.b.end_if(open);
                 }
                 return Ok(());
@@ -160,11 +166,21 @@ impl<'c> Emitter<'_, 'c> {
             OpKind::Select(..) => self.b.select(v[0], v[1], v[2]),
             // The hardware's conversion gives another NaN than the interpreter's, and else the same.
             OpKind::Cast(_, Type::Scalar(DType::BF16))
-                if operand_ty(0) == Type::Scalar(DType::F32) && self.network.is_some() =>
+                if operand_ty(0) == Type::Scalar(DType::F32)
+                    && (self.network.is_some() || self.here.is_some()) =>
             {
                 let zero = self.b.f32(1, 0.0);
                 let pair = self.b.round_pair_to_bf16(v[0], zero);
                 let narrow = self.b.resize(pair, Elem::I16, false);
+                self.narrowed.push((narrow, v[0]));
+                narrow
+            }
+            OpKind::Cast(_, Type::Scalar(DType::E4M3))
+                if operand_ty(0) == Type::Scalar(DType::F32) && self.here.is_some() =>
+            {
+                let zero = self.b.f32(1, 0.0);
+                let pair = self.b.round_pair_to_e4m3(v[0], zero);
+                let narrow = self.b.resize(pair, Elem::I8, false);
                 self.narrowed.push((narrow, v[0]));
                 narrow
             }

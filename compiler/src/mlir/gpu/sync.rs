@@ -8,6 +8,7 @@
 //! between tile ops are the same for all of them.
 
 use super::memory::{MemoryPlan, Place};
+use crate::schedule::Registers;
 use crate::tile::ir::*;
 use crate::tile::visit::Access;
 use std::collections::BTreeSet;
@@ -41,10 +42,16 @@ struct Touch {
 }
 
 /// The ops with a barrier before them.
-pub fn barriers(kernel: &Kernel, plan: &MemoryPlan, network: bool) -> BTreeSet<OpId> {
+pub fn barriers(
+    kernel: &Kernel,
+    plan: &MemoryPlan,
+    registers: &Registers,
+    network: bool,
+) -> BTreeSet<OpId> {
     let mut analysis = Analysis {
         kernel,
         plan,
+        registers,
         network,
         before: BTreeSet::new(),
     };
@@ -58,6 +65,7 @@ pub fn barriers(kernel: &Kernel, plan: &MemoryPlan, network: bool) -> BTreeSet<O
 struct Analysis<'k> {
     kernel: &'k Kernel,
     plan: &'k MemoryPlan,
+    registers: &'k Registers,
     /// Maps over tiles in registers go in those tiles' order, so no thread has elements of its own in memory.
     network: bool,
     before: BTreeSet<OpId>,
@@ -161,6 +169,7 @@ impl Analysis<'_> {
                     self.add(op, &mut touches, Threads::Any, &|kind, tile| match kind {
                         OpKind::LoadTile { index, .. } | OpKind::StoreTile { index, .. }
                             if !self.network
+                                && !self.registers.maps.contains_key(body)
                                 && *index == block.args
                                 && kernel.tile(tile).shape == *extents =>
                         {
@@ -170,26 +179,27 @@ impl Analysis<'_> {
                     });
                 }
             }
-            OpKind::Copy { dst, .. } => self.add(id, &mut touches, Threads::Any, &|_, tile| {
-                let whole = dst.base == Base::Tile(tile)
-                    && dst.shape() == kernel.tile(tile).shape
-                    && dst.slots.iter().all(|s| match s {
-                        Slot::Span { start, .. } => kernel.const_index(*start) == Some(0),
-                        _ => false,
-                    });
-                if whole && !self.network {
-                    Threads::Own
-                } else {
-                    Threads::Any
-                }
-            }),
+            OpKind::Copy { dst, src, .. } => {
+                self.add(id, &mut touches, Threads::Any, &|_, tile| {
+                    let whole = dst.base == Base::Tile(tile)
+                        && dst.shape() == kernel.tile(tile).shape
+                        && dst.slots.iter().all(|s| match s {
+                            Slot::Span { start, .. } => kernel.const_index(*start) == Some(0),
+                            _ => false,
+                        });
+                    let from_registers =
+                        matches!(src.base, Base::Tile(t) if self.registers.tiles.contains_key(&t));
+                    if whole && !self.network && !from_registers {
+                        Threads::Own
+                    } else {
+                        Threads::Any
+                    }
+                })
+            }
             OpKind::StoreTile { .. } | OpKind::StoreGlobal { .. } | OpKind::Atomic { .. } => {
                 self.add(id, &mut touches, Threads::First, &|_, _| Threads::First);
             }
-            OpKind::Reduce {
-                order: Order::Tree(lanes),
-                ..
-            } if *lanes > 32 => {
+            OpKind::Reduce { order, .. } if self.folds_in_memory(kind, *order) => {
                 self.add(id, &mut touches, Threads::Any, &|_, _| Threads::Any);
                 touches.insert(Touch {
                     location: Location::FoldLanes,
@@ -200,6 +210,14 @@ impl Analysis<'_> {
             _ => self.add(id, &mut touches, Threads::Any, &|_, _| Threads::Any),
         }
         touches
+    }
+
+    /// Whether threads leave parts of the fold for each other.
+    fn folds_in_memory(&self, kind: &OpKind, order: Order) -> bool {
+        match self.registers.exchanged(self.kernel, kind) {
+            Some(values) => values > 0,
+            None => matches!(order, Order::Tree(lanes) if lanes > 32),
+        }
     }
 
     fn add(

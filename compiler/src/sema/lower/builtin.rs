@@ -355,7 +355,7 @@ impl Lower<'_, '_, '_> {
         }
     }
 
-    /// `x / (1 + exp(-x))`.
+    /// `x * sigmoid(x)`.
     fn silu_call(&mut self, args: &[Arg], e: &Expr, want: Option<Type>) -> Term {
         let Some([x]) = self.positional::<1>("silu", args, e) else {
             return Term::Error;
@@ -379,11 +379,8 @@ impl Lower<'_, '_, '_> {
         let Some(ty) = self.term_type(&t) else {
             return Term::Error;
         };
-        let negative = self.apply_unary(ir::UnaryOp::Neg, t.clone(), ty, e.span);
-        let exp = self.apply_unary(ir::UnaryOp::Exp, negative, ty, e.span);
-        let one = Term::Const(Const::Float(1.0));
-        let sum = self.binary(BinaryOp::Add, (one, x), (exp, x), e);
-        self.binary(BinaryOp::Div, (t, x), (sum, x), e)
+        let sigmoid = self.apply_unary(ir::UnaryOp::Sigmoid, t.clone(), ty, e.span);
+        self.binary(BinaryOp::Mul, (t, x), (sigmoid, x), e)
     }
 
     fn bits_call(&mut self, args: &[Arg], e: &Expr) -> Term {

@@ -4,6 +4,7 @@ use super::tile::{Node, TileExpr};
 use super::view::Place;
 use super::*;
 use crate::syntax::ast::{BinaryOp, Expr, ExprKind, UnaryOp};
+use crate::tile::scalar::same_width;
 use tessera_artifact::DType;
 
 impl Lower<'_, '_, '_> {
@@ -685,7 +686,7 @@ impl Lower<'_, '_, '_> {
             t => t,
         };
         match (self.term_type(&t), t) {
-            (Some(Type::Scalar(from)), _) if from.bits() != to.bits() => {
+            (Some(Type::Scalar(from)), _) if !same_width(from, to) => {
                 self.report(say::bitcast_width(e, from, to));
                 Term::Error
             }

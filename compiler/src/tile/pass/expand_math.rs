@@ -69,8 +69,7 @@ fn unary(b: &mut Builder, op: UnaryOp, x: ValueId) -> ValueId {
         }
         UnaryOp::Sigmoid => {
             let (one, negated) = (f32(b, 1.0), b.unary(UnaryOp::Neg, x));
-            let e = exp(b, negated);
-            let sum = b.add(one, e);
+            let sum = one_plus_exp(b, negated);
             b.div(one, sum)
         }
         UnaryOp::Softplus => {
@@ -133,19 +132,43 @@ fn exp2(b: &mut Builder, x: ValueId) -> ValueId {
     scale(b, p, bits)
 }
 
-/// By `x = n ln 2 + r`, `|r| < 0.35`, with ln 2 in two parts.
 fn exp(b: &mut Builder, x: ValueId) -> ValueId {
     let x = clamp(b, x, -110.0, 100.0);
     let log2e = f32(b, std::f64::consts::LOG2_E);
     let turns = b.mul(x, log2e);
     let (n, bits) = round_to_int(b, turns);
+    let p = exp_of_rest(b, x, n);
+    scale(b, p, bits)
+}
+
+/// `exp(x - n ln 2)` for what is below 0.35, with ln 2 in two parts.
+fn exp_of_rest(b: &mut Builder, x: ValueId, n: ValueId) -> ValueId {
     let high = std::f64::consts::LN_2 as f32;
     let low = std::f64::consts::LN_2 - high as f64;
     let (high, low) = (f32(b, -(high as f64)), f32(b, -low));
     let r = b.fma(n, high, x);
     let r = b.fma(n, low, r);
-    let p = horner(b, r, DType::F32, &exponential_series(1.0, 7));
-    scale(b, p, bits)
+    horner(b, r, DType::F32, &exponential_series(1.0, 7))
+}
+
+/// `1 + exp(x)`, in fewer steps: an exponential below 2^-124 would not count beside 1, so the half of it is a normal float, made by one
+/// product, and the sum overflows where the exponential does.
+fn one_plus_exp(b: &mut Builder, x: ValueId) -> ValueId {
+    let x = clamp(b, x, -86.0, 89.0);
+    let log2e = f32(b, std::f64::consts::LOG2_E);
+    let turns = b.mul(x, log2e);
+    let rounder = f32(b, ROUNDER);
+    let sum = b.add(turns, rounder);
+    let n = b.sub(sum, rounder);
+    let p = exp_of_rest(b, x, n);
+    // The low bits of the sum are n; what stands above them leaves through the top of the shift.
+    let (bits, shift) = (b.bitcast(sum, DType::I32), b.int(23, DType::I32));
+    let power = b.binary(BinaryOp::Shl, bits, shift);
+    let half = b.int(0.5f32.to_bits().into(), DType::I32);
+    let power = b.add(power, half);
+    let power = b.bitcast(power, DType::F32);
+    let (half, two, one) = (b.mul(p, power), f32(b, 2.0), f32(b, 1.0));
+    b.fma(half, two, one)
 }
 
 /// NaN stays.

@@ -1,7 +1,7 @@
 //! Rewrites of the tile IR, one per file; each keeps the bits of every result (tested: the interpreter before = after).
 //!
 //! [`pipeline_meaning`] is what the interpreter needs; [`pipeline_code`], for every back end, contains it and goes on;
-//! [`pipeline_cpu`] goes on from there.
+//! [`pipeline_cpu`] and [`pipeline_gpu`] go on from there.
 
 pub(crate) mod clone;
 mod dead_tiles;
@@ -117,10 +117,15 @@ const CODE: &[(&str, Pass)] = &[
 /// What the CPU emitter takes: its tiles lie in memory or in registers as LLVM sees fit, so the fewer maps, the better.
 pub fn pipeline_cpu(kernel: &mut Kernel) -> Result<(), PassError> {
     run(kernel, CODE)?;
-    run(kernel, CPU)
+    run(kernel, UNROLLED)
 }
 
-const CPU: &[(&str, Pass)] = &[
+/// What the plain GPU emitter takes: the fewer maps, the more of what they pass on stays in registers.
+pub fn pipeline_gpu(kernel: &mut Kernel) -> Result<(), PassError> {
+    pipeline_cpu(kernel)
+}
+
+const UNROLLED: &[(&str, Pass)] = &[
     pass!(unroll),
     pass!(simplify),
     pass!(fuse_maps),

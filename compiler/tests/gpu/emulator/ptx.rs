@@ -690,7 +690,7 @@ impl Names {
         } else if let Some(bits) = text.strip_prefix("0d") {
             u64::from_str_radix(bits, 16).map_err(|e| e.to_string())?
         } else if let Some(bits) = text.strip_prefix("0x") {
-            u64::from_str_radix(bits, 16).map_err(|e| e.to_string())?
+            u64::from_str_radix(bits.trim_end_matches('U'), 16).map_err(|e| e.to_string())?
         } else {
             text.parse::<i128>()
                 .map_err(|_| format!("operand {text}"))? as u64
