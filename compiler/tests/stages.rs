@@ -49,6 +49,21 @@ fn the_page_on_tensor_cores_shows_the_plan_as_it_is() {
     assert!(page.contains(body), "{body}");
 }
 
+#[test]
+fn the_page_on_streaming_shows_the_plan_as_it_is() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |path: &str| std::fs::read_to_string(root.join(path)).expect("it is text");
+    let program = read("tests/stages/rows_in_registers.tl");
+    let plan = stage_of("rows_in_registers", &program);
+    let page = read("../docs/streaming.md");
+    for line in plan.lines().filter(|line| line.starts_with("tile ")) {
+        assert!(page.contains(line), "{line}");
+    }
+    let body = program.find("    reg v").expect("the program has a tile");
+    let body = program[body..].trim_end().trim_end_matches('}').trim_end();
+    assert!(page.contains(body), "{body}");
+}
+
 fn stage_of(name: &str, text: &str) -> String {
     let first = text.lines().next().unwrap_or("");
     let stage = match first.strip_prefix("//@ stage: ") {
