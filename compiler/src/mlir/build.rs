@@ -124,6 +124,8 @@ pub struct Builder<'c> {
     iotas: HashMap<u32, Value<'c, 'c>>,
     names: HashMap<&'static str, Identifier<'c>>,
     rolled: Option<Attribute<'c>>,
+    /// Whether float products and sums that are made now may become one operation with one rounding.
+    pub contract: bool,
     /// The scopes that were declared.
     scope_atoms: Vec<Attribute<'c>>,
     /// For each scope, declared or joined: the attribute lists (its own, all others).
@@ -170,6 +172,7 @@ impl<'c> Builder<'c> {
             constants: HashMap::new(),
             iotas: HashMap::new(),
             names: HashMap::new(),
+            contract: false,
             rolled: None,
             scope_atoms: Vec::new(),
             scopes: Vec::new(),
@@ -416,7 +419,15 @@ impl<'c> Builder<'c> {
 
     pub fn binary(&mut self, name: &str, a: Val<'c>, b: Val<'c>) -> Val<'c> {
         debug_assert_eq!((a.elem, a.lanes), (b.elem, b.lanes), "{name}");
-        self.value(name, &[a, b], (a.elem, a.lanes), &[])
+        let contract = self.contract && matches!(name, "arith.mulf" | "arith.addf");
+        let flags = contract.then(|| {
+            let flags = Attribute::parse(self.context, "#arith.fastmath<contract>");
+            (
+                "fastmath",
+                flags.expect("the attribute's text is fixed and well formed"),
+            )
+        });
+        self.value(name, &[a, b], (a.elem, a.lanes), flags.as_slice())
     }
 
     pub fn addi(&mut self, a: Val<'c>, b: Val<'c>) -> Val<'c> {

@@ -2,7 +2,7 @@
 //!
 //! Keeps the declared order. A tree of `w` lanes adds what is equal modulo `w` in ascending order, so those elements must be in one thread;
 //! its halvings are binary digits of the layout, in falling order of their strides. Folds whose result does not depend on the order
-//! (`max`, `min`, integers) take what is nearest first.
+//! (`max`, `min`, integers), and all folds beside products on tensor cores, take what is nearest first.
 
 use super::layout::{Layout, primes};
 use crate::tile::ir::{FoldOp, Order};
@@ -36,15 +36,16 @@ pub struct FoldPlan {
     pub exchanged: u64,
 }
 
-/// `None` where the layout does not have the order.
+/// `None` where the layout does not have the order. `any_order`: none is asked for.
 pub fn plan(
     layout: &Layout,
     axis: usize,
     op: FoldOp,
     dtype: DType,
     order: Order,
+    any_order: bool,
 ) -> Option<FoldPlan> {
-    let free = dtype.is_int() || !matches!(op, FoldOp::Sum | FoldOp::Prod);
+    let free = any_order || dtype.is_int() || !matches!(op, FoldOp::Sum | FoldOp::Prod);
     let lanes = on_axis(&layout.lanes, axis);
     let warps = on_axis(&layout.warps, axis);
     let steps = match order {
@@ -180,7 +181,7 @@ mod tests {
     use super::*;
 
     fn sum(layout: &Layout, axis: usize, order: Order) -> Option<FoldPlan> {
-        plan(layout, axis, FoldOp::Sum, DType::F32, order)
+        plan(layout, axis, FoldOp::Sum, DType::F32, order, false)
     }
 
     #[test]
@@ -206,7 +207,7 @@ mod tests {
         let layout = Layout::runs(&[7 * 1024], 8, 4, false);
         assert_eq!(sum(&layout, 0, Order::Tree(512)), None);
         assert_eq!(sum(&layout, 0, Order::Ascending), None);
-        let largest = plan(&layout, 0, FoldOp::Max, DType::F32, Order::Ascending);
+        let largest = plan(&layout, 0, FoldOp::Max, DType::F32, Order::Ascending, false);
         assert_eq!(largest.expect("any order does").exchanged, 1);
     }
 

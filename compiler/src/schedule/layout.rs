@@ -62,6 +62,28 @@ impl Layout {
         Some(layout.tidy())
     }
 
+    /// The left operand of `wgmma` in registers, of elements of 16 or 8 bits, for a tile of `rows` x `k` over `groups` warpgroups.
+    /// Source: PTX ISA, "Register Fragments for wgmma.mma_async", matrix A.
+    pub fn operand(rows: u64, k: u64, groups: u64, bits: u64) -> Option<Layout> {
+        let run = 32 / bits;
+        if !rows.is_multiple_of(64 * groups) || !k.is_multiple_of(8 * run) || k == 0 {
+            return None;
+        }
+        let layout = Layout {
+            shape: vec![rows, k],
+            registers: vec![
+                digit(run, 1, 1),
+                digit(2, 0, 8),
+                digit(2, 1, 4 * run),
+                digit(k / (8 * run), 1, 8 * run),
+                digit(rows / (64 * groups), 0, 64),
+            ],
+            lanes: vec![digit(4, 1, run), digit(8, 0, 1)],
+            warps: vec![digit(4, 0, 16), digit(groups, 0, rows / groups)],
+        };
+        Some(layout.tidy())
+    }
+
     /// A tile that streams between memory and registers: each thread holds runs of `run` neighbours of the last axis, neighbouring lanes
     /// neighbouring runs, so that a warp reads and writes memory without a gap. What is left of the last axis goes to the warps, then to
     /// registers; with `rows_to_warps` warps take rows first, which keeps a row within one warp. Lanes or warps too many hold copies.
@@ -191,6 +213,15 @@ impl Layout {
         threads.all(|d| d.axis.is_none() || d.count == 1)
     }
 
+    /// Words of 32 bits that a thread's elements of so many bits take, where neighbours that fill a word share one.
+    pub fn words(&self, bits: u64) -> u64 {
+        let count = self.registers();
+        match 32 / bits.clamp(4, 32) {
+            sharing if sharing > 1 && self.run().is_multiple_of(sharing) => count / sharing,
+            _ => count * bits.div_ceil(32),
+        }
+    }
+
     /// How many neighbours along the last axis stand in a row in a thread's registers.
     pub fn run(&self) -> u64 {
         match self.registers.first() {
@@ -226,6 +257,7 @@ impl Layout {
 
     fn tidy(mut self) -> Layout {
         self.registers.retain(|d| d.count > 1);
+        self.warps.retain(|d| d.count > 1);
         self
     }
 

@@ -8,13 +8,11 @@
 
 pub mod access;
 pub mod fold;
-mod fragments;
 pub mod layout;
 mod plan;
 mod registers;
 mod split;
 
-pub use fragments::{Touch, accesses, touch};
 pub use plan::{
     MapPlan, Plan, Ring, RolePlan, STAGE_BYTES, STAGED_ROW_BYTES, STAGED_ROWS, SlotPlace, Staged,
     plan,

@@ -1,7 +1,8 @@
 //! The plan of a network: warps and registers of roles, rings of channels, places of tiles, tensor maps.
 
 use super::layout::{LANES, Layout, WARPS_PER_GROUP};
-use super::{fragments, starts_aligned};
+use super::registers::{Registers, infer_role, is_whole};
+use super::starts_aligned;
 use crate::target::nvptx::GpuFacts;
 use crate::tile::ir::*;
 use std::collections::BTreeMap;
@@ -15,7 +16,7 @@ pub struct Plan {
     /// By channel.
     pub slots: Vec<SlotPlace>,
     /// Tiles in registers.
-    pub fragments: BTreeMap<TileId, Layout>,
+    pub in_registers: Registers,
     /// By `put`: its tensor map.
     pub maps: Vec<MapPlan>,
     pub map_of: BTreeMap<OpId, usize>,
@@ -125,8 +126,8 @@ pub fn plan(kernel: &Kernel, gpu: &GpuFacts) -> Result<Plan, String> {
     }
     for op in kernel.live_ops() {
         match kernel.op(op).kind {
-            OpKind::Assert { .. } | OpKind::Print { .. } => {
-                return Err("a check or a `print` stands in it".to_owned());
+            OpKind::Print { .. } => {
+                return Err("a `print` stands in it".to_owned());
             }
             OpKind::Copy {
                 oob: Oob::Error, ..
@@ -134,8 +135,8 @@ pub fn plan(kernel: &Kernel, gpu: &GpuFacts) -> Result<Plan, String> {
             OpKind::Signal { .. } | OpKind::Wait { .. } => {
                 return Err("flags stand in it".to_owned());
             }
-            OpKind::TopK { .. } | OpKind::Scan { .. } | OpKind::Reduce { .. } => {
-                return Err("folds between products are not planned yet".to_owned());
+            OpKind::TopK { .. } | OpKind::Scan { .. } => {
+                return Err("scans and top-k between products are not planned yet".to_owned());
             }
             _ => {}
         }
@@ -144,7 +145,10 @@ pub fn plan(kernel: &Kernel, gpu: &GpuFacts) -> Result<Plan, String> {
         roles: vec![],
         rings: vec![],
         slots: vec![],
-        fragments: BTreeMap::new(),
+        in_registers: Registers {
+            any_order: true,
+            ..Registers::default()
+        },
         maps: vec![],
         map_of: BTreeMap::new(),
         staged: BTreeMap::new(),
@@ -161,12 +165,13 @@ pub fn plan(kernel: &Kernel, gpu: &GpuFacts) -> Result<Plan, String> {
     let mut readers = vec![0; kernel.channels.len()];
     for (op, name, body) in roles {
         let single = only_starts_copies(kernel, body);
-        let (warps, fragments, needed) = match single {
-            true => (WARPS_PER_GROUP, BTreeMap::new(), 0),
+        let (warps, registers, needed) = match single {
+            true => (WARPS_PER_GROUP, Registers::default(), 0),
             false => computing(kernel, body)?,
         };
         most_needed = most_needed.max(needed);
-        plan.fragments.extend(fragments);
+        plan.in_registers.tiles.extend(registers.tiles);
+        plan.in_registers.maps.extend(registers.maps);
         kernel.walk(body, &mut |block, op| match &kernel.op(op).kind {
             OpKind::Put { channel, .. } => puts[channel.index()].push((block, op)),
             OpKind::Get { channel, .. } => {
@@ -212,11 +217,8 @@ fn only_starts_copies(kernel: &Kernel, body: BlockId) -> bool {
     only
 }
 
-/// Warps and fragments of a role that computes, and the registers that a thread of it needs.
-fn computing(
-    kernel: &Kernel,
-    body: BlockId,
-) -> Result<(u64, BTreeMap<TileId, Layout>, u64), String> {
+/// Warps of a role that computes, what it keeps in registers, and how many a thread of it needs.
+fn computing(kernel: &Kernel, body: BlockId) -> Result<(u64, Registers, u64), String> {
     if let Some(tile) = slot_read_by_elements(kernel, body) {
         return Err(format!(
             "`{}` lies as tensor cores read it, and something else reads it",
@@ -231,25 +233,21 @@ fn computing(
     });
     fits?;
     for groups in [2, 1] {
-        let Some(fragments) = fragments::infer(kernel, body, groups) else {
+        let Some(kept) = infer_role(kernel, body, groups) else {
             continue;
         };
-        if let Some(tile) = kept_where_missing(kernel, body, &fragments) {
+        if let Some(tile) = folded_elsewhere(kernel, body, &kept) {
             return Err(format!(
-                "a copy with `@oob(skip)` fills `{}`, which lies in registers",
+                "a fold of `{}` is not one of a warp's registers",
                 kernel.tile(tile).name
             ));
         }
-        let registers = most_registers(kernel, body, &fragments);
+        let registers = most_registers(kernel, body, &kept.tiles);
         let most = if groups == 2 { 232 } else { 255 };
         if registers + SPARE_REGISTERS > most {
             return Err(format!("its tiles take {registers} registers of a thread"));
         }
-        return Ok((
-            groups * WARPS_PER_GROUP,
-            fragments,
-            registers + SPARE_REGISTERS,
-        ));
+        return Ok((groups * WARPS_PER_GROUP, kept, registers + SPARE_REGISTERS));
     }
     Err(
         "its products' shapes are not those of a tensor core (rows in 64s, columns in eights)"
@@ -260,9 +258,14 @@ fn computing(
 /// Whether `wgmma` takes the operands as they lie.
 fn product_fits(kernel: &Kernel, a: &Operand, b: &Operand) -> Result<(), String> {
     let mut k_bytes = Vec::new();
-    for (operand, k_first) in [(a, a.transposed), (b, !b.transposed)] {
+    for (operand, k_first, left) in [(a, a.transposed, true), (b, !b.transposed, false)] {
         let tile = kernel.tile(operand.view.tile);
         let name = &tile.name;
+        if left && tile.space != Space::Slot && is_whole(kernel, &operand.view) {
+            // In registers.
+            k_bytes.push(tile.shape[1] * u64::from(tile.dtype.bits()) / 8);
+            continue;
+        }
         if tile.space != Space::Slot {
             return Err(format!(
                 "`{name}`, which a product reads, is not brought from a tensor by one copy of its own"
@@ -311,6 +314,9 @@ fn product_fits(kernel: &Kernel, a: &Operand, b: &Operand) -> Result<(), String>
     if dtype(a) != dtype(b) {
         return Err(format!("a product of {} and {}", dtype(a), dtype(b)));
     }
+    if super::tensor_core_bits(dtype(a)).is_none() {
+        return Err(format!("a product of {}", dtype(a)));
+    }
     match k_bytes[0].is_multiple_of(32) {
         true => Ok(()),
         false => Err(format!(
@@ -331,31 +337,21 @@ fn row_bytes(name: &str, bytes: u64) -> Result<u64, String> {
     }
 }
 
-/// A tile in registers that a copy leaves as it is where its tensor has nothing.
-fn kept_where_missing(
-    kernel: &Kernel,
-    body: BlockId,
-    fragments: &BTreeMap<TileId, Layout>,
-) -> Option<TileId> {
+/// A tile that is folded in memory, or in registers of several warps.
+fn folded_elsewhere(kernel: &Kernel, body: BlockId, kept: &Registers) -> Option<TileId> {
     let mut found = None;
     kernel.walk(body, &mut |_, op| {
-        if let OpKind::Copy {
-            dst: View {
-                base: Base::Tile(tile),
-                ..
-            },
-            oob: Oob::Skip,
-            ..
-        } = kernel.op(op).kind
-            && fragments.contains_key(&tile)
+        let kind = &kernel.op(op).kind;
+        if let OpKind::Reduce { src, .. } = kind
+            && kept.exchanged(kernel, kind) != Some(0)
         {
-            found = Some(tile);
+            found = Some(*src);
         }
     });
     found
 }
 
-/// A tile of a channel that anything but a product reads. Vectors may be copied on, and their elements read.
+/// A tile of a channel that anything but a product and the reading of single elements reads. Vectors may be copied on.
 fn slot_read_by_elements(kernel: &Kernel, body: BlockId) -> Option<TileId> {
     let mut found = None;
     kernel.walk(body, &mut |_, op| {
@@ -364,10 +360,13 @@ fn slot_read_by_elements(kernel: &Kernel, body: BlockId) -> Option<TileId> {
             kind,
             OpKind::Dot { .. } | OpKind::Get { .. } | OpKind::Release { .. }
         ) {
-            let by_elements = matches!(kind, OpKind::Copy { .. } | OpKind::LoadTile { .. });
             kind.for_each_tile(&mut |t, _| {
-                let vector = by_elements && kernel.tile(t).shape.len() == 1;
-                if kernel.tile(t).space == Space::Slot && !vector {
+                let taken = match kind {
+                    OpKind::LoadTile { .. } => true,
+                    OpKind::Copy { .. } => kernel.tile(t).shape.len() == 1,
+                    _ => false,
+                };
+                if kernel.tile(t).space == Space::Slot && !taken {
                     found = Some(t);
                 }
             });
@@ -396,8 +395,8 @@ pub(super) fn most_registers(
         }
     }
     let registers = |t: &TileId| {
-        let words = (kernel.tile(*t).dtype.bits() as u64).div_ceil(32);
-        fragments.get(t).map_or(0, |l| l.registers() * words)
+        let bits = u64::from(kernel.tile(*t).dtype.bits());
+        fragments.get(t).map_or(0, |l| l.words(bits))
     };
     let at = |op: usize| {
         lives
@@ -487,13 +486,13 @@ impl Plan {
                 }
             };
             let vector = channel.shape.len() == 1;
-            let bytes = columns * channel.dtype.bits() as u64 / 8;
+            let bytes = (columns * channel.dtype.bits() as u64).div_ceil(8);
             let row_bytes = if vector {
                 bytes
             } else {
                 row_bytes(name, bytes)?
             };
-            if !vector && !rows.is_multiple_of(8) || rows > BOX_ROWS || channel.dtype.bits() < 8 {
+            if !vector && !rows.is_multiple_of(8) || rows > BOX_ROWS || columns % 2 == 1 && channel.dtype.bits() < 8 {
                 return Err(format!("`{name}` has {rows} rows of {}", channel.dtype));
             }
             self.slots.push(SlotPlace {
@@ -566,7 +565,7 @@ impl Plan {
         tile: TileId,
     ) -> Option<MapPlan> {
         let dtype = kernel.tile(tile).dtype;
-        let layout = self.fragments.get(&tile)?;
+        let layout = self.in_registers.tiles.get(&tile)?;
         let wide = matches!(dtype.bits(), 16 | 32) && kernel.tensor(param)?.dtype == dtype;
         let &[_, columns] = kernel.tile(tile).shape.as_slice() else {
             return None;
@@ -669,11 +668,11 @@ impl Plan {
             let ring = &mut self.rings[ring];
             ring.bytes += place.rows * place.row_bytes * place.blocks;
             ring.slot_bytes += place.stride;
-            ring.by_warp |= kernel.channels[channel].shape.len() == 1;
+            ring.by_warp |= read_by_threads(kernel, ChannelId(channel as u32));
             ring.channels.push(ChannelId(channel as u32));
         }
         // Whole slots first to those that have few.
-        let taken = shared_tiles(kernel, &self.fragments) + stage_bytes + VECTOR_ALIGN;
+        let taken = shared_tiles(kernel, &self.in_registers.tiles) + stage_bytes + VECTOR_ALIGN;
         let most = gpu.max_shared_bytes_per_block as u64;
         let limit = most.checked_sub(taken).ok_or_else(|| {
             format!("its tiles in memory take {taken} bytes of the {most} of shared memory")
@@ -687,10 +686,21 @@ impl Plan {
                 format!("its channels take more than the {limit} bytes of shared memory")
             })?;
         }
+        let depths = loop_depths(kernel);
+        let depth = |r: &Ring| {
+            let first = puts[r.channels[0].index()].first();
+            first.map_or(0, |(block, _)| depths[block])
+        };
+        let deepest = self.rings.iter().map(depth).max();
         loop {
             let open = |r: &Ring| {
+                // What is put once for many of another ring is one ahead with two.
+                let most = match deepest == Some(depth(r)) {
+                    true => MOST_SLOTS,
+                    false => 2,
+                };
                 kernel.channels[r.channels[0].index()].slots.is_none()
-                    && r.slots < MOST_SLOTS
+                    && r.slots < most
                     && r.slot_bytes + SLOT_BARRIERS <= left
             };
             let next = (0..self.rings.len())
@@ -743,6 +753,33 @@ fn shared_tiles(kernel: &Kernel, fragments: &BTreeMap<TileId, Layout>) -> u64 {
                 .next_multiple_of(128)
         })
         .sum()
+}
+
+/// Whether threads read elements of what a channel brings, and not only products.
+fn read_by_threads(kernel: &Kernel, channel: ChannelId) -> bool {
+    let mut tiles = vec![];
+    let mut read = false;
+    kernel.walk(kernel.body, &mut |_, op| match &kernel.op(op).kind {
+        OpKind::Get { channel: c, tile } if *c == channel => tiles.push(*tile),
+        OpKind::Dot { .. } | OpKind::Release { .. } => {}
+        kind => kind.for_each_tile(&mut |t, _| read |= tiles.contains(&t)),
+    });
+    read
+}
+
+/// Loops around each block.
+fn loop_depths(kernel: &Kernel) -> BTreeMap<BlockId, u32> {
+    let mut depths = BTreeMap::new();
+    let mut open = vec![(kernel.body, 0)];
+    while let Some((block, depth)) = open.pop() {
+        depths.insert(block, depth);
+        for &op in &kernel.block(block).ops {
+            let kind = &kernel.op(op).kind;
+            let inside = depth + u32::from(matches!(kind, OpKind::For { .. }));
+            open.extend(kind.blocks().into_iter().map(|b| (b, inside)));
+        }
+    }
+    depths
 }
 
 /// Whether two channels are got in the same blocks, each once.
@@ -799,7 +836,8 @@ fn map_of(
                 if !len.is_multiple_of(elements) {
                     return None;
                 }
-                elements as u32
+                // Boxes of codes of 4 bits are counted in bytes.
+                if dtype.bits() < 8 { row_bytes as u32 } else { elements as u32 }
             }
             Slot::Span { len, .. } => *len as u32,
             Slot::Gather { .. } => return None,
@@ -851,7 +889,7 @@ impl fmt::Display for Plan {
                 ring.readers
             )?;
         }
-        for (tile, layout) in &self.fragments {
+        for (tile, layout) in &self.in_registers.tiles {
             writeln!(
                 f,
                 "tile {}: {} registers, {layout}",

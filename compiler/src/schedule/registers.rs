@@ -1,14 +1,14 @@
-//! Which tiles of a plain kernel lie in registers, and how: from the copies between tensors and tiles outwards.
+//! Which tiles lie in registers, and how: from those outwards whose layout is given.
 //!
-//! A tile that is copied from or to a tensor is dealt out in runs of 16 bytes ([`Layout::runs`]). Maps that touch it regularly run in the
-//! layout that follows, the other tiles that they touch get theirs from it, and so do the results of folds. A tile that is used in any
-//! other way, that two ops want in two layouts, or that would take too many registers stays in memory.
+//! In a plain kernel a tile that is copied from or to a tensor is dealt out in runs of 16 bytes ([`Layout::runs`]); in a role of a network
+//! the sums of products lie as the instruction leaves them. Maps that touch such a tile regularly run in the layout that follows, the
+//! other tiles that they touch get theirs from it, and so do the results of folds. A tile that is used in any other way, that two ops want
+//! in two layouts, or that would take too many registers stays in memory.
 //!
-//! Needs: a kernel after `tile::pass::pipeline_gpu`. Keeps: the program, which is not changed.
+//! Needs: a kernel after `tile::pass::pipeline_gpu`, or a network. Keeps: the program, which is not changed.
 
 use super::access::{self, Access};
 use super::fold;
-use super::fragments::is_whole_view;
 use super::layout::Layout;
 use super::plan::most_registers;
 use crate::target::nvptx::GpuFacts;
@@ -21,6 +21,8 @@ pub struct Registers {
     pub tiles: BTreeMap<TileId, Layout>,
     /// By body.
     pub maps: BTreeMap<BlockId, Layout>,
+    /// Whether folds come in the order that suits the layout, and not in that which the program states.
+    pub any_order: bool,
 }
 
 /// Of a vector access.
@@ -28,6 +30,7 @@ const ACCESS_BITS: u64 = 128;
 /// Left to the compiler of PTX for addresses and what maps compute on the way.
 const KEPT_REGISTERS: u32 = 64;
 
+/// Of a plain kernel.
 pub fn infer(kernel: &Kernel, warps: u32, gpu: &GpuFacts) -> Registers {
     let threads = warps * gpu.threads_per_warp;
     let available = (gpu.registers_per_sm / threads).min(gpu.max_registers_per_thread);
@@ -35,6 +38,7 @@ pub fn infer(kernel: &Kernel, warps: u32, gpu: &GpuFacts) -> Registers {
     let mut uses = Uses::default();
     uses.block(kernel, kernel.body);
     let Uses { mut memory, .. } = uses.clone();
+    memory.extend(uses.sums.iter().chain(&uses.left));
     loop {
         let (tiles, maps) = assign(kernel, &uses, &memory, u64::from(warps));
         let victim = conflict(kernel, &uses, &tiles, &maps).or_else(|| {
@@ -44,7 +48,58 @@ pub fn infer(kernel: &Kernel, warps: u32, gpu: &GpuFacts) -> Registers {
         });
         match victim {
             Some(tile) => memory.insert(tile),
-            None => return Registers { tiles, maps },
+            None => {
+                return Registers {
+                    tiles,
+                    maps,
+                    any_order: false,
+                };
+            }
+        };
+    }
+}
+
+/// Of a role whose warpgroups are `groups`. Folds may come in any order. `None` if sums of products cannot lie in registers.
+pub fn infer_role(kernel: &Kernel, role: BlockId, groups: u64) -> Option<Registers> {
+    let mut uses = Uses {
+        any_order: true,
+        ..Uses::default()
+    };
+    uses.block(kernel, role);
+    let mut seeds = BTreeMap::new();
+    for &tile in &uses.sums {
+        let [rows, columns] = kernel.tile(tile).shape[..] else {
+            return None;
+        };
+        seeds.insert(tile, Layout::accumulator(rows, columns, groups)?);
+    }
+    for &tile in &uses.left {
+        let [rows, k] = kernel.tile(tile).shape[..] else {
+            return None;
+        };
+        let bits = kernel.tile(tile).dtype.bits();
+        seeds.insert(tile, Layout::operand(rows, k, groups, bits.into())?);
+    }
+    let Uses { mut memory, .. } = uses.clone();
+    let slots = (0..kernel.tiles.len()).filter(|&t| kernel.tiles[t].space == Space::Slot);
+    memory.extend(slots.map(|t| TileId(t as u32)));
+    loop {
+        if seeds.keys().any(|t| memory.contains(t)) {
+            return None;
+        }
+        let (mut tiles, mut maps) = (seeds.clone(), BTreeMap::new());
+        for beyond in [false, true] {
+            spread(kernel, &uses, &memory, &mut tiles, &mut maps, beyond);
+        }
+        match conflict(kernel, &uses, &tiles, &maps) {
+            Some(tile) => memory.insert(tile),
+            None => {
+                return Some(Registers {
+                    tiles,
+                    maps,
+                    any_order: true,
+                });
+            }
         };
     }
 }
@@ -79,6 +134,12 @@ struct Uses {
     streams: Vec<(TileId, u64)>,
     /// Touched by scalar code outside maps.
     scalars: BTreeSet<TileId>,
+    /// Of products.
+    sums: BTreeSet<TileId>,
+    /// Left operands that no channel brings.
+    left: BTreeSet<TileId>,
+    /// Whether folds may come in an order of their own.
+    any_order: bool,
 }
 
 impl Uses {
@@ -105,6 +166,18 @@ impl Uses {
                     if index.iter().any(|&i| kernel.const_index(i).is_none()) {
                         self.memory.insert(*tile);
                     }
+                }
+                OpKind::Dot { acc, a, b, .. } => {
+                    match is_whole(kernel, acc) {
+                        true => self.sums.insert(acc.tile),
+                        false => self.memory.insert(acc.tile),
+                    };
+                    let computed = kernel.tile(a.view.tile).space != Space::Slot;
+                    match computed && !a.transposed && is_whole(kernel, &a.view) {
+                        true => self.left.insert(a.view.tile),
+                        false => self.memory.insert(a.view.tile),
+                    };
+                    self.memory.insert(b.view.tile);
                 }
                 kind => {
                     kind.for_each_tile(&mut |tile, _| {
@@ -331,7 +404,7 @@ fn conflict(
                 false => continue,
             }
         };
-        if fold::plan(from, f.axis, f.op, dtype, f.order).is_none() {
+        if fold::plan(from, f.axis, f.op, dtype, f.order, uses.any_order).is_none() {
             return Some(f.src);
         }
         let to = tiles.get(&f.dst);
@@ -365,7 +438,8 @@ impl Registers {
             return None;
         };
         let dtype = kernel.tile(src).dtype;
-        let plan = fold::plan(self.tiles.get(&src)?, axis as usize, op, dtype, order)?;
+        let layout = self.tiles.get(&src)?;
+        let plan = fold::plan(layout, axis as usize, op, dtype, order, self.any_order)?;
         Some(plan.exchanged)
     }
 
@@ -377,4 +451,25 @@ impl Registers {
         });
         lines.collect()
     }
+}
+
+/// Whether a view is all of its tile.
+pub fn is_whole(kernel: &Kernel, view: &TileView) -> bool {
+    view.shape() == kernel.tile(view.tile).shape
+        && view
+            .slots
+            .iter()
+            .all(|s| matches!(s, Slot::Span { start, .. } if kernel.const_index(*start) == Some(0)))
+}
+
+/// Whether a view of a tile is all of it, axis by axis.
+pub fn is_whole_view(kernel: &Kernel, view: &View) -> bool {
+    let Base::Tile(tile) = view.base else {
+        return false;
+    };
+    view.shape() == kernel.tile(tile).shape
+        && view
+            .slots
+            .iter()
+            .all(|s| matches!(s, Slot::Span { start, .. } if kernel.const_index(*start) == Some(0)))
 }

@@ -2,13 +2,15 @@
 //! does the rest.
 //!
 //! Every tile that one copy fills from a tensor and that only products read crosses as a channel, and with it the short vectors that are
-//! copied beside it, such as scales: the compute role reads them where they arrive, if it reads single elements in scalar code, and
-//! copies them on otherwise. Both roles keep the loops and branches around it, so their puts and gets balance by construction. What the
+//! copied beside it, such as scales: the compute role reads them where they arrive, if scalar code or irregular maps do, and copies them
+//! on otherwise. A matrix from which maps compute an operand crosses too. Both roles keep the loops and branches around it, so their puts and gets balance by construction. What the
 //! program computes stays the same: the interpreter runs the network to the same bits.
 //!
 //! Needs: a kernel without roles whose products a tensor core can do. `None`: nothing crosses, or the way to a copy depends on what the
 //! compute role computes.
 
+use super::access::access;
+use super::registers::is_whole_view;
 use crate::tile::ir::*;
 use crate::tile::pass::clone::Cloner;
 use crate::tile::visit::Access;
@@ -114,6 +116,8 @@ fn crossings(kernel: &mut Kernel) -> Option<Vec<Crossing>> {
         writes: Vec<OpId>,
         others: bool,
         dots: usize,
+        /// Reads of single elements.
+        elements: usize,
     }
     let mut uses: BTreeMap<TileId, Uses> = BTreeMap::new();
     let mut blocks: HashMap<OpId, BlockId> = HashMap::new();
@@ -136,12 +140,15 @@ fn crossings(kernel: &mut Kernel) -> Option<Vec<Crossing>> {
                 entry.dots += 1;
             } else if access == Access::Write && matches!(kind, OpKind::Copy { .. }) {
                 entry.writes.push(op);
+            } else if matches!(kind, OpKind::LoadTile { .. }) {
+                entry.elements += 1;
             } else {
                 entry.others = true;
             }
         });
     });
     let mut crossings = Vec::new();
+    let mut elements = Vec::new();
     for &op in &order {
         let OpKind::Copy { dst, src, oob } = &kernel.op(op).kind else {
             continue;
@@ -150,16 +157,27 @@ fn crossings(kernel: &mut Kernel) -> Option<Vec<Crossing>> {
             continue;
         };
         let u = &uses[&tile];
-        let alone = u.writes == [op] && !u.others && u.dots > 0;
+        let alone = u.writes == [op] && !u.others;
         let gathered = src.slots.iter().any(|s| matches!(s, Slot::Gather { .. }));
-        let filled = whole(kernel, dst) && matches!(oob, Oob::Never | Oob::Zero);
+        let filled = is_whole_view(kernel, dst) && matches!(oob, Oob::Never | Oob::Zero);
         if alone && filled && !gathered && read_in_its_block(kernel, blocks[&op], op, tile) {
-            crossings.push((op, tile));
+            match (u.dots, u.elements) {
+                (1.., 0) => crossings.push((op, tile)),
+                (0, 1..) if kernel.tile(tile).shape.len() == 2 => elements.push((op, tile)),
+                _ => {}
+            }
         }
     }
     if crossings.is_empty() {
         return None;
     }
+    // A tile from which an operand is computed, beside the other operand.
+    let blocks_of_operands: BTreeSet<BlockId> =
+        crossings.iter().map(|(op, _)| blocks[op]).collect();
+    elements.retain(|(op, tile)| {
+        blocks_of_operands.contains(&blocks[op]) && fits_a_slot(kernel, *op, *tile)
+    });
+    crossings.extend(elements);
     let beside: BTreeSet<BlockId> = crossings.iter().map(|(op, _)| blocks[op]).collect();
     let mut between = BTreeSet::new();
     for &op in &order {
@@ -167,7 +185,7 @@ fn crossings(kernel: &mut Kernel) -> Option<Vec<Crossing>> {
             && beside.contains(&blocks[&op])
         {
             let in_place =
-                uses[&tile].writes == [op] && read_by_scalars(kernel, blocks[&op], op, tile);
+                uses[&tile].writes == [op] && read_in_place(kernel, blocks[&op], op, tile);
             if !in_place {
                 between.insert(op);
             }
@@ -213,6 +231,26 @@ fn crossings(kernel: &mut Kernel) -> Option<Vec<Crossing>> {
     )
 }
 
+/// Whether a matrix that an op copies from a tensor can come as boxes.
+fn fits_a_slot(kernel: &Kernel, op: OpId, tile: TileId) -> bool {
+    let OpKind::Copy { src, .. } = &kernel.op(op).kind else {
+        return false;
+    };
+    let t = kernel.tile(tile);
+    let row_bytes = t.shape[1] * u64::from(t.dtype.bits()) / 8;
+    let rows = t.shape[0];
+    let Base::Param(p) = src.base else {
+        return false;
+    };
+    (kernel.tensor(p)).is_some_and(|t| t.mode == tessera_artifact::ParamMode::In && t.contiguous)
+        && (matches!(row_bytes, 32 | 64) || row_bytes > 0 && row_bytes.is_multiple_of(128))
+        && rows.is_multiple_of(8)
+        && rows <= 256
+        && src.slots.len() >= 2
+        && matches!(src.slots.last(), Some(Slot::Span { len, .. }) if *len == t.shape[1])
+        && super::starts_aligned(kernel, src, t.dtype)
+}
+
 /// The vector that an op copies from a tensor, if it is short enough for a box, and it and where it starts are multiples of 16 bytes.
 fn short_vector(kernel: &Kernel, op: OpId) -> Option<TileId> {
     let OpKind::Copy { dst, src, oob } = &kernel.op(op).kind else {
@@ -232,7 +270,7 @@ fn short_vector(kernel: &Kernel, op: OpId) -> Option<TileId> {
         && t.elements() <= 256
         && t.dtype.bits() >= 8
         && bytes.is_multiple_of(16)
-        && whole(kernel, dst)
+        && is_whole_view(kernel, dst)
         && last
         && super::starts_aligned(kernel, src, t.dtype)
         && !gathered
@@ -241,24 +279,25 @@ fn short_vector(kernel: &Kernel, op: OpId) -> Option<TileId> {
     fits.then_some(tile)
 }
 
-/// Whether all that reads `tile` is scalar code of `block` after `copy`, and of blocks below that are no map's.
-fn read_by_scalars(kernel: &Kernel, block: BlockId, copy: OpId, tile: TileId) -> bool {
-    let mut scalar = true;
-    kernel.walk(kernel.body, &mut |_, op| {
+/// Whether `tile` is read where it arrives: by single elements, after `copy` in its block or below, and somewhere by scalar code or by a
+/// map that does not go along it (one that does keeps it in registers).
+fn read_in_place(kernel: &Kernel, block: BlockId, copy: OpId, tile: TileId) -> bool {
+    let mut maps = BTreeSet::new();
+    let (mut by_elements, mut regular) = (true, true);
+    kernel.walk(kernel.body, &mut |block, op| {
         let kind = &kernel.op(op).kind;
-        let mut touches = false;
-        if op != copy {
-            match kind {
-                OpKind::LoadTile { .. } => {}
-                OpKind::Map { body, .. } => kernel.walk(*body, &mut |_, op| {
-                    (kernel.op(op).kind).for_each_tile(&mut |t, _| touches |= t == tile)
-                }),
-                kind => kind.for_each_tile(&mut |t, _| touches |= t == tile),
+        match kind {
+            OpKind::Map { body, .. } => {
+                maps.insert(*body);
             }
+            OpKind::LoadTile { tile: t, index } if *t == tile => {
+                regular &= maps.contains(&block) && access(kernel, block, index).is_some();
+            }
+            kind if op != copy => kind.for_each_tile(&mut |t, _| by_elements &= t != tile),
+            _ => {}
         }
-        scalar &= !touches;
     });
-    scalar && read_in_its_block(kernel, block, copy, tile)
+    by_elements && !regular && read_in_its_block(kernel, block, copy, tile)
 }
 
 /// Whether a product may run on tensor cores as far as its types go: its operands' and f32 sums.
@@ -266,17 +305,6 @@ fn tensor_core_type(kernel: &Kernel, operand: TileId, acc: TileId) -> bool {
     use tessera_artifact::DType;
     let sums = kernel.tile(acc).dtype == DType::F32;
     sums && super::tensor_core_bits(kernel.tile(operand).dtype).is_some()
-}
-
-fn whole(kernel: &Kernel, view: &View) -> bool {
-    let Base::Tile(tile) = view.base else {
-        return false;
-    };
-    view.shape() == kernel.tile(tile).shape
-        && view.slots.iter().all(|s| match s {
-            Slot::Span { start, .. } => kernel.const_index(*start) == Some(0),
-            _ => false,
-        })
 }
 
 /// Whether every use of `tile` stands after `copy` in its block, or in blocks below.

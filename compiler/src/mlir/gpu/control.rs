@@ -79,7 +79,11 @@ impl<'c> Emitter<'_, 'c> {
             }
             OpKind::Assert { cond, message } => {
                 let cond = self.value(*cond)?;
-                self.check(cond, message);
+                match self.network {
+                    // The other roles go on, so this one does too: what was found is reported, boxes reach nothing outside.
+                    Some(_) => self.check_and_go_on(cond, message),
+                    None => self.check(cond, message),
+                }
                 Ok(())
             }
             OpKind::Assume { cond: _ } => Ok(()),
@@ -198,6 +202,14 @@ impl<'c> Emitter<'_, 'c> {
         let fail = self.fail;
         self.b.cond_branch(cond, ok, (fail, &[number]));
         self.b.set_block(ok);
+    }
+
+    /// Leaves a new trap's number where `cond` does not hold.
+    fn check_and_go_on(&mut self, cond: Val<'c>, message: &str) {
+        let mut open = self.b.begin_if(cond);
+        self.b.otherwise(&mut open);
+        self.report(message);
+        self.b.end_if(open);
     }
 
     /// Leaves a new trap's number and goes on.

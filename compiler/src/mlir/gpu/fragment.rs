@@ -9,7 +9,6 @@ use crate::mlir::build::{Elem, IntCompare, OpenIf, Val};
 use crate::mlir::scalar::held_as;
 use crate::schedule::access::{access, register};
 use crate::schedule::layout::{Digit, Layout};
-use crate::schedule::{Touch, accesses};
 use crate::tile::ir::*;
 use tessera_artifact::DType;
 
@@ -39,6 +38,17 @@ pub(super) fn sharing(dtype: DType, layout: &Layout) -> u64 {
         true => count,
         false => 1,
     }
+}
+
+/// Whether a map writes what is summed up.
+fn makes_addends(kernel: &Kernel, body: BlockId) -> bool {
+    let summed = |tile: TileId| {
+        kernel.live_ops().iter().any(|&op| {
+            matches!(kernel.op(op).kind, OpKind::Reduce { src, op: FoldOp::Sum, .. } if src == tile)
+        })
+    };
+    let ops = &kernel.block(body).ops;
+    ops.iter().any(|&op| matches!(kernel.op(op).kind, OpKind::StoreTile { tile, .. } if summed(tile)))
 }
 
 impl<'c> Emitter<'_, 'c> {
@@ -201,29 +211,12 @@ impl<'c> Emitter<'_, 'c> {
         self.b.extract_only(all)
     }
 
-    /// The layout that a map runs in.
-    pub(super) fn layout_of_map(&self, extents: &[u64], body: BlockId) -> Option<Layout> {
-        if let Some(layout) = self.map_layouts.get(&body) {
-            return Some(layout.clone());
-        }
-        // In a network that of the tiles in registers which it touches at its own coordinates.
-        let accesses = accesses(self.kernel, extents, body);
-        accesses.into_iter().find_map(|(tile, touch)| match touch {
-            Touch::Same => self.layout(tile),
-            _ => None,
-        })
-    }
-
-    pub(super) fn map_in_registers(
-        &mut self,
-        layout: &Layout,
-        extents: &[u64],
-        body: BlockId,
-    ) -> Emit {
+    pub(super) fn map_in_registers(&mut self, layout: &Layout, body: BlockId) -> Emit {
         let kernel = self.kernel;
         let base = self.own_coordinates(layout);
         let owner = self.owner(layout);
         let block = kernel.block(body);
+        self.b.contract = self.network.is_some() && makes_addends(kernel, body);
         for register in 0..layout.registers() {
             let offsets = layout.of_register(register);
             for ((&arg, &at), offset) in block.args.iter().zip(&base).zip(offsets) {
@@ -240,9 +233,14 @@ impl<'c> Emitter<'_, 'c> {
                 self.scalar_op(op)?;
             }
         }
+        self.b.contract = false;
         self.finish_all()?;
-        for (tile, _) in accesses(kernel, extents, body) {
-            if self.layout(tile).is_some() && self.element_type(tile) == Elem::F32 {
+        for &op in &block.ops {
+            if let OpKind::LoadTile { tile, .. } | OpKind::StoreTile { tile, .. } =
+                kernel.op(op).kind
+                && self.layouts.contains_key(&tile)
+                && self.element_type(tile) == Elem::F32
+            {
                 self.changed.insert(tile);
             }
         }
@@ -455,18 +453,6 @@ impl<'c> Emitter<'_, 'c> {
             }
         }
         self.finish_all()
-    }
-
-    /// A vector where a channel brought it.
-    pub(super) fn vector_in_slot(&mut self, tile: TileId) -> Emit<Memory<'c>> {
-        let (address, _) = self.slot_of(tile)?;
-        Ok(Memory {
-            base: self.b.shared_pointer(address),
-            dtype: self.kernel.tile(tile).dtype,
-            strides: vec![super::access::Stride::Const(1)],
-            packed: false,
-            constant: false,
-        })
     }
 
     /// Element `point` of a view in memory: where it is, and whether inside.

@@ -288,12 +288,12 @@ impl<'c> Builder<'c> {
         )
     }
 
-    /// `sums (+)= a · b` for 64 rows and as many columns as `sums` has registers twice, on descriptors of operands in shared memory.
+    /// `sums (+)= a · b` for 64 rows and as many columns as `sums` has registers twice; `b` by its descriptor.
     pub fn wgmma(
         &mut self,
         product: Wgmma<'c>,
         sums: &[Val<'c>],
-        a: Val<'c>,
+        a: Left<'c>,
         b: Val<'c>,
     ) -> Vec<Val<'c>> {
         let n = sums.len();
@@ -304,24 +304,33 @@ impl<'c> Builder<'c> {
             starts,
             b_by_rows,
         } = product;
-        let transposes = match b_by_rows {
-            Some(b_by_rows) => format!(", 0, {}", u32::from(b_by_rows)),
-            None => String::new(),
+        let transposes = match (b_by_rows, a) {
+            (Some(b_by_rows), Left::Shared(_)) => format!(", 0, {}", u32::from(b_by_rows)),
+            (Some(b_by_rows), Left::Registers(_)) => format!(", {}", u32::from(b_by_rows)),
+            (None, _) => String::new(),
         };
+        let (a_text, mut operands) = match a {
+            Left::Shared(a) => (format!("${n}"), vec![a]),
+            Left::Registers(a) => {
+                let all: Vec<String> = (n..n + 4).map(|i| format!("${i}")).collect();
+                (format!("{{{}}}", all.join(", ")), a.to_vec())
+            }
+        };
+        let b_at = n + operands.len();
         let scale = match starts {
-            Some(_) => format!("${}", n + 2),
+            Some(_) => format!("${}", b_at + 1),
             None => "1".to_owned(),
         };
         let text = format!(
-            "{{\n.reg .pred p;\nsetp.ne.b32 p, {scale}, 0;\nwgmma.mma_async.sync.aligned.m64n{}k{k}.f32.{operand}.{operand} {{{}}}, ${}, ${}, p, 1, 1{transposes};\n}}",
+            "{{\n.reg .pred p;\nsetp.ne.b32 p, {scale}, 0;\nwgmma.mma_async.sync.aligned.m64n{}k{k}.f32.{operand}.{operand} {{{}}}, {a_text}, ${b_at}, p, 1, 1{transposes};\n}}",
             2 * n,
             list.join(", "),
-            n,
-            n + 1,
         );
         let mut constraints = vec!["=f".to_owned(); n];
-        constraints.extend(["l".to_owned(), "l".to_owned()]);
-        let mut operands = vec![a, b];
+        let of_a = if matches!(a, Left::Shared(_)) { "l" } else { "r" };
+        constraints.extend(vec![of_a.to_owned(); operands.len()]);
+        constraints.push("l".to_owned());
+        operands.push(b);
         if let Some(zero) = starts {
             constraints.push("r".to_owned());
             operands.push(zero);
@@ -329,6 +338,18 @@ impl<'c> Builder<'c> {
         constraints.extend((0..n).map(|i| i.to_string()));
         operands.extend(sums);
         self.assembly(&text, &constraints.join(","), &operands, Elem::F32, n)
+    }
+
+    /// Words that products read until here: nothing else gets their registers before.
+    pub fn keep_words(&mut self, values: &[Val<'c>]) {
+        let n = values.len();
+        let constraints: Vec<String> = (0..2 * n)
+            .map(|i| match i < n {
+                true => "=r".to_owned(),
+                false => (i - n).to_string(),
+            })
+            .collect();
+        self.assembly("", &constraints.join(","), values, Elem::I32, n);
     }
 
     /// The same values, but made here: LLVM sinks nothing that they are made of past what follows.
@@ -397,6 +418,15 @@ impl<'c> Builder<'c> {
             })
             .collect()
     }
+}
+
+/// The left operand of a product instruction.
+#[derive(Clone, Copy, Debug)]
+pub enum Left<'c> {
+    /// Its descriptor.
+    Shared(Val<'c>),
+    /// Four words.
+    Registers([Val<'c>; 4]),
 }
 
 /// What one product instruction multiplies.

@@ -19,8 +19,10 @@ mod hopper;
 mod memory;
 mod network;
 mod ops;
+mod overlap;
 mod pointwise;
 mod register_fold;
+mod slots;
 mod staged;
 mod sync;
 mod topk;
@@ -103,7 +105,7 @@ struct Emitter<'k, 'c> {
     network: Option<network::Network<'c>>,
     /// Of tiles in registers.
     layouts: BTreeMap<TileId, Layout>,
-    /// Of maps over registers, by body; in a network they follow from the tiles.
+    /// Of maps over registers, by body.
     map_layouts: BTreeMap<BlockId, Layout>,
     /// Variables of tiles in registers.
     fragments: BTreeMap<TileId, Vec<Val<'c>>>,
@@ -138,10 +140,7 @@ pub fn emit<'c>(
         None => threads_of(kernel, gpu)?,
     };
     let registers = match network {
-        Some(network) => Registers {
-            tiles: network.fragments.clone(),
-            maps: BTreeMap::new(),
-        },
+        Some(network) => network.in_registers.clone(),
         None => self::registers(kernel, gpu)?,
     };
     let limit = gpu.max_shared_bytes_per_block as u64;

@@ -30,13 +30,15 @@ pub(super) struct Network<'c> {
     bound: BTreeMap<TileId, Bound<'c>>,
     steady: Option<Steady<'c>>,
     /// Products on their way, of the block in hand, in the order of their groups.
-    flying: Vec<Flying>,
+    flying: Vec<Flying<'c>>,
 }
 
 /// A `dot` whose sums nobody has waited for.
-struct Flying {
+struct Flying<'c> {
     acc: TileId,
     op: OpId,
+    /// Words of operands in registers.
+    left: Vec<Val<'c>>,
 }
 
 /// The next slot of a ring and the parity of the round, in variables that LLVM turns into registers.
@@ -342,7 +344,15 @@ impl<'c> Emitter<'_, 'c> {
             at.push(self.b.resize(v, Elem::I32, true));
         }
         let dtype = self.kernel.channels[channel.index()].dtype;
-        let columns = place.row_bytes * 8 / dtype.bits() as u64;
+        let columns = match dtype.bits() {
+            // Two codes to a byte, and boxes are counted in bytes.
+            4 => {
+                let one = self.b.i32(1);
+                at[0] = self.b.binary("arith.shrsi", at[0], one);
+                place.row_bytes
+            }
+            bits => place.row_bytes * 8 / u64::from(bits),
+        };
         for block in 0..place.blocks {
             let to = self
                 .b
@@ -569,18 +579,24 @@ impl<'c> Emitter<'_, 'c> {
     /// Waits for as many of the products on their way, the oldest first.
     fn land_first(&mut self, count: usize) -> Emit {
         let network = self.network_mut();
-        let accs: Vec<TileId> = network.flying.drain(..count).map(|f| f.acc).collect();
+        let landed: Vec<Flying> = network.flying.drain(..count).collect();
         let left = network.flying.len() as u32;
-        self.await_products(left, &accs)
+        let accs: Vec<TileId> = landed.iter().map(|f| f.acc).collect();
+        self.await_products(left, &accs)?;
+        let words: Vec<_> = landed.into_iter().flat_map(|f| f.left).collect();
+        if !words.is_empty() {
+            self.b.keep_words(&words);
+        }
+        Ok(())
     }
 
     /// After the products of `op` have been issued: lets them go on.
-    pub(super) fn after_products(&mut self, op: OpId, acc: TileId) -> Emit {
+    pub(super) fn after_products(&mut self, op: OpId, acc: TileId, left: Vec<Val<'c>>) -> Emit {
         let steady = self.network()?.steady.as_ref();
         let Some(steady) = steady.filter(|s| s.accs.contains(&acc)) else {
             self.b.wgmma_commit();
             let flying = &mut self.network_mut().flying;
-            flying.push(Flying { acc, op });
+            flying.push(Flying { acc, op, left });
             return Ok(());
         };
         if steady.last != op {

@@ -13,8 +13,8 @@ impl<'c> Emitter<'_, 'c> {
         if total == 0 {
             return Ok(());
         }
-        if let Some(layout) = self.layout_of_map(extents, body) {
-            return self.map_in_registers(&layout, extents, body);
+        if let Some(layout) = self.map_layouts.get(&body).cloned() {
+            return self.map_in_registers(&layout, body);
         }
         let open = self.begin_share(total);
         let point = self.point(open.iv, extents);
@@ -88,13 +88,14 @@ impl<'c> Emitter<'_, 'c> {
             OpKind::LoadTile { tile, index } => match self.load_in_registers(*tile, index)? {
                 Some(v) => v,
                 None => {
-                    let memory = match kernel.tile(*tile).space {
-                        Space::Slot => self.vector_in_slot(*tile)?,
-                        _ => self.tile(*tile)?,
-                    };
                     let index = self.values(index)?;
-                    let at = self.offset(&memory, &index);
-                    self.load(&memory, at)
+                    if kernel.tile(*tile).space == Space::Slot {
+                        self.load_from_slot(*tile, &index)?
+                    } else {
+                        let memory = self.tile(*tile)?;
+                        let at = self.offset(&memory, &index);
+                        self.load(&memory, at)
+                    }
                 }
             },
             OpKind::LoadGlobal {

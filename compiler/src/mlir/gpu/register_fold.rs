@@ -26,10 +26,11 @@ impl<'c> Emitter<'_, 'c> {
             return Ok(false);
         };
         let dtype = self.kernel.tile(src).dtype;
-        let Some(plan) = fold::plan(&layout, axis, op, dtype, order) else {
+        let Some(plan) = fold::plan(&layout, axis, op, dtype, order, self.network.is_some()) else {
             return Err(self.fault("a fold of registers in an order that they do not have"));
         };
         let mut held: Held<'c> = BTreeMap::new();
+        self.b.contract = self.network.is_some();
         for step in &plan.steps {
             match step {
                 Step::Registers {
@@ -89,6 +90,7 @@ impl<'c> Emitter<'_, 'c> {
                 Step::Warps(digits) => self.meet_in_warps(&mut held, digits, op, dtype)?,
             }
         }
+        self.b.contract = false;
         let mut results = vec![];
         for (at, line) in held {
             let mut values = line.into_values();

@@ -29,8 +29,6 @@ impl<'c> Emitter<'_, 'c> {
         let groups = u64::from(self.threads / GROUP);
         let own_rows = rows / groups;
         let box_columns = STAGED_ROW_BYTES * 8 / bits;
-        let cells = self.cells(tile)?;
-
         let group = self.group;
         let barrier = self.b.add_const(group, GROUP_BARRIERS);
         let network = self.network()?;
@@ -56,14 +54,10 @@ impl<'c> Emitter<'_, 'c> {
                 let to = self
                     .b
                     .add_const(stage, (place * STAGED_ROWS * STAGED_ROW_BYTES) as i64);
-                // Of 16 bits, neighbours share a register.
-                let per_cell = 2 * (32 / bits);
-                let first =
-                    ((row / STAGED_ROWS) * (columns / per_cell) + column / per_cell) as usize;
-                let part = &cells[first..first + (box_columns / per_cell) as usize];
+                let part = self.part_of_box(tile, row, column..column + box_columns)?;
                 match bits {
-                    16 => self.write_halves(part, to),
-                    _ => self.write_words(part, to),
+                    16 => self.write_halves(&part, to),
+                    _ => self.write_words(&part, to),
                 }
                 self.b.fence_async_shared();
                 self.b.named_barrier(barrier, GROUP);
@@ -76,6 +70,33 @@ impl<'c> Emitter<'_, 'c> {
             }
         }
         Ok(true)
+    }
+
+    /// The registers of a thread's part of 64 rows, by eights of columns, in these by eights of rows; of 16 bits, neighbours share one.
+    fn part_of_box(
+        &mut self,
+        tile: TileId,
+        row: u64,
+        columns: std::ops::Range<u64>,
+    ) -> Emit<Vec<Val<'c>>> {
+        let cells = self.cells(tile)?;
+        let (Some(layout), sharing) = (self.layout(tile), self.sharing(tile)) else {
+            return Err(self.fault("a staged copy of a tile in memory"));
+        };
+        let mut part = vec![];
+        for column in columns.step_by(8) {
+            for row in [row, row + 8] {
+                for column in (column..column + 2).step_by(sharing as usize) {
+                    let register = layout.register_at(&[row, column]);
+                    let cell = register.and_then(|r| cells.get((r / sharing) as usize));
+                    match cell {
+                        Some(&cell) => part.push(cell),
+                        None => return Err(self.fault("a staged copy of another layout")),
+                    }
+                }
+            }
+        }
+        Ok(part)
     }
 
     /// At the end of a role: the stores that are on their way still read shared memory.

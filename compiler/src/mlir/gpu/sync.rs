@@ -8,6 +8,7 @@
 //! between tile ops are the same for all of them.
 
 use super::memory::{MemoryPlan, Place};
+use super::overlap::may_meet;
 use crate::schedule::Registers;
 use crate::tile::ir::*;
 use crate::tile::visit::Access;
@@ -39,6 +40,8 @@ struct Touch {
     location: Location,
     write: bool,
     threads: Threads,
+    /// The copy that writes a tensor.
+    store: Option<OpId>,
 }
 
 /// The ops with a barrier before them.
@@ -149,6 +152,11 @@ impl Analysis<'_> {
             (Location::Tile(a), Location::Tile(b)) => self.plan.overlap(a, b),
             (a, b) => a == b,
         };
+        let meet = meet
+            && match (old.store, new.store) {
+                (Some(a), Some(b)) => may_meet(self.kernel, a, b),
+                _ => true,
+            };
         let same_thread = match (old.threads, new.threads) {
             (Threads::First, Threads::First) => true,
             (Threads::Own, Threads::Own) => old.location == new.location,
@@ -205,6 +213,7 @@ impl Analysis<'_> {
                     location: Location::FoldLanes,
                     write: true,
                     threads: Threads::Any,
+                    store: None,
                 });
             }
             _ => self.add(id, &mut touches, Threads::Any, &|_, _| Threads::Any),
@@ -237,6 +246,7 @@ impl Analysis<'_> {
                     location: Location::Tile(tile),
                     write: access == Access::Write,
                     threads: threads(kind, tile),
+                    store: None,
                 });
             }
         });
@@ -250,6 +260,8 @@ impl Analysis<'_> {
                     location: Location::Param(param),
                     write: access == Access::Write,
                     threads: tensors,
+                    store: (access == Access::Write && matches!(kind, OpKind::Copy { .. }))
+                        .then_some(id),
                 });
             }
         });

@@ -1,8 +1,8 @@
-//! `dot` on tensor cores: both operands from slots of channels, sums in registers.
+//! `dot` on tensor cores: the right operand from a slot of a channel, the left one from a slot or from registers, sums in registers.
 //!
 //! A warpgroup multiplies 64 rows by up to 256 columns in one instruction, over 32 bytes of k; instructions follow in rising k.
 
-use super::hopper::Wgmma;
+use super::hopper::{Left, Wgmma};
 use super::{Emit, Emitter};
 use crate::mlir::build::{Elem, Val};
 use crate::schedule::SlotPlace;
@@ -11,6 +11,14 @@ use tessera_artifact::DType;
 
 /// Columns of one instruction.
 const MOST_COLUMNS: u64 = 256;
+/// Bytes of k in one instruction.
+const K_BYTES: u64 = 32;
+
+/// The left operand: in a slot, with the lower half of its descriptor, or the words of a thread's registers.
+enum LeftPart<'c> {
+    Shared(Side<'c>, Val<'c>),
+    Registers(Vec<Val<'c>>),
+}
 
 /// An operand: rows of the product (its columns for `b`) by k, in blocks of columns as it lies in a slot.
 struct Side<'c> {
@@ -42,31 +50,41 @@ impl<'c> Emitter<'_, 'c> {
         b: &Operand,
         accumulate: bool,
     ) -> Emit {
-        let dtype = self.kernel.tile(a.view.tile).dtype;
-        let left = self.operand_in_slot(a, a.transposed)?;
-        let right = self.operand_in_slot(b, !b.transposed)?;
-        let (operand, k_bytes) = match dtype {
-            DType::BF16 => ("bf16", 32),
-            DType::F16 => ("f16", 32),
-            DType::E4M3 => ("e4m3", 32),
-            DType::E5M2 => ("e5m2", 32),
+        let tile = self.kernel.tile(a.view.tile);
+        let dtype = tile.dtype;
+        let element_bytes = u64::from(dtype.bits()) / 8;
+        let operand = match dtype {
+            DType::BF16 => "bf16",
+            DType::F16 => "f16",
+            DType::E4M3 => "e4m3",
+            DType::E5M2 => "e5m2",
             _ => return Err(self.fault("a product that tensor cores don't do")),
         };
-        let k_step = k_bytes / left.element_bytes;
+        let k_step = K_BYTES / element_bytes;
         let groups = u64::from(self.threads / 128);
-        let rows = left.outer / groups;
+        let right = self.operand_in_slot(b, !b.transposed)?;
+        let right_start = self.descriptor_start(&right, right.start);
+        let left = match self.layouts.contains_key(&a.view.tile) {
+            true => LeftPart::Registers(self.words(a.view.tile)?),
+            false => {
+                let left = self.operand_in_slot(a, a.transposed)?;
+                // The warpgroup's own rows.
+                let rows = left.outer / groups;
+                let own = self
+                    .b
+                    .mul_const(self.group, (rows * left.place.row_bytes) as i64);
+                let own = self.b.addi(left.start, own);
+                let start = self.descriptor_start(&left, own);
+                LeftPart::Shared(left, start)
+            }
+        };
+        let (rows, steps) = match &left {
+            LeftPart::Shared(left, _) => (left.outer / groups, left.k / k_step),
+            LeftPart::Registers(_) => (tile.shape[0] / groups, tile.shape[1] / k_step),
+        };
         let columns = right.outer;
         let cells = self.cells(acc.tile)?;
         let zero = self.network()?.zero;
-        // The warpgroup's own rows.
-        let own = self
-            .b
-            .mul_const(self.group, (rows * left.place.row_bytes) as i64);
-        let own = self.b.addi(left.start, own);
-        let (left_start, right_start) = (
-            self.descriptor_start(&left, own),
-            self.descriptor_start(&right, right.start),
-        );
 
         self.settle()?;
         self.b.wgmma_fence();
@@ -80,14 +98,27 @@ impl<'c> Emitter<'_, 'c> {
                 let mut sums: Vec<Val<'c>> = (part.clone())
                     .map(|i| self.b.load(cells[i], (Elem::F32, 1), 4, None))
                     .collect();
-                for k in (0..left.k).step_by(k_step as usize) {
-                    let from_a = self.descriptor(&left, left_start, row, k);
+                for step in 0..steps {
+                    let k = step * k_step;
+                    let from_a = match &left {
+                        LeftPart::Shared(left, start) => {
+                            Left::Shared(self.descriptor(left, *start, row, k))
+                        }
+                        LeftPart::Registers(words) => {
+                            let at = 4 * (row / 64 * steps + step) as usize;
+                            let four = words.get(at..at + 4).and_then(|w| w.try_into().ok());
+                            match four {
+                                Some(four) => Left::Registers(four),
+                                None => return Err(self.fault("an operand of too few registers")),
+                            }
+                        }
+                    };
                     let from_b = self.descriptor(&right, right_start, column, k);
                     let product = Wgmma {
                         operand,
                         k: k_step as u32,
-                        starts: (!accumulate && k == 0).then_some(zero),
-                        b_by_rows: (left.element_bytes == 2).then_some(!right.k_along_row),
+                        starts: (!accumulate && step == 0).then_some(zero),
+                        b_by_rows: (element_bytes == 2).then_some(!right.k_along_row),
                     };
                     sums = self.b.wgmma(product, &sums, from_a, from_b);
                 }
@@ -97,7 +128,20 @@ impl<'c> Emitter<'_, 'c> {
                 column += wide;
             }
         }
-        self.after_products(op, acc.tile)
+        let words = match left {
+            LeftPart::Shared(..) => vec![],
+            LeftPart::Registers(words) => words,
+        };
+        self.after_products(op, acc.tile, words)
+    }
+
+    /// The words of a left operand in registers, as they are now.
+    fn words(&mut self, tile: TileId) -> Emit<Vec<Val<'c>>> {
+        let cells = self.cells(tile)?;
+        Ok(cells
+            .iter()
+            .map(|&cell| self.b.load(cell, (Elem::I32, 1), 4, None))
+            .collect())
     }
 
     fn operand_in_slot(&mut self, operand: &Operand, k_first: bool) -> Emit<Side<'c>> {
