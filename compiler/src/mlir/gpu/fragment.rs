@@ -48,7 +48,8 @@ fn makes_addends(kernel: &Kernel, body: BlockId) -> bool {
         })
     };
     let ops = &kernel.block(body).ops;
-    ops.iter().any(|&op| matches!(kernel.op(op).kind, OpKind::StoreTile { tile, .. } if summed(tile)))
+    ops.iter()
+        .any(|&op| matches!(kernel.op(op).kind, OpKind::StoreTile { tile, .. } if summed(tile)))
 }
 
 impl<'c> Emitter<'_, 'c> {

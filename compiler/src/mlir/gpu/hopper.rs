@@ -327,7 +327,11 @@ impl<'c> Builder<'c> {
             list.join(", "),
         );
         let mut constraints = vec!["=f".to_owned(); n];
-        let of_a = if matches!(a, Left::Shared(_)) { "l" } else { "r" };
+        let of_a = if matches!(a, Left::Shared(_)) {
+            "l"
+        } else {
+            "r"
+        };
         constraints.extend(vec![of_a.to_owned(); operands.len()]);
         constraints.push("l".to_owned());
         operands.push(b);

@@ -40,9 +40,7 @@ impl<'c> Emitter<'_, 'c> {
         let bytes = self.b.shift_right_signed(in_bits, 3);
         let mask = self.b.i64(row_bytes - 1);
         let within = self.b.andi(bytes, mask);
-        let block = self
-            .b
-            .shift_right_signed(bytes, row_bytes.trailing_zeros());
+        let block = self.b.shift_right_signed(bytes, row_bytes.trailing_zeros());
         let block = self.b.mul_const(block, place.rows as i64 * row_bytes);
         let line = self.b.mul_const(row, row_bytes);
         let line = self.b.addi(line, within);
@@ -58,8 +56,6 @@ impl<'c> Emitter<'_, 'c> {
             let first = self.b.mul_const(byte, 8 / bits);
             return Ok(self.b.addi(first, odd));
         }
-        Ok(self
-            .b
-            .shift_right_signed(byte, (bits / 8).trailing_zeros()))
+        Ok(self.b.shift_right_signed(byte, (bits / 8).trailing_zeros()))
     }
 }

@@ -1,0 +1,406 @@
+//! Where what crosses lies: slots and rings of channels, boxes of tensors, the bytes in which stores are staged.
+
+use super::{MapPlan, Plan, Ring, STAGE_BYTES, STAGED_ROW_BYTES, STAGED_ROWS, SlotPlace, Staged};
+use crate::schedule::layout::{Layout, WARPS_PER_GROUP};
+use crate::schedule::starts_aligned;
+use crate::target::nvptx::GpuFacts;
+use crate::tile::ir::*;
+use std::collections::BTreeMap;
+use tessera_artifact::{DType, HostExpr, HostOp};
+
+const SLOT_ALIGN: u64 = 1024;
+const VECTOR_ALIGN: u64 = 128;
+const MOST_SLOTS: u32 = 16;
+/// Bytes of the two barriers of a slot.
+const SLOT_BARRIERS: u64 = 16;
+const BOX_ROWS: u64 = 256;
+
+impl Plan {
+    pub(super) fn place_slots(
+        &mut self,
+        kernel: &Kernel,
+        puts: &[Vec<(BlockId, OpId)>],
+    ) -> Result<(), String> {
+        for (channel, puts) in kernel.channels.iter().zip(puts) {
+            let name = &channel.name;
+            let (rows, columns) = match *channel.shape.as_slice() {
+                [rows, columns] => (rows, columns),
+                [columns] => (1, columns),
+                _ => {
+                    return Err(format!(
+                        "channel `{name}` holds neither vectors nor matrices"
+                    ));
+                }
+            };
+            let vector = channel.shape.len() == 1;
+            let bytes = (columns * channel.dtype.bits() as u64).div_ceil(8);
+            let row_bytes = if vector {
+                bytes
+            } else {
+                super::roles::row_bytes(name, bytes)?
+            };
+            if !vector && !rows.is_multiple_of(8)
+                || rows > BOX_ROWS
+                || columns % 2 == 1 && channel.dtype.bits() < 8
+            {
+                return Err(format!("`{name}` has {rows} rows of {}", channel.dtype));
+            }
+            self.slots.push(SlotPlace {
+                ring: 0,
+                offset: 0,
+                stride: bytes_in_slot(rows * bytes, vector),
+                rows,
+                row_bytes,
+                blocks: bytes / row_bytes,
+            });
+            for &(_, op) in puts {
+                let OpKind::Put { src, .. } = &kernel.op(op).kind else {
+                    continue;
+                };
+                let Base::Param(param) = src.base else {
+                    return Err(format!("`{name}` is put from a tile"));
+                };
+                let swizzle = if vector { 0 } else { row_bytes };
+                let map = map_of(src, param, row_bytes, swizzle, channel.dtype).ok_or_else(|| {
+                    format!("the rows of `{name}` do not lie along two axes of a tensor, the last one of them its own last")
+                })?;
+                if !starts_aligned(kernel, src, channel.dtype) {
+                    return Err(format!(
+                        "`{name}` is copied from a column that may be none of whole 16 bytes"
+                    ));
+                }
+                let at = self.map_number(map);
+                self.map_of.insert(op, at);
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies from accumulators' layouts to tensors go by boxes where a box can be named. Gives the bytes that all roles stage in.
+    pub(super) fn stage_stores(&mut self, kernel: &Kernel) -> u64 {
+        let mut bytes = 0;
+        for role in 0..self.roles.len() {
+            let OpKind::Role { body, .. } = kernel.op(self.roles[role].op).kind else {
+                continue;
+            };
+            let mut found = Vec::new();
+            kernel.walk(body, &mut |_, op| {
+                if let OpKind::Copy { dst, src, .. } = &kernel.op(op).kind
+                    && let (Base::Param(param), Base::Tile(tile)) = (dst.base, src.base)
+                    && let Some(map) = self.store_map(kernel, dst, param, tile)
+                {
+                    found.push((op, map));
+                }
+            });
+            for (op, map) in &found {
+                let at = self.map_number(map.clone());
+                let staged = Staged {
+                    map: at,
+                    offset: bytes,
+                };
+                self.staged.insert(*op, staged);
+            }
+            if !found.is_empty() {
+                bytes += STAGE_BYTES * u64::from(self.roles[role].warps) / WARPS_PER_GROUP;
+            }
+        }
+        bytes
+    }
+
+    fn store_map(
+        &self,
+        kernel: &Kernel,
+        dst: &View,
+        param: ParamId,
+        tile: TileId,
+    ) -> Option<MapPlan> {
+        let dtype = kernel.tile(tile).dtype;
+        let layout = self.in_registers.tiles.get(&tile)?;
+        let wide = matches!(dtype.bits(), 16 | 32) && kernel.tensor(param)?.dtype == dtype;
+        let &[_, columns] = kernel.tile(tile).shape.as_slice() else {
+            return None;
+        };
+        let box_columns = STAGED_ROW_BYTES * 8 / dtype.bits() as u64;
+        let accumulator = layout.warps.iter().all(|d| d.axis == Some(0));
+        if !wide || !accumulator || !columns.is_multiple_of(box_columns) {
+            return None;
+        }
+        if !starts_aligned(kernel, dst, dtype) {
+            return None;
+        }
+        let mut map = map_of(dst, param, STAGED_ROW_BYTES, STAGED_ROW_BYTES, dtype)?;
+        let spans = dst
+            .slots
+            .iter()
+            .filter(|s| matches!(s, Slot::Span { .. }))
+            .count();
+        let rows = dst
+            .slots
+            .iter()
+            .position(|s| matches!(s, Slot::Span { .. }))?;
+        map.extents[rows] = STAGED_ROWS as u32;
+        (spans == 2).then_some(map)
+    }
+
+    /// Whether a box can be made may not depend on a dim that results don't depend on: plain code has other bits.
+    pub(super) fn keep_batches_alike(&self, kernel: &Kernel) -> Result<(), String> {
+        for map in &self.maps {
+            let Some(tensor) = kernel.tensor(map.param) else {
+                continue;
+            };
+            let bits = i64::from(tensor.dtype.bits());
+            for contract in &kernel.contracts {
+                let Contract::BatchInvariant(dim, _) = contract else {
+                    continue;
+                };
+                let dim = &kernel.dims[dim.index()].name;
+                let inner = &tensor.shape[1.min(tensor.shape.len())..];
+                if let Some(extent) = inner
+                    .iter()
+                    .find(|e| mentions(e, dim) && bits * factor(e) % 128 != 0)
+                {
+                    return Err(format!(
+                        "rows of `{}` are {extent} elements, which is a multiple of 16 bytes for some `{dim}` only",
+                        kernel.param(map.param).name
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn map_number(&mut self, map: MapPlan) -> usize {
+        let known = self.maps.iter().position(|m| *m == map);
+        known.unwrap_or_else(|| {
+            self.maps.push(map);
+            self.maps.len() - 1
+        })
+    }
+
+    /// Channels that are put one right after the other in one block, and got so, share a ring.
+    pub(super) fn make_rings(
+        &mut self,
+        kernel: &Kernel,
+        puts: &[Vec<(BlockId, OpId)>],
+        readers: &[u32],
+        stage_bytes: u64,
+        gpu: &GpuFacts,
+    ) -> Result<(), String> {
+        let together = |a: usize, b: usize| {
+            let (&[(block_a, _)], &[(block_b, _)]) = (puts[a].as_slice(), puts[b].as_slice())
+            else {
+                return false;
+            };
+            block_a == block_b
+                && readers[a] == readers[b]
+                && kernel.channels[a].slots == kernel.channels[b].slots
+                && got_together(kernel, a, b)
+        };
+        for (channel, &reading) in readers.iter().enumerate() {
+            let found = self
+                .rings
+                .iter()
+                .position(|r| together(r.channels[0].index(), channel));
+            let ring = found.unwrap_or_else(|| {
+                self.rings.push(Ring {
+                    channels: vec![],
+                    slots: 0,
+                    slot_bytes: 0,
+                    by_warp: false,
+                    barriers: 0,
+                    bytes: 0,
+                    readers: reading,
+                });
+                self.rings.len() - 1
+            });
+            let place = &mut self.slots[channel];
+            place.ring = ring;
+            let ring = &mut self.rings[ring];
+            ring.bytes += place.rows * place.row_bytes * place.blocks;
+            ring.slot_bytes += place.stride;
+            ring.by_warp |= read_by_threads(kernel, ChannelId(channel as u32));
+            ring.channels.push(ChannelId(channel as u32));
+        }
+        // Whole slots first to those that have few.
+        let taken = shared_tiles(kernel, &self.in_registers.tiles) + stage_bytes + VECTOR_ALIGN;
+        let most = gpu.max_shared_bytes_per_block as u64;
+        let limit = most.checked_sub(taken).ok_or_else(|| {
+            format!("its tiles in memory take {taken} bytes of the {most} of shared memory")
+        })?;
+        let mut left = limit;
+        for ring in &mut self.rings {
+            let wished = kernel.channels[ring.channels[0].index()].slots.unwrap_or(1);
+            ring.slots = wished;
+            let bytes = (ring.slot_bytes + SLOT_BARRIERS) * wished as u64;
+            left = left.checked_sub(bytes).ok_or_else(|| {
+                format!("its channels take more than the {limit} bytes of shared memory")
+            })?;
+        }
+        let depths = loop_depths(kernel);
+        let depth = |r: &Ring| {
+            let first = puts[r.channels[0].index()].first();
+            first.map_or(0, |(block, _)| depths[block])
+        };
+        let deepest = self.rings.iter().map(depth).max();
+        loop {
+            let open = |r: &Ring| {
+                // What is put once for many of another ring is one ahead with two.
+                let most = match deepest == Some(depth(r)) {
+                    true => MOST_SLOTS,
+                    false => 2,
+                };
+                kernel.channels[r.channels[0].index()].slots.is_none()
+                    && r.slots < most
+                    && r.slot_bytes + SLOT_BARRIERS <= left
+            };
+            let next = (0..self.rings.len())
+                .filter(|&i| open(&self.rings[i]))
+                .min_by_key(|&i| self.rings[i].slots);
+            let Some(next) = next else { break };
+            left -= self.rings[next].slot_bytes + SLOT_BARRIERS;
+            self.rings[next].slots += 1;
+        }
+        let mut offset = stage_bytes;
+        // Matrices first: their swizzle asks for whole kilobytes.
+        for vector in [false, true] {
+            for (place, channel) in self.slots.iter_mut().zip(&kernel.channels) {
+                if (channel.shape.len() == 1) == vector {
+                    place.offset = offset;
+                    offset += place.stride * u64::from(self.rings[place.ring].slots);
+                }
+            }
+        }
+        for ring in &mut self.rings {
+            if ring.by_warp {
+                ring.readers *= WARPS_PER_GROUP as u32;
+            }
+        }
+        for ring in &mut self.rings {
+            ring.barriers = offset;
+            offset += SLOT_BARRIERS * ring.slots as u64;
+        }
+        self.shared_bytes = offset.next_multiple_of(128);
+        Ok(())
+    }
+}
+
+/// What a role's tiles in shared memory take, without sharing bytes.
+fn shared_tiles(kernel: &Kernel, fragments: &BTreeMap<TileId, Layout>) -> u64 {
+    let mut used = vec![false; kernel.tiles.len()];
+    for op in kernel.live_ops() {
+        kernel
+            .op(op)
+            .kind
+            .for_each_tile(&mut |t, _| used[t.index()] = true);
+    }
+    let tiles = kernel.tiles.iter().enumerate().filter(|(i, t)| {
+        used[*i] && t.space != Space::Slot && !fragments.contains_key(&TileId(*i as u32))
+    });
+    tiles
+        .map(|(_, t)| {
+            (t.elements() * t.dtype.bits() as u64)
+                .div_ceil(8)
+                .next_multiple_of(128)
+        })
+        .sum()
+}
+
+/// Whether threads read elements of what a channel brings, and not only products.
+fn read_by_threads(kernel: &Kernel, channel: ChannelId) -> bool {
+    let mut tiles = vec![];
+    let mut read = false;
+    kernel.walk(kernel.body, &mut |_, op| match &kernel.op(op).kind {
+        OpKind::Get { channel: c, tile } if *c == channel => tiles.push(*tile),
+        OpKind::Dot { .. } | OpKind::Release { .. } => {}
+        kind => kind.for_each_tile(&mut |t, _| read |= tiles.contains(&t)),
+    });
+    read
+}
+
+/// Loops around each block.
+fn loop_depths(kernel: &Kernel) -> BTreeMap<BlockId, u32> {
+    let mut depths = BTreeMap::new();
+    let mut open = vec![(kernel.body, 0)];
+    while let Some((block, depth)) = open.pop() {
+        depths.insert(block, depth);
+        for &op in &kernel.block(block).ops {
+            let kind = &kernel.op(op).kind;
+            let inside = depth + u32::from(matches!(kind, OpKind::For { .. }));
+            open.extend(kind.blocks().into_iter().map(|b| (b, inside)));
+        }
+    }
+    depths
+}
+
+/// Whether two channels are got in the same blocks, each once.
+fn got_together(kernel: &Kernel, a: usize, b: usize) -> bool {
+    let mut gets: [Vec<BlockId>; 2] = [vec![], vec![]];
+    kernel.walk(kernel.body, &mut |block, op| {
+        if let OpKind::Get { channel, .. } = kernel.op(op).kind {
+            for (list, wanted) in gets.iter_mut().zip([a, b]) {
+                if channel.index() == wanted {
+                    list.push(block);
+                }
+            }
+        }
+    });
+    gets[0] == gets[1]
+}
+
+fn mentions(e: &HostExpr, dim: &str) -> bool {
+    match e {
+        HostExpr::Dim(name) => name == dim,
+        HostExpr::Op(_, operands) => operands.iter().any(|o| mentions(o, dim)),
+        _ => false,
+    }
+}
+
+/// A number that every value of an extent is a multiple of.
+fn factor(e: &HostExpr) -> i64 {
+    match e {
+        HostExpr::Int(i) => (*i).max(1),
+        HostExpr::Op(HostOp::Mul, operands) => operands.iter().map(factor).product(),
+        _ => 1,
+    }
+}
+
+/// Bytes from one slot to the next.
+fn bytes_in_slot(bytes: u64, vector: bool) -> u64 {
+    bytes.next_multiple_of(if vector { VECTOR_ALIGN } else { SLOT_ALIGN })
+}
+
+fn map_of(
+    view: &View,
+    param: ParamId,
+    row_bytes: u64,
+    swizzle: u64,
+    dtype: DType,
+) -> Option<MapPlan> {
+    let rank = view.slots.len();
+    let mut extents = Vec::new();
+    for (axis, slot) in view.slots.iter().enumerate() {
+        extents.push(match slot {
+            Slot::At(_) => 1,
+            Slot::Span { len, .. } if axis + 1 == rank => {
+                let elements = row_bytes * 8 / dtype.bits() as u64;
+                if !len.is_multiple_of(elements) {
+                    return None;
+                }
+                // Boxes of codes of 4 bits are counted in bytes.
+                if dtype.bits() < 8 {
+                    row_bytes as u32
+                } else {
+                    elements as u32
+                }
+            }
+            Slot::Span { len, .. } => *len as u32,
+            Slot::Gather { .. } => return None,
+        });
+    }
+    let last = matches!(view.slots.last(), Some(Slot::Span { .. }));
+    (last && rank <= 5).then_some(MapPlan {
+        param,
+        extents,
+        swizzle: swizzle as u32,
+    })
+}

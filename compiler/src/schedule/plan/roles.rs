@@ -1,0 +1,227 @@
+//! What a role that computes needs: warps, tiles in registers, and whether tensor cores take its products.
+
+use crate::schedule::layout::{Layout, WARPS_PER_GROUP};
+use crate::schedule::registers::{Registers, infer_role, is_whole};
+use crate::tile::ir::*;
+use std::collections::BTreeMap;
+
+/// Left to the compiler of PTX for addresses and loop variables, beside fragments.
+const SPARE_REGISTERS: u64 = 36;
+
+/// Warps of a role that computes, what it keeps in registers, and how many a thread of it needs.
+pub(super) fn computing(kernel: &Kernel, body: BlockId) -> Result<(u64, Registers, u64), String> {
+    if let Some(tile) = slot_read_by_elements(kernel, body) {
+        return Err(format!(
+            "`{}` lies as tensor cores read it, and something else reads it",
+            kernel.tile(tile).name
+        ));
+    }
+    let mut fits = Ok(());
+    kernel.walk(body, &mut |_, op| {
+        if let (OpKind::Dot { a, b, .. }, true) = (&kernel.op(op).kind, fits.is_ok()) {
+            fits = product_fits(kernel, a, b);
+        }
+    });
+    fits?;
+    for groups in [2, 1] {
+        let Some(kept) = infer_role(kernel, body, groups) else {
+            continue;
+        };
+        if let Some(tile) = folded_elsewhere(kernel, body, &kept) {
+            return Err(format!(
+                "a fold of `{}` is not one of a warp's registers",
+                kernel.tile(tile).name
+            ));
+        }
+        let registers = most_registers(kernel, body, &kept.tiles);
+        let most = if groups == 2 { 232 } else { 255 };
+        if registers + SPARE_REGISTERS > most {
+            return Err(format!("its tiles take {registers} registers of a thread"));
+        }
+        return Ok((groups * WARPS_PER_GROUP, kept, registers + SPARE_REGISTERS));
+    }
+    Err(
+        "its products' shapes are not those of a tensor core (rows in 64s, columns in eights)"
+            .to_owned(),
+    )
+}
+
+/// Whether `wgmma` takes the operands as they lie.
+fn product_fits(kernel: &Kernel, a: &Operand, b: &Operand) -> Result<(), String> {
+    let mut k_bytes = Vec::new();
+    for (operand, k_first, left) in [(a, a.transposed, true), (b, !b.transposed, false)] {
+        let tile = kernel.tile(operand.view.tile);
+        let name = &tile.name;
+        if left && tile.space != Space::Slot && is_whole(kernel, &operand.view) {
+            // In registers.
+            k_bytes.push(tile.shape[1] * u64::from(tile.dtype.bits()) / 8);
+            continue;
+        }
+        if tile.space != Space::Slot {
+            return Err(format!(
+                "`{name}`, which a product reads, is not brought from a tensor by one copy of its own"
+            ));
+        }
+        let bytes = u64::from(tile.dtype.bits()) / 8;
+        let (
+            &[_, all_columns],
+            &[
+                Slot::Span {
+                    start: row,
+                    len: rows,
+                },
+                Slot::Span {
+                    start: column,
+                    len: columns,
+                },
+            ],
+        ) = (tile.shape.as_slice(), operand.view.slots.as_slice())
+        else {
+            return Err(format!("a product reads a part of lower rank of `{name}`"));
+        };
+        let (Some(row), Some(column)) = (kernel.const_index(row), kernel.const_index(column))
+        else {
+            return Err(format!("a product reads a part of `{name}` that moves"));
+        };
+        let row_bytes = row_bytes(name, all_columns * bytes)?;
+        if row % 8 != 0 || !(column as u64 * bytes).is_multiple_of(row_bytes) {
+            return Err(format!(
+                "a product reads a part of `{name}` that starts at [{row}, {column}]: rows start in eights, columns in {}s",
+                row_bytes / bytes
+            ));
+        }
+        if k_first && bytes == 1 {
+            return Err(format!(
+                "the summed axis of `{name}` does not lie along its rows, as it must for {}",
+                tile.dtype
+            ));
+        }
+        k_bytes.push(if k_first { rows } else { columns } * bytes);
+    }
+    let dtype = |o: &Operand| kernel.tile(o.view.tile).dtype;
+    if a.transposed {
+        return Err("the left operand of a product is transposed".to_owned());
+    }
+    if dtype(a) != dtype(b) {
+        return Err(format!("a product of {} and {}", dtype(a), dtype(b)));
+    }
+    if crate::schedule::tensor_core_bits(dtype(a)).is_none() {
+        return Err(format!("a product of {}", dtype(a)));
+    }
+    match k_bytes[0].is_multiple_of(32) {
+        true => Ok(()),
+        false => Err(format!(
+            "a product sums {} bytes of each row, and not a multiple of 32",
+            k_bytes[0]
+        )),
+    }
+}
+
+/// Bytes of a row within one block of columns: the whole row, or as much as a swizzle spans.
+pub(super) fn row_bytes(name: &str, bytes: u64) -> Result<u64, String> {
+    match bytes {
+        32 | 64 => Ok(bytes),
+        b if b.is_multiple_of(128) => Ok(128),
+        b => Err(format!(
+            "a row of `{name}` has {b} bytes, and not 32, 64 or a multiple of 128"
+        )),
+    }
+}
+
+/// A tile that is folded in memory, or in registers of several warps.
+fn folded_elsewhere(kernel: &Kernel, body: BlockId, kept: &Registers) -> Option<TileId> {
+    let mut found = None;
+    kernel.walk(body, &mut |_, op| {
+        let kind = &kernel.op(op).kind;
+        if let OpKind::Reduce { src, .. } = kind
+            && kept.exchanged(kernel, kind) != Some(0)
+        {
+            found = Some(*src);
+        }
+    });
+    found
+}
+
+/// A tile of a channel that anything but a product and the reading of single elements reads. Vectors may be copied on.
+fn slot_read_by_elements(kernel: &Kernel, body: BlockId) -> Option<TileId> {
+    let mut found = None;
+    kernel.walk(body, &mut |_, op| {
+        let kind = &kernel.op(op).kind;
+        if !matches!(
+            kind,
+            OpKind::Dot { .. } | OpKind::Get { .. } | OpKind::Release { .. }
+        ) {
+            kind.for_each_tile(&mut |t, _| {
+                let taken = match kind {
+                    OpKind::LoadTile { .. } => true,
+                    OpKind::Copy { .. } => kernel.tile(t).shape.len() == 1,
+                    _ => false,
+                };
+                if kernel.tile(t).space == Space::Slot && !taken {
+                    found = Some(t);
+                }
+            });
+        }
+    });
+    found
+}
+
+/// Registers of a thread that tiles take at the op where they take most. A tile lives from its first op to its last; the last op of
+/// one and the first of another may be the same, since maps go element by element.
+pub fn most_registers(kernel: &Kernel, body: BlockId, fragments: &BTreeMap<TileId, Layout>) -> u64 {
+    let mut lives: BTreeMap<TileId, (usize, usize)> = BTreeMap::new();
+    let mut loops: Vec<(usize, usize)> = vec![];
+    let mut next = 0;
+    walk_lives(kernel, body, &mut next, &mut lives, &mut loops);
+    for life in lives.values_mut() {
+        for &(from, to) in &loops {
+            // Carried by the loop.
+            if life.0 < from && life.1 >= from && life.1 < to {
+                life.1 = to;
+            }
+        }
+    }
+    let registers = |t: &TileId| {
+        let bits = u64::from(kernel.tile(*t).dtype.bits());
+        fragments.get(t).map_or(0, |l| l.words(bits))
+    };
+    let at = |op: usize| {
+        lives
+            .iter()
+            .filter(|(_, l)| l.0 <= op && op < l.1.max(l.0 + 1))
+            .map(|(t, _)| registers(t))
+            .sum()
+    };
+    (0..next).map(at).max().unwrap_or(0)
+}
+
+fn walk_lives(
+    kernel: &Kernel,
+    block: BlockId,
+    next: &mut usize,
+    lives: &mut BTreeMap<TileId, (usize, usize)>,
+    loops: &mut Vec<(usize, usize)>,
+) {
+    for &op in &kernel.block(block).ops {
+        let here = *next;
+        *next += 1;
+        let kind = &kernel.op(op).kind;
+        let is_map = matches!(kind, OpKind::Map { .. });
+        kind.for_each_tile(&mut |t, _| {
+            lives.entry(t).or_insert((here, here)).1 = here;
+        });
+        for inner in kind.blocks() {
+            match is_map {
+                true => kernel.walk(inner, &mut |_, op| {
+                    kernel.op(op).kind.for_each_tile(&mut |t, _| {
+                        lives.entry(t).or_insert((here, here)).1 = here;
+                    });
+                }),
+                false => walk_lives(kernel, inner, next, lives, loops),
+            }
+        }
+        if matches!(kind, OpKind::For { .. } | OpKind::ForItems { .. }) {
+            loops.push((here, *next));
+        }
+    }
+}
