@@ -415,6 +415,15 @@ mod tests {
         }
 
         #[test]
+        fn operands_hold_every_element_once(groups in 1u64..=2, blocks in 1u64..=2, steps in 1u64..=16, narrow: bool) {
+            let bits = if narrow { 8 } else { 16 };
+            let layout = Layout::operand(64 * groups * blocks, steps * 256 / bits, groups, bits).expect("in range");
+            layout.check().unwrap();
+            prop_assert_eq!(layout.registers() * LANES * layout.warps(), layout.shape.iter().product::<u64>());
+            prop_assert_eq!(layout.words(bits), 4 * blocks * steps);
+        }
+
+        #[test]
         fn runs_hold_every_element(
             rows in 1u64..=24, columns in 1u64..=96, shift in 0u32..=3, warps in 1u64..=8, rows_to_warps: bool,
         ) {
@@ -454,7 +463,7 @@ mod tests {
         assert_eq!(layout.coordinates(4, 5, 2), [33, 10]);
         assert_eq!(
             layout.to_string(),
-            "register [2:1·c, 2:8·r, 2:8·c] lane [4:2·c, 8:1·r] warp [4:16·r, 1:64·r]"
+            "register [2:1·c, 2:8·r, 2:8·c] lane [4:2·c, 8:1·r] warp [4:16·r]"
         );
     }
 }

@@ -14,9 +14,9 @@ use tessera_artifact::DType;
 
 /// The element in hand while a map over registers is emitted.
 pub(super) struct Here<'c> {
-    layout: Layout,
-    register: u64,
-    body: BlockId,
+    pub(super) layout: Layout,
+    pub(super) register: u64,
+    pub(super) body: BlockId,
     /// Whether this thread is the one that writes to memory what several hold; `None`: no two hold the same.
     owner: Option<Val<'c>>,
 }
@@ -246,6 +246,7 @@ impl<'c> Emitter<'_, 'c> {
             }
         }
         self.here = None;
+        self.slot_runs.clear();
         self.narrowed.clear();
         Ok(())
     }

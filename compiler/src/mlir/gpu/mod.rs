@@ -111,6 +111,8 @@ struct Emitter<'k, 'c> {
     fragments: BTreeMap<TileId, Vec<Val<'c>>>,
     /// In a map over registers.
     here: Option<fragment::Here<'c>>,
+    /// Of each tile in a slot that the map goes along: the neighbours in hand, in one word.
+    slot_runs: BTreeMap<TileId, Val<'c>>,
     /// Values rounded to 16 bits in that map, and what they were.
     narrowed: Vec<(Val<'c>, Val<'c>)>,
     /// Tiles in registers that maps have changed since the last products.
@@ -315,6 +317,7 @@ impl<'k, 'c> Emitter<'k, 'c> {
             map_layouts: registers.maps,
             fragments: BTreeMap::new(),
             here: None,
+            slot_runs: BTreeMap::new(),
             narrowed: Vec::new(),
             unfinished: Vec::new(),
             changed: BTreeSet::new(),

@@ -110,3 +110,77 @@ fn varies(kernel: &Kernel, v: ValueId) -> bool {
     }
     false
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tile::build::Builder;
+    use tessera_artifact::{DType, HostExpr, ParamMode};
+
+    /// Copies of 8 elements to rows of a tensor in a loop: to `row(i)`, from `column(i)` on.
+    fn stores(
+        at: &[(
+            fn(&mut Builder, ValueId) -> ValueId,
+            fn(&mut Builder, ValueId) -> ValueId,
+        )],
+    ) -> (Kernel, Vec<OpId>) {
+        let mut b = Builder::new("k", Default::default());
+        let n = b.dim("N", 0, 1 << 20, 1);
+        let shape = vec![HostExpr::dim("N"), HostExpr::dim("N")];
+        let y = b.tensor("y", ParamMode::Out, DType::F32, shape);
+        let t = b.temp(DType::F32, &[8]);
+        let (lo, hi) = (b.index(0), b.dim_value(n));
+        let mut ops = vec![];
+        b.for_loop(lo, hi, LoopKind::Sequential, |b, i| {
+            for (row, column) in at {
+                let (row, start) = (row(b, i), column(b, i));
+                let slots = vec![Slot::At(row), Slot::Span { start, len: 8 }];
+                let dst = View {
+                    base: Base::Param(y),
+                    slots,
+                };
+                let src = b.whole_view(t);
+                ops.push(b.copy(dst, src, Oob::Skip));
+            }
+        });
+        (b.finish(), ops)
+    }
+
+    fn block(b: &mut Builder, _: ValueId) -> ValueId {
+        b.block_index(0)
+    }
+
+    fn block_after(b: &mut Builder, _: ValueId) -> ValueId {
+        let (block, one) = (b.block_index(0), b.index(1));
+        b.add(block, one)
+    }
+
+    fn by_eight(b: &mut Builder, i: ValueId) -> ValueId {
+        let eight = b.index(8);
+        b.mul(i, eight)
+    }
+
+    fn by_seven(b: &mut Builder, i: ValueId) -> ValueId {
+        let seven = b.index(7);
+        b.mul(i, seven)
+    }
+
+    #[test]
+    fn a_store_that_moves_on_does_not_meet_itself() {
+        let (kernel, ops) = stores(&[(block, by_eight), (block, by_seven), (block, block)]);
+        assert!(!may_meet(&kernel, ops[0], ops[0]));
+        assert!(may_meet(&kernel, ops[1], ops[1]));
+        assert!(may_meet(&kernel, ops[2], ops[2]));
+    }
+
+    #[test]
+    fn stores_to_rows_that_differ_do_not_meet() {
+        let (kernel, ops) = stores(&[
+            (block, by_eight),
+            (block_after, by_seven),
+            (by_eight, by_eight),
+        ]);
+        assert!(!may_meet(&kernel, ops[0], ops[1]));
+        assert!(may_meet(&kernel, ops[0], ops[2]));
+    }
+}

@@ -88,10 +88,10 @@ impl<'c> Emitter<'_, 'c> {
             OpKind::LoadTile { tile, index } => match self.load_in_registers(*tile, index)? {
                 Some(v) => v,
                 None => {
-                    let index = self.values(index)?;
                     if kernel.tile(*tile).space == Space::Slot {
-                        self.load_from_slot(*tile, &index)?
+                        self.load_from_slot(*tile, index)?
                     } else {
+                        let index = self.values(index)?;
                         let memory = self.tile(*tile)?;
                         let at = self.offset(&memory, &index);
                         self.load(&memory, at)

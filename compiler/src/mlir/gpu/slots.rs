@@ -3,7 +3,8 @@
 
 use super::access::{Memory, Stride};
 use super::{Emit, Emitter};
-use crate::mlir::build::Val;
+use crate::mlir::build::{Elem, Val};
+use crate::mlir::scalar::stored_as;
 use crate::tile::ir::*;
 
 impl<'c> Emitter<'_, 'c> {
@@ -20,14 +21,64 @@ impl<'c> Emitter<'_, 'c> {
         })
     }
 
-    pub(super) fn load_from_slot(&mut self, tile: TileId, index: &[Val<'c>]) -> Emit<Val<'c>> {
+    pub(super) fn load_from_slot(&mut self, tile: TileId, index: &[ValueId]) -> Emit<Val<'c>> {
+        if let Some(run) = self.run_in_slot(tile, index) {
+            return self.load_of_run(tile, index, run);
+        }
+        let index = self.values(index)?;
         let memory = self.vector_in_slot(tile)?;
-        let at = match *index {
+        let at = match index[..] {
             [at] => at,
             [row, column] => self.place_in_slot(tile, row, column)?,
             _ => return Err(self.fault("a slot of more than two axes")),
         };
         Ok(self.load(&memory, at))
+    }
+
+    /// Neighbours in a row of a matrix that the map in hand reads one after the other, if it goes along the matrix; they lie in one part of
+    /// 16 bytes.
+    fn run_in_slot(&self, tile: TileId, index: &[ValueId]) -> Option<u64> {
+        let here = self.here.as_ref()?;
+        let bits = u64::from(self.kernel.tile(tile).dtype.bits());
+        let run = here.layout.run();
+        let word = run * bits;
+        let along = index.len() == 2 && *index == self.kernel.block(here.body).args;
+        (along && run > 1 && matches!(word, 8 | 16 | 32 | 64)).then_some(run)
+    }
+
+    /// The element in hand of a run that is loaded at its first.
+    fn load_of_run(&mut self, tile: TileId, index: &[ValueId], run: u64) -> Emit<Val<'c>> {
+        let dtype = self.kernel.tile(tile).dtype;
+        let bits = dtype.bits();
+        let word = match run as u32 * bits {
+            8 => Elem::I8,
+            16 => Elem::I16,
+            32 => Elem::I32,
+            _ => Elem::I64,
+        };
+        let part = self.here.as_ref().map_or(0, |h| h.register % run) as u32;
+        if part == 0 {
+            let index = self.values(index)?;
+            let memory = self.vector_in_slot(tile)?;
+            let at = self.place_in_slot(tile, index[0], index[1])?;
+            let in_bits = self.b.mul_const(at, i64::from(bits));
+            let byte = self.b.shift_right_signed(in_bits, 3);
+            let p = self.b.gep(memory.base, byte, Elem::I8);
+            let all = self.b.load(p, (word, 1), word.bits() / 8, None);
+            self.slot_runs.insert(tile, all);
+        }
+        let Some(&all) = self.slot_runs.get(&tile) else {
+            return Err(self.fault("a run of a slot that was not loaded"));
+        };
+        let own = self.b.shr(all, part * bits);
+        if bits < 8 {
+            let own = self.b.resize(own, Elem::I8, false);
+            let mask = self.b.int(Elem::I8, 1, 0xf);
+            return Ok(self.b.andi(own, mask));
+        }
+        let own = self.b.resize(own, stored_as(dtype).as_int(), false);
+        let own = self.b.bitcast(own, stored_as(dtype));
+        Ok(self.b.from_stored(own, dtype))
     }
 
     /// The number of an element, as if the slot were a vector. The hardware's swizzle exchanges 16 bytes of a row with others of it by

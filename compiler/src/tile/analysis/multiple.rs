@@ -47,3 +47,42 @@ fn lowest_bit(n: i64) -> u64 {
         n => (1 << n.trailing_zeros()).min(MOST),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tile::build::Builder;
+
+    #[test]
+    fn powers_follow_the_arithmetic() {
+        let mut b = Builder::new("k", Default::default());
+        let even = b.dim("E", 0, 1 << 20, 8);
+        let odd = b.dim("O", 4, 1 << 20, 6);
+        let (even, odd) = (b.dim_value(even), b.dim_value(odd));
+        let block = b.block_index(0);
+        let twelve = b.index(12);
+        let by_twelve = b.mul(block, twelve);
+        let sum = b.add(by_twelve, even);
+        let product = b.mul(by_twelve, odd);
+        let rest = b.rem(even, twelve);
+        let less = b.min(by_twelve, odd);
+        let zero = b.index(0);
+        let kernel = b.finish();
+        let of = |v| power_of_two(&kernel, v);
+        assert_eq!([of(even), of(odd), of(block)], [8, 2, 1]);
+        assert_eq!([of(by_twelve), of(sum), of(product)], [4, 4, 8]);
+        assert_eq!([of(rest), of(less), of(zero)], [4, 2, MOST]);
+    }
+
+    /// Each sum of two has two ways to the next.
+    #[test]
+    fn shared_values_are_walked_once() {
+        let mut b = Builder::new("k", Default::default());
+        let mut v = b.block_index(0);
+        for _ in 0..80 {
+            v = b.mul(v, v);
+        }
+        let kernel = b.finish();
+        assert_eq!(power_of_two(&kernel, v), 1);
+    }
+}
