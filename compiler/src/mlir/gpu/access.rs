@@ -21,7 +21,7 @@ pub(super) struct Memory<'c> {
     pub strides: Vec<Stride<'c>>,
     /// Two e2m1 codes to a byte.
     pub packed: bool,
-    /// Nobody writes it during the launch.
+    /// Nobody writes it during the launch, and loads may move.
     pub constant: bool,
 }
 

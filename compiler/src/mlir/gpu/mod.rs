@@ -331,7 +331,7 @@ impl<'k, 'c> Emitter<'k, 'c> {
         let maps = args;
         let map_words = network.map_or(0, |n| 16 * n.maps.len() as i64);
         let args = self.b.offset(args, 8 * map_words);
-        let words = self.unpack(args)?;
+        let words = self.unpack(args, network.is_none())?;
         let grid: Vec<_> = (0..3)
             .map(|axis| self.word(args, words + axis, Elem::I64))
             .collect();
@@ -399,8 +399,9 @@ impl<'k, 'c> Emitter<'k, 'c> {
         [first, second, third]
     }
 
-    /// Loads the argument words; gives the number of the first grid extent.
-    fn unpack(&mut self, args: Val<'c>) -> Emit<i64> {
+    /// Loads the argument words; gives the number of the first grid extent. Loads of inputs may move where that is `free`: in plain
+    /// code, but not between the products of a network, where they stand in their places for a reason.
+    fn unpack(&mut self, args: Val<'c>, free: bool) -> Emit<i64> {
         let kernel = self.kernel;
         let mut word = 0;
         let mut scalars = Vec::new();
@@ -452,7 +453,7 @@ impl<'k, 'c> Emitter<'k, 'c> {
                         dtype: t.dtype,
                         strides,
                         packed: t.dtype.bits() < 8,
-                        constant: t.mode == ParamMode::In,
+                        constant: free && t.mode == ParamMode::In,
                     },
                     extents: (t.shape.iter())
                         .map(|e| self.host_expr(e))
