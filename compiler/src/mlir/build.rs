@@ -896,7 +896,7 @@ impl<'c> Builder<'c> {
         init: &[Val<'c>],
     ) -> OpenFor<'c> {
         let mut open = self.begin_for(lo, hi, step, init);
-        open.rolled = true;
+        open.copies = Some(1);
         open
     }
 
@@ -937,7 +937,7 @@ impl<'c> Builder<'c> {
             operands,
             outside: std::mem::replace(&mut self.block, block),
             region,
-            rolled: false,
+            copies: None,
         }
     }
 
@@ -955,8 +955,11 @@ impl<'c> Builder<'c> {
             .add_operands(&open.operands)
             .add_results(&results)
             .add_regions([open.region]);
-        if open.rolled {
-            let annotation = self.rolled();
+        let annotation = match open.copies {
+            Some(1) => Some(self.rolled()),
+            copies => copies.map(|copies| self.unrolled(copies)),
+        };
+        if let Some(annotation) = annotation {
             let name = self.name("loop_annotation");
             builder = builder.add_attributes(&[(name, annotation)]);
         }
@@ -981,6 +984,12 @@ impl<'c> Builder<'c> {
             let text = "#llvm.loop_annotation<unroll = <disable = true>>";
             Attribute::parse(context, text).expect("the attribute's own syntax")
         })
+    }
+
+    /// The annotation of a loop that is to have so many copies of its body.
+    fn unrolled(&self, copies: u32) -> Attribute<'c> {
+        let text = format!("#llvm.loop_annotation<unroll = <count = {copies} : i32>>");
+        Attribute::parse(self.context, &text).expect("the attribute's own syntax")
     }
 
     /// Opens `if cond`; what follows goes into it until [`Builder::otherwise`] or [`Builder::end_if`].
@@ -1027,7 +1036,8 @@ pub struct OpenFor<'c> {
     operands: Vec<Value<'c, 'c>>,
     outside: BlockRef<'c, 'c>,
     region: Region<'c>,
-    rolled: bool,
+    /// Of its body, when compiled; `None`: as LLVM sees fit.
+    pub copies: Option<u32>,
 }
 
 /// An `if` whose arms are being filled.

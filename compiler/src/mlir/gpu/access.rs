@@ -49,6 +49,16 @@ impl<'c> Emitter<'_, 'c> {
         self.b.begin_for(self.thread, hi, step, &[])
     }
 
+    /// The same where each thread has `steps` things, with `copies` of the body: what is loaded in one need not wait for another.
+    pub(super) fn begin_even_share(&mut self, steps: u64, copies: u32) -> OpenFor<'c> {
+        let (lo, hi) = (self.b.i64(0), self.b.i64(steps as i64));
+        let mut open = self.b.begin_for(lo, hi, 1, &[]);
+        open.copies = Some(copies);
+        let before = self.b.mul_const(open.iv, self.threads as i64);
+        open.iv = self.b.addi(before, self.thread);
+        open
+    }
+
     pub(super) fn end_share(&mut self, open: OpenFor<'c>) {
         self.b.end_for(open, &[]);
     }

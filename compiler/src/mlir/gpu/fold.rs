@@ -4,8 +4,9 @@
 //! the halves meet by shuffles. A wider tree: lanes in shared memory, dealt out over all threads.
 
 use super::access::Memory;
+use super::ops::Shuffle;
 use super::{Emit, Emitter};
-use crate::mlir::build::{Builder, Elem, IntCompare, Val};
+use crate::mlir::build::{Elem, IntCompare, Val};
 use crate::mlir::scalar::held_as;
 use crate::tile::ir::*;
 use tessera_artifact::DType;
@@ -140,7 +141,7 @@ impl<'c> Emitter<'_, 'c> {
         let mut folded = self.lane(lines, start, lane, lanes)?;
         let mut half = lanes / 2;
         while half > 0 {
-            let other = self.shuffled(folded, |b, word| b.shuffle_down(word, half));
+            let other = self.shuffled(Shuffle::Down, folded, half);
             folded = self.combine(lines, folded, other)?;
             half /= 2;
         }
@@ -155,26 +156,22 @@ impl<'c> Emitter<'_, 'c> {
         Ok(())
     }
 
-    /// Another lane's value, of any width, as words of 32 bits.
-    pub(super) fn shuffled(
-        &mut self,
-        v: Val<'c>,
-        mut shuffle: impl FnMut(&mut Builder<'c>, Val<'c>) -> Val<'c>,
-    ) -> Val<'c> {
+    /// A value of any width from another lane, as words of 32 bits.
+    pub(super) fn shuffled(&mut self, how: Shuffle, v: Val<'c>, distance: u32) -> Val<'c> {
         let bits = self.b.bitcast(v, v.elem.as_int());
         let moved = if bits.elem == Elem::I64 {
             let low = self.b.resize(bits, Elem::I32, false);
             let high = self.b.shr(bits, 32);
             let high = self.b.resize(high, Elem::I32, false);
-            let low = shuffle(&mut self.b, low);
-            let high = shuffle(&mut self.b, high);
+            let low = self.b.shuffle_lanes(how, low, distance);
+            let high = self.b.shuffle_lanes(how, high, distance);
             let low = self.b.resize(low, Elem::I64, false);
             let high = self.b.resize(high, Elem::I64, false);
             let high = self.b.shl(high, 32);
             self.b.ori(low, high)
         } else {
             let wide = self.b.resize(bits, Elem::I32, false);
-            let wide = shuffle(&mut self.b, wide);
+            let wide = self.b.shuffle_lanes(how, wide, distance);
             self.b.resize(wide, bits.elem, false)
         };
         self.b.bitcast(moved, v.elem)
@@ -182,7 +179,7 @@ impl<'c> Emitter<'_, 'c> {
 
     /// One line at a time; all threads meet after every step.
     fn tree_in_memory(&mut self, lines: &Lines<'c>, to: &Memory<'c>, lanes: u32) -> Emit {
-        let Some(offset) = self.plan.fold_lanes else {
+        let Some(offset) = self.plan.work else {
             return Err(self.fault("no memory for the lanes of a fold"));
         };
         let memory = Memory {

@@ -8,6 +8,7 @@
 //! Needs: tiles are written before they are read in every iteration of the block that holds them (checked before). Keeps: two tiles
 //! that are alive together never share bytes. That threads may be at different ops is the business of [`super::sync`].
 
+use super::select;
 use crate::schedule::{Plan, Registers};
 use crate::tile::ir::{BlockId, Kernel, OpKind, Order, Space, TileId};
 use std::collections::BTreeMap;
@@ -33,8 +34,9 @@ pub struct MemoryPlan {
     /// By tile.
     pub places: Vec<Place>,
     bytes: Vec<u64>,
-    /// Lanes of tree folds too wide for one warp: at this byte of shared memory.
-    pub fold_lanes: Option<u64>,
+    /// What one op at a time needs beside its tiles (lanes of tree folds too wide for one warp, keys of a sort): at this byte of shared
+    /// memory.
+    pub work: Option<u64>,
     pub shared_bytes: u64,
     /// Per CTA.
     pub scratch_bytes: u64,
@@ -58,7 +60,7 @@ pub fn tile_bytes(elements: u64, dtype: DType) -> u64 {
     (elements * dtype.bits().div_ceil(8) as u64).max(1)
 }
 
-/// Tiles in `shared_limit` bytes of shared memory.
+/// Tiles in `shared_limit` bytes of shared memory, for a CTA of so many threads.
 pub fn plan(
     kernel: &Kernel,
     network: Option<&Plan>,
@@ -91,7 +93,7 @@ pub fn plan(
         .iter()
         .map(|t| tile_bytes(t.elements(), t.dtype))
         .collect();
-    let fold_bytes = fold_lanes_bytes(kernel, registers, threads).next_multiple_of(ALIGN);
+    let work_bytes = work_bytes(kernel, registers, threads).next_multiple_of(ALIGN);
     let mut shared: Vec<(usize, Life)> = Vec::new();
     let mut places = vec![Place::Nowhere; kernel.tiles.len()];
     for (t, life) in lives.iter().enumerate() {
@@ -106,7 +108,7 @@ pub fn plan(
     let mut scratch: Vec<(usize, Life)> = Vec::new();
     let (offsets, shared_bytes) = loop {
         let (offsets, total) = pack(&shared, &bytes);
-        if total + fold_bytes <= shared_limit || shared.is_empty() {
+        if total + work_bytes <= shared_limit || shared.is_empty() {
             break (offsets, total);
         }
         scratch.push(shared.remove(0));
@@ -121,8 +123,8 @@ pub fn plan(
     MemoryPlan {
         places,
         bytes,
-        fold_lanes: (fold_bytes > 0).then_some(reserved + shared_bytes),
-        shared_bytes: reserved + shared_bytes + fold_bytes,
+        work: (work_bytes > 0).then_some(reserved + shared_bytes),
+        shared_bytes: reserved + shared_bytes + work_bytes,
         // Whole cache lines, so that CTAs do not share one.
         scratch_bytes: scratch_bytes.next_multiple_of(128),
     }
@@ -189,25 +191,30 @@ fn private_tiles(kernel: &Kernel) -> Vec<bool> {
     private
 }
 
-/// What the widest fold needs that does not fit a warp.
-fn fold_lanes_bytes(kernel: &Kernel, registers: &Registers, threads: u32) -> u64 {
+/// What the neediest op needs beside its tiles.
+fn work_bytes(kernel: &Kernel, registers: &Registers, threads: u32) -> u64 {
     let mut most = 0;
     kernel.walk(kernel.body, &mut |_, op| {
         let kind = &kernel.op(op).kind;
-        let values = match (registers.exchanged(kernel, kind), kind) {
-            (Some(values), _) => values * u64::from(threads),
-            (
-                None,
-                OpKind::Reduce {
-                    order: Order::Tree(lanes),
-                    ..
-                },
-            ) if *lanes > 32 => u64::from(*lanes),
+        let bytes = match kind {
+            OpKind::Reduce { src, order, .. } => {
+                let values = match (registers.exchanged(kernel, kind), order) {
+                    (Some(values), _) => values * u64::from(threads),
+                    (None, Order::Tree(lanes)) if *lanes > 32 => u64::from(*lanes),
+                    (None, _) => 0,
+                };
+                match values {
+                    0 => 0,
+                    values => tile_bytes(values, kernel.tile(*src).dtype),
+                }
+            }
+            OpKind::TopK { values, src, .. } => {
+                let last = |t: TileId| kernel.tile(t).shape.last().copied().unwrap_or(1);
+                select::work_bytes(last(*src), last(*values), kernel.tile(*src).dtype, threads)
+            }
             _ => 0,
         };
-        if let (OpKind::Reduce { src, .. }, 1..) = (kind, values) {
-            most = most.max(tile_bytes(values, kernel.tile(*src).dtype));
-        }
+        most = most.max(bytes);
     });
     most
 }

@@ -22,7 +22,11 @@ mod ops;
 mod overlap;
 mod pointwise;
 mod register_fold;
+<<<<<<< HEAD
 mod slots;
+=======
+mod select;
+>>>>>>> 11f9720 (Select the k first of a long line on GPUs instead of ranking all of it, and rank the indexer's entries by the best of their runs)
 mod staged;
 mod sync;
 mod topk;
@@ -151,7 +155,7 @@ pub fn emit<'c>(
         return Err(unsupported(
             kernel.span,
             format!(
-                "a fold whose order has so many lanes ({} bytes)",
+                "a fold or a sort that needs {} bytes of shared memory",
                 plan.shared_bytes
             ),
         ));

@@ -12,6 +12,24 @@ const MONOTONIC: i64 = 2;
 const ACQUIRE: i64 = 4;
 const ACQUIRE_RELEASE: i64 = 6;
 
+/// Which lane's value a lane gets.
+#[derive(Clone, Copy, Debug)]
+pub enum Shuffle {
+    /// That of the lane so many above; past the last, its own.
+    Down,
+    /// That of the lane so many below; before the first, its own.
+    Up,
+    /// That of the lane whose number differs in these bits.
+    Xor,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub enum LaneFold {
+    Sum,
+    UnsignedMin,
+    UnsignedMax,
+}
+
 /// An `if` with a value whose arms are being filled.
 #[must_use = "an `if` is built when it is closed"]
 pub struct OpenChoice<'c> {
@@ -81,25 +99,39 @@ impl<'c> Builder<'c> {
         self.op("nvvm.barrier0", &[], &[], &[]);
     }
 
-    /// The value that the lane `distance` above holds, for an integer of 32 bits.
-    pub fn shuffle_down(&mut self, v: Val<'c>, distance: u32) -> Val<'c> {
-        self.shuffle_lanes("#nvvm<shfl_kind down>", v, distance)
-    }
-
-    /// The value of the lane whose number differs in this bit, for an integer of 32 bits.
-    pub fn shuffle_across(&mut self, v: Val<'c>, bit: u32) -> Val<'c> {
-        self.shuffle_lanes("#nvvm<shfl_kind bfly>", v, bit)
-    }
-
-    fn shuffle_lanes(&mut self, kind: &str, v: Val<'c>, by: u32) -> Val<'c> {
+    /// The value that another lane holds, for an integer of 32 bits.
+    pub fn shuffle_lanes(&mut self, how: Shuffle, v: Val<'c>, distance: u32) -> Val<'c> {
         let all = self.int(Elem::I32, 1, -1);
-        let distance = self.int(Elem::I32, 1, by as i64);
-        let clamp = self.int(Elem::I32, 1, 0x1f);
+        let distance = self.int(Elem::I32, 1, distance as i64);
+        let (kind, last) = match how {
+            Shuffle::Down => ("#nvvm<shfl_kind down>", 31),
+            Shuffle::Up => ("#nvvm<shfl_kind up>", 0),
+            Shuffle::Xor => ("#nvvm<shfl_kind bfly>", 31),
+        };
+        let clamp = self.int(Elem::I32, 1, last);
         let kind = Attribute::parse(self.context, kind)
             .expect("the attribute's text is fixed and well formed");
         self.value(
             "nvvm.shfl.sync",
             &[all, v, distance, clamp],
+            (Elem::I32, 1),
+            &[("kind", kind)],
+        )
+    }
+
+    /// An integer of 32 bits folded over the lanes of a warp; every lane gets the result.
+    pub fn fold_lanes(&mut self, how: LaneFold, v: Val<'c>) -> Val<'c> {
+        let all = self.int(Elem::I32, 1, -1);
+        let kind = match how {
+            LaneFold::Sum => "#nvvm<redux_kind add>",
+            LaneFold::UnsignedMin => "#nvvm<redux_kind umin>",
+            LaneFold::UnsignedMax => "#nvvm<redux_kind umax>",
+        };
+        let kind = Attribute::parse(self.context, kind)
+            .expect("the attribute's text is fixed and well formed");
+        self.value(
+            "nvvm.redux.sync",
+            &[v, all],
             (Elem::I32, 1),
             &[("kind", kind)],
         )

@@ -6,6 +6,11 @@ use crate::mlir::scalar::held_as;
 use crate::tile::ir::*;
 use tessera_artifact::DType;
 
+/// Of loads from global memory in a loop, so many need not wait for each other.
+const LOADS_AT_ONCE: u64 = 8;
+/// Ops of a map that is worth copies of it for that.
+const SHORT_BODY: usize = 40;
+
 impl<'c> Emitter<'_, 'c> {
     pub(super) fn map(&mut self, extents: &[u64], body: BlockId) -> Emit {
         let kernel = self.kernel;
@@ -16,9 +21,12 @@ impl<'c> Emitter<'_, 'c> {
         if let Some(layout) = self.map_layouts.get(&body).cloned() {
             return self.map_in_registers(&layout, body);
         }
-        let open = self.begin_share(total);
-        let point = self.point(open.iv, extents);
         let block = kernel.block(body);
+        let open = match self.copies_of_map(total, block) {
+            Some(copies) => self.begin_even_share(total / self.threads as u64, copies),
+            None => self.begin_share(total),
+        };
+        let point = self.point(open.iv, extents);
         for (&arg, at) in block.args.iter().zip(point) {
             self.values[arg.index()] = Some(at);
         }
@@ -28,6 +36,17 @@ impl<'c> Emitter<'_, 'c> {
         }
         self.end_share(open);
         Ok(())
+    }
+
+    /// How many copies of a map's body are worth having side by side.
+    fn copies_of_map(&self, total: u64, block: &Block) -> Option<u32> {
+        let threads = self.threads as u64;
+        let loads = |&op: &OpId| matches!(self.kernel.op(op).kind, OpKind::LoadGlobal { .. });
+        let worth = total > threads
+            && total.is_multiple_of(threads)
+            && block.ops.len() <= SHORT_BODY
+            && block.ops.iter().any(loads);
+        worth.then(|| (total / threads).min(LOADS_AT_ONCE) as u32)
     }
 
     /// One scalar op, load or store of this thread.

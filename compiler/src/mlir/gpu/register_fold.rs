@@ -2,6 +2,7 @@
 //! memory. Every thread that needs the result has it in the end.
 
 use super::access::Memory;
+use super::ops::Shuffle;
 use super::{Emit, Emitter};
 use crate::mlir::build::Val;
 use crate::schedule::fold::{self, Step, WarpDigit};
@@ -77,7 +78,7 @@ impl<'c> Emitter<'_, 'c> {
                 }
                 Step::Lanes(distance) => {
                     for v in held.values_mut().flat_map(BTreeMap::values_mut) {
-                        let other = self.shuffle_across(*v, *distance);
+                        let other = self.shuffled(Shuffle::Xor, *v, *distance);
                         *v = self.folded(op, dtype, *v, other)?;
                     }
                 }
@@ -116,7 +117,7 @@ impl<'c> Emitter<'_, 'c> {
         op: FoldOp,
         dtype: DType,
     ) -> Emit {
-        let Some(offset) = self.plan.fold_lanes else {
+        let Some(offset) = self.plan.work else {
             return Err(self.fault("no memory where the warps of a fold meet"));
         };
         let memory = Memory {
@@ -167,11 +168,6 @@ impl<'c> Emitter<'_, 'c> {
             *v = met[0];
         }
         Ok(())
-    }
-
-    /// The value of the lane whose number differs in this bit.
-    fn shuffle_across(&mut self, v: Val<'c>, bit: u32) -> Val<'c> {
-        self.shuffled(v, |b, word| b.shuffle_across(word, bit))
     }
 
     fn store_results(

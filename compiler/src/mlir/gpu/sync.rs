@@ -20,8 +20,8 @@ use tessera_artifact::ParamMode;
 enum Location {
     Tile(TileId),
     Param(ParamId),
-    /// Shared memory of wide tree folds.
-    FoldLanes,
+    /// What one op at a time has beside its tiles.
+    Work,
 }
 
 /// Which threads touch it.
@@ -207,10 +207,10 @@ impl Analysis<'_> {
             OpKind::StoreTile { .. } | OpKind::StoreGlobal { .. } | OpKind::Atomic { .. } => {
                 self.add(id, &mut touches, Threads::First, &|_, _| Threads::First);
             }
-            OpKind::Reduce { order, .. } if self.folds_in_memory(kind, *order) => {
+            OpKind::TopK { .. } | OpKind::Reduce { .. } if self.works_in_memory(kind) => {
                 self.add(id, &mut touches, Threads::Any, &|_, _| Threads::Any);
                 touches.insert(Touch {
-                    location: Location::FoldLanes,
+                    location: Location::Work,
                     write: true,
                     threads: Threads::Any,
                     store: None,
@@ -221,11 +221,14 @@ impl Analysis<'_> {
         touches
     }
 
-    /// Whether threads leave parts of the fold for each other.
-    fn folds_in_memory(&self, kind: &OpKind, order: Order) -> bool {
-        match self.registers.exchanged(self.kernel, kind) {
-            Some(values) => values > 0,
-            None => matches!(order, Order::Tree(lanes) if lanes > 32),
+    /// Whether threads leave something for each other in memory beside the tiles.
+    fn works_in_memory(&self, kind: &OpKind) -> bool {
+        match (self.registers.exchanged(self.kernel, kind), kind) {
+            (Some(values), _) => values > 0,
+            (None, OpKind::Reduce { order, .. }) => {
+                matches!(order, Order::Tree(lanes) if *lanes > 32)
+            }
+            (None, kind) => matches!(kind, OpKind::TopK { .. }),
         }
     }
 

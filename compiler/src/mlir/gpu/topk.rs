@@ -1,6 +1,8 @@
-//! `topk`: the place of an element in the result is the number of elements that come before it, so every thread places its share.
+//! `topk`. In a short line, or one of 64-bit elements, the place of an element is the number of elements that come before it, so every
+//! thread places its share; of a long line the first k are selected and then sorted (`select`).
 
 use super::access::Memory;
+use super::select;
 use super::{Emit, Emitter};
 use crate::mlir::build::{Elem, FloatCompare, IntCompare, Val};
 use crate::tile::ir::*;
@@ -30,6 +32,9 @@ impl<'c> Emitter<'_, 'c> {
         let total = tile.elements();
         if total == 0 || k == 0 {
             return Ok(());
+        }
+        if select::takes(n, k, tile.dtype, self.threads) {
+            return self.select_and_sort(values, indices, src, smallest);
         }
         let values = self.tile(values)?;
         let indices = self.tile(indices)?;

@@ -31,6 +31,14 @@ pub enum Vote {
     Ballot,
 }
 
+/// What `redux` does with a value of each lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LaneFold {
+    Sum,
+    UnsignedMin,
+    UnsignedMax,
+}
+
 /// Operands are registers (constants too) but for numbers that are part of the instruction.
 #[derive(Clone, Debug)]
 pub enum Special {
@@ -57,6 +65,11 @@ pub enum Special {
     },
     Vote {
         how: Vote,
+        value: usize,
+        mask: usize,
+    },
+    LaneFold {
+        how: LaneFold,
         value: usize,
         mask: usize,
     },
@@ -176,7 +189,7 @@ impl Special {
             Barrier { .. } | WarpBarrier { .. } | ClusterWait | Shuffle { .. } | Vote { .. } => {
                 true
             }
-            Elect { .. } | LoadMatrix { .. } | StoreMatrix { .. } => true,
+            LaneFold { .. } | Elect { .. } | LoadMatrix { .. } | StoreMatrix { .. } => true,
             BarrierWait { blocks, .. } => *blocks,
             other => other.takes_a_warpgroup(),
         }
@@ -312,6 +325,20 @@ pub fn read(
                 _ => return Err(unknown()),
             };
             let special = Special::Vote {
+                how,
+                value: register(1)?,
+                mask: register(2)?,
+            };
+            Ok(Some((special, Some(register(0)?))))
+        }
+        "redux" => {
+            let how = match parts[2..] {
+                ["add", "s32" | "u32"] => LaneFold::Sum,
+                ["min", "u32"] => LaneFold::UnsignedMin,
+                ["max", "u32"] => LaneFold::UnsignedMax,
+                _ => return Err(unknown()),
+            };
+            let special = Special::LaneFold {
                 how,
                 value: register(1)?,
                 mask: register(2)?,

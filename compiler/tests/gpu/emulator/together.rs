@@ -1,6 +1,6 @@
 //! The instructions of `hopper`, one by one: those of single threads, and those that a warp's threads take together.
 
-use super::hopper::{Shuffle, Special, Vote};
+use super::hopper::{LaneFold, Shuffle, Special, Vote};
 use super::machine::{Breach, Cluster, RANK_SHIFT, State, WARP};
 use super::ptx::Instruction;
 
@@ -124,6 +124,7 @@ impl Cluster<'_> {
             Special::WarpBarrier { mask }
             | Special::Shuffle { mask, .. }
             | Special::Vote { mask, .. }
+            | Special::LaneFold { mask, .. }
             | Special::Elect { mask, .. } => self.register(*mask, here[0]) as u32,
             _ => u32::MAX,
         };
@@ -202,6 +203,19 @@ impl Cluster<'_> {
                 let to = to.ok_or((first, "no register for the result".to_owned()))?;
                 for &t in &lanes {
                     self.registers[to * n + t] = result;
+                }
+            }
+            Special::LaneFold { how, value, .. } => {
+                let values = row(self, *value);
+                let values = lanes.iter().map(|t| values[t - first] as u32);
+                let result = match how {
+                    LaneFold::Sum => values.fold(0, u32::wrapping_add),
+                    LaneFold::UnsignedMin => values.min().unwrap_or(u32::MAX),
+                    LaneFold::UnsignedMax => values.max().unwrap_or(0),
+                };
+                let to = to.ok_or((first, "no register for the result".to_owned()))?;
+                for &t in &lanes {
+                    self.registers[to * n + t] = u64::from(result);
                 }
             }
             Special::Elect { leads, .. } => {
