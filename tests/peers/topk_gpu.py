@@ -14,12 +14,13 @@ from gemm_gpu import Ours, spread, timed
 
 
 def extents(ready):
-    """Rows, scores in a row, picks of a case: from `T = ..` and a title `top .. of ..`."""
-    rows = re.fullmatch(r"T = (\d+)", ready["case"])
-    title = re.fullmatch(r"top (\d+) of (\d+)", ready["bench"])
-    if not rows or not title:
+    """Rows, scores in a row, picks of a case: from a title `top .. of ..[, .. rows]` and `T = ..`."""
+    title = re.fullmatch(r"top (\d+) of (\d+)(?:, (\d+) rows)?", ready["bench"])
+    several = re.fullmatch(r"T = (\d+)", ready["case"])
+    rows = several[1] if several else title and title[3]
+    if not title or not rows:
         sys.exit(f"the case `{ready['case']}` of `{ready['bench']}` does not give rows, scores and picks")
-    return int(rows[1]), int(title[2]), int(title[1])
+    return int(rows), int(title[2]), int(title[1])
 
 
 def rounds(ours, call, count, launches, flush):

@@ -2,6 +2,7 @@
 #![cfg(feature = "llvm")]
 
 mod emulator;
+mod few_rows;
 mod harness;
 mod kernels;
 mod launches;

@@ -22,11 +22,8 @@ mod ops;
 mod overlap;
 mod pointwise;
 mod register_fold;
-<<<<<<< HEAD
-mod slots;
-=======
 mod select;
->>>>>>> 11f9720 (Select the k first of a long line on GPUs instead of ranking all of it, and rank the indexer's entries by the best of their runs)
+mod slots;
 mod staged;
 mod sync;
 mod topk;
@@ -69,6 +66,8 @@ pub struct Emitted<'c> {
 }
 
 pub const DEFAULT_WARPS: u32 = 4;
+/// Of one multiprocessor, in kernels that select: 64 registers for each.
+const SELECTING_THREADS: u32 = 1024;
 
 type Emit<T = ()> = Result<T, Box<Diagnostic>>;
 
@@ -198,7 +197,13 @@ pub fn emit<'c>(
         .build()
         .expect("a global has no inferred types");
     module.body().append_operation(shared);
+    // As many CTAs side by side as their shared memory and an even share of registers allow.
+    let side_by_side =
+        (SELECTING_THREADS / threads).min(limit as u32 / plan.shared_bytes.max(1) as u32);
+    let occupancy = (select::selects(kernel, threads) && side_by_side > 1)
+        .then(|| (id("nvvm.minctasm"), parse(&format!("{side_by_side} : i32"))));
     let function = OperationBuilder::new("llvm.func", location)
+        .add_attributes(&occupancy.into_iter().collect::<Vec<_>>())
         .add_attributes(&[
             (id("sym_name"), string(&symbol)),
             (id("function_type"), ty("!llvm.func<void (ptr)>")),

@@ -42,7 +42,8 @@ impl<'c> Emitter<'_, 'c> {
     fn copies_of_map(&self, total: u64, block: &Block) -> Option<u32> {
         let threads = self.threads as u64;
         let loads = |&op: &OpId| matches!(self.kernel.op(op).kind, OpKind::LoadGlobal { .. });
-        let worth = total > threads
+        let worth = self.network.is_none()
+            && total > threads
             && total.is_multiple_of(threads)
             && block.ops.len() <= SHORT_BODY
             && block.ops.iter().any(loads);

@@ -23,7 +23,7 @@ const SHORT: u64 = 256;
 /// Elements of a thread that stay in registers; of longer lines all are read in each step.
 const HELD: u64 = 32;
 /// Keys of a thread in the network, which is code for each of them: of more results the elements before each are counted too.
-const SORTED: u64 = 16;
+const SORTED: u64 = 8;
 /// Bytes of a count per warp.
 const COUNTS: u64 = 4 * WARP;
 
@@ -40,6 +40,18 @@ fn slots(k: u64, columns: u64) -> u64 {
 /// Threads that hold keys in the network: a power of two.
 fn columns(threads: u32) -> u64 {
     1 << threads.ilog2()
+}
+
+/// Whether a kernel selects: its threads mostly wait for each other then, and another CTA has to fill the gaps.
+pub(super) fn selects(kernel: &Kernel, threads: u32) -> bool {
+    let mut selects = false;
+    kernel.walk(kernel.body, &mut |_, op| {
+        if let OpKind::TopK { values, src, .. } = &kernel.op(op).kind {
+            let last = |t: TileId| kernel.tile(t).shape.last().copied().unwrap_or(1);
+            selects |= takes(last(*src), last(*values), kernel.tile(*src).dtype, threads);
+        }
+    });
+    selects
 }
 
 /// Two arrays of keys, three of a count per warp.

@@ -1,0 +1,107 @@
+//! A row has one set of bits, whether the kernel for few rows computes it or the one for many, in whatever batch.
+//!
+//! On the emulated GPU, whose products add up in the order that it gives the instruction: what is tested is that both kernels hand the
+//! hardware the same elements in the same steps, and do the same with its sums.
+
+use crate::emulator;
+use crate::kernels::sources;
+use tessera_artifact::{DType, numeric};
+use tessera_compiler::diag::Sink;
+use tessera_compiler::driver::{self, Options};
+use tessera_device::{Library, Tensor};
+
+/// Random numbers as a tensor of this type, of bits that `seed` gives.
+fn random(library: &Library, dtype: DType, shape: &[i64], mut seed: u64) -> Tensor {
+    let bytes: Vec<u8> = (0..shape.iter().product::<i64>())
+        .flat_map(|_| {
+            seed = seed
+                .wrapping_mul(6364136223846793005)
+                .wrapping_add(1442695040888963407);
+            let x = (seed >> 40) as f64 / (1u64 << 23) as f64 - 1.0;
+            let x = match dtype {
+                // Scales: powers of two of either side of 1.
+                DType::F32 => (4.0 * x).round().exp2(),
+                _ => 3.0 * x,
+            };
+            let bits = numeric::from_f64(x, dtype).to_le_bytes();
+            bits[..dtype.bits() as usize / 8].to_vec()
+        })
+        .collect();
+    Tensor::from_bytes(dtype, shape, &bytes)
+        .unwrap()
+        .to_device(library.device())
+        .unwrap()
+}
+
+/// The first `rows` rows of `y`, of which each is `columns` of 16 bits.
+fn product(
+    library: &Library,
+    kernel: &str,
+    operands: &[&Tensor],
+    rows: i64,
+    columns: i64,
+) -> Vec<u8> {
+    let mut y = Tensor::zeros_on(library.device(), DType::BF16, &[rows, columns]).unwrap();
+    let mut args: Vec<_> = operands.iter().map(|t| t.view().into()).collect();
+    // Rows of x beyond those asked for are not this launch's.
+    args[0] = operands[0].view().slice(0, 0..rows).unwrap().into();
+    args.push(y.view_mut().unwrap().into());
+    library
+        .kernel(kernel)
+        .unwrap()
+        .launch(&args)
+        .unwrap_or_else(|e| panic!("{kernel}: {e}"));
+    y.to_host().unwrap().bytes().unwrap().to_vec()
+}
+
+#[test]
+fn few_rows_have_the_bits_of_many() {
+    let map = sources();
+    let mut sink = Sink::default();
+    let files = driver::parse(&map, &mut sink);
+    let kernels = driver::front(&files, &mut sink).expect("the library is right");
+    let kernels: Vec<_> = (kernels.into_iter())
+        .filter(|k| k.name.starts_with("dsv4::gemm::gemm"))
+        .collect();
+    let options = Options {
+        cpu: vec![],
+        ptx: true,
+        threads: 1,
+        ..Options::default()
+    };
+    let archive = driver::compile(&kernels, &options, &mut sink).expect("the library compiles");
+    let library = Library::load(&archive, &emulator::device()).unwrap();
+
+    let (many, columns) = (130, 200);
+    for (dtype, few, name, depth) in [
+        (DType::BF16, "gemm_few", "gemm", 200),
+        (DType::E4M3, "gemm_fp8_few", "gemm_fp8", 272),
+    ] {
+        let x = random(&library, dtype, &[many, depth], 1);
+        let w = random(&library, dtype, &[columns, depth], 2);
+        let scales = (depth + 127) / 128;
+        let xs = random(&library, DType::F32, &[scales, 132], 3);
+        let ws = random(&library, DType::F32, &[scales, 4], 4);
+        let operands = match dtype {
+            DType::BF16 => vec![&x, &w],
+            _ => vec![&x, &xs, &w, &ws],
+        };
+        let all = product(&library, name, &operands, many, columns);
+        assert!(all.iter().any(|&b| b != 0), "{name} gives zeros");
+        for (kernel, rows) in [
+            (name, 1),
+            (name, 65),
+            (few, 1),
+            (few, 8),
+            (few, 13),
+            (few, 64),
+        ] {
+            let some = product(&library, kernel, &operands, rows, columns);
+            let differs = (some.chunks(2).zip(all.chunks(2))).position(|(a, b)| a != b);
+            assert_eq!(
+                differs, None,
+                "{kernel} with {rows} rows: element of {columns} a row"
+            );
+        }
+    }
+}
