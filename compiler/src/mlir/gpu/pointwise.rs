@@ -8,8 +8,8 @@ use tessera_artifact::DType;
 
 /// Of loads from global memory in a loop, so many need not wait for each other.
 const LOADS_AT_ONCE: u64 = 8;
-/// Ops of a map that is worth copies of it for that.
-const SHORT_BODY: usize = 40;
+/// More copies of a map's body than these many ops take too many registers.
+const OPS_AT_ONCE: u64 = 128;
 
 impl<'c> Emitter<'_, 'c> {
     pub(super) fn map(&mut self, extents: &[u64], body: BlockId) -> Emit {
@@ -42,12 +42,12 @@ impl<'c> Emitter<'_, 'c> {
     fn copies_of_map(&self, total: u64, block: &Block) -> Option<u32> {
         let threads = self.threads as u64;
         let loads = |&op: &OpId| matches!(self.kernel.op(op).kind, OpKind::LoadGlobal { .. });
-        let worth = self.network.is_none()
-            && total > threads
-            && total.is_multiple_of(threads)
-            && block.ops.len() <= SHORT_BODY
-            && block.ops.iter().any(loads);
-        worth.then(|| (total / threads).min(LOADS_AT_ONCE) as u32)
+        let worth =
+            self.network.is_none() && total.is_multiple_of(threads) && block.ops.iter().any(loads);
+        let copies = (total / threads)
+            .min(LOADS_AT_ONCE)
+            .min(OPS_AT_ONCE / block.ops.len().max(1) as u64);
+        (worth && copies > 1).then_some(copies as u32)
     }
 
     /// One scalar op, load or store of this thread.

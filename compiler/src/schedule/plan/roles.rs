@@ -2,6 +2,7 @@
 
 use crate::schedule::layout::{Layout, WARPS_PER_GROUP};
 use crate::schedule::registers::{Registers, infer_role, is_whole};
+use crate::schedule::tensor_core_bits;
 use crate::tile::ir::*;
 use std::collections::BTreeMap;
 
@@ -48,6 +49,12 @@ pub(super) fn computing(kernel: &Kernel, body: BlockId) -> Result<(u64, Register
 
 /// Whether `wgmma` takes the operands as they lie.
 fn product_fits(kernel: &Kernel, a: &Operand, b: &Operand) -> Result<(), String> {
+    let dtype = |o: &Operand| kernel.tile(o.view.tile).dtype;
+    for operand in [a, b] {
+        if tensor_core_bits(dtype(operand)).is_none() {
+            return Err(format!("a product of {}", dtype(operand)));
+        }
+    }
     let mut k_bytes = Vec::new();
     for (operand, k_first, left) in [(a, a.transposed, true), (b, !b.transposed, false)] {
         let tile = kernel.tile(operand.view.tile);
@@ -98,15 +105,11 @@ fn product_fits(kernel: &Kernel, a: &Operand, b: &Operand) -> Result<(), String>
         }
         k_bytes.push(if k_first { rows } else { columns } * bytes);
     }
-    let dtype = |o: &Operand| kernel.tile(o.view.tile).dtype;
     if a.transposed {
         return Err("the left operand of a product is transposed".to_owned());
     }
     if dtype(a) != dtype(b) {
         return Err(format!("a product of {} and {}", dtype(a), dtype(b)));
-    }
-    if crate::schedule::tensor_core_bits(dtype(a)).is_none() {
-        return Err(format!("a product of {}", dtype(a)));
     }
     match k_bytes[0].is_multiple_of(32) {
         true => Ok(()),
