@@ -4,50 +4,14 @@ y[M, N] = x[M, K] * w[N, K]^T in bf16, and in e4m3 with scales per 1 x 128 of x 
 usage: gemm_gpu.py [--tlc target/release/tlc] [--bench kernels-src/gemm.tl] [--filter TEXT] [--rounds 5] [--launches 10]
 
 Ours is `tlc bench --device cuda --step`: it waits while the peers run, and they while it does. Each round of a shape runs all of them, every
-time one after another starting with the next. A launch is timed by events on the GPU, after a fill of 256 MiB that empties the cache and hides
-what the host takes; from both sides' times the median of an empty launch, timed the same way, is taken off. The ratio is that of the best peer's
+time one after another starting with the next; gpu.py says how a launch is timed. The ratio is that of the best peer's
 time to ours, per round: above 1 ours is faster. Nothing is checked here but the time.
 """
-import argparse, json, math, re, statistics, subprocess, sys
+import argparse, math, re, statistics, sys
 
 import torch
 
-
-def timed(work, launches, flush):
-    """Seconds of each of so many calls."""
-    pairs = []
-    for _ in range(launches):
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        flush.zero_()
-        torch.cuda._sleep(100_000)
-        start.record()
-        work()
-        end.record()
-        pairs.append((start, end))
-    torch.cuda.synchronize()
-    return [start.elapsed_time(end) / 1e3 for start, end in pairs]
-
-
-class Ours:
-    """`tlc bench --step`, case by case."""
-
-    def __init__(self, tlc, bench, filter):
-        command = [tlc, "bench", bench, "--device", "cuda", "--step"] + (["--filter", filter] if filter else [])
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
-
-    def line(self):
-        for line in self.process.stdout:
-            if line.startswith("{"):
-                return json.loads(line)
-        return None
-
-    def say(self, what):
-        self.process.stdin.write(f"{what}\n")
-        self.process.stdin.flush()
-
-    def end(self):
-        self.process.stdin.close()
-        return self.process.wait()
+from gpu import Ours, in_turn, spread
 
 
 def extents(ready):
@@ -106,10 +70,6 @@ def peers(kernel, m, n, k):
     return calls
 
 
-def spread(seconds):
-    return f"{statistics.median(seconds) * 1e6:8.1f} [{min(seconds) * 1e6:.1f}..{max(seconds) * 1e6:.1f}]"
-
-
 def main():
     p = argparse.ArgumentParser()
     p.add_argument("--tlc", default="target/release/tlc")
@@ -130,28 +90,7 @@ def main():
         m, n, k = shape
         scaled = "fp8" in ready["ready"]["kernel"]
         calls = peers(ready["ready"]["kernel"], m, n, k)
-        times = {name: [] for name in ["ours", *calls]}
-        ours.say(3)  # warm
-        if ours.line() is None:
-            break
-        names, row, failed = list(times), None, False
-        for turn in range(a.rounds):
-            for i in range(len(names)):
-                name = names[(turn + i) % len(names)]
-                if name == "ours":
-                    ours.say(a.launches)
-                    row = ours.line()
-                    if row is None:
-                        failed = True
-                        break
-                    times[name].append(row["median_s"])
-                else:
-                    empty = statistics.median(timed(lambda: torch.cuda._sleep(0), a.launches, flush))
-                    times[name].append(max(statistics.median(timed(calls[name], a.launches, flush)) - empty, 1e-9))
-            if failed:
-                break
-        if failed:
-            break
+        times, row = in_turn(ours, calls, a.rounds, a.launches, flush)
         mine = times.pop("ours")
         seconds = statistics.median(mine)
         moved = (1 if scaled else 2) * (m * k + n * k) + 2 * m * n

@@ -11,7 +11,7 @@ import argparse, math, re, statistics, sys
 import deep_gemm
 import torch
 
-from gemm_gpu import Ours, spread, timed
+from gpu import Ours, in_turn, spread
 
 HEADS, DIM, PAGE = 64, 128, 64
 
@@ -62,22 +62,10 @@ def main():
         each = "E" in case
         t, s = int(case["T"]), int(case["E" if each else "S"])
         call = (decode if each else prefill)(t, s)
-        mine, theirs, row = [], [], None
-        ours.say(3)  # warm
-        if ours.line() is None:
-            break
         for _ in range(3):
             call()
-        for turn in range(a.rounds):
-            for peer in ((True, False), (False, True))[turn % 2]:
-                if peer:
-                    empty = statistics.median(timed(lambda: torch.cuda._sleep(0), a.launches, flush))
-                    theirs.append(max(statistics.median(timed(call, a.launches, flush)) - empty, 1e-9))
-                    continue
-                ours.say(a.launches)
-                if (row := ours.line()) is None:
-                    sys.exit(ours.end() or 1)
-                mine.append(row["median_s"])
+        times, row = in_turn(ours, {"DeepGEMM": call}, a.rounds, a.launches, flush)
+        mine, theirs = times["ours"], times["DeepGEMM"]
         seconds = statistics.median(mine)
         moved = t * HEADS * DIM + (t if each else 1) * s * (DIM + 4) + 4 * t * s
         each_round = [b / m for b, m in zip(theirs, mine)]

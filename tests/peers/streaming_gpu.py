@@ -7,11 +7,11 @@ empties the cache, and from both sides' times that of an empty launch is taken o
 writes, each once. The copy is tlc's own measurement of one between two buffers, read and write counted; torch.copy_ of 1 GiB is printed
 beside it. Nothing is checked here but the time.
 """
-import argparse, re, statistics, sys
+import argparse, re, statistics
 
 import torch
 
-from gemm_gpu import Ours, spread, timed
+from gpu import Ours, in_turn, spread, timed
 
 BF16 = {"device": "cuda", "dtype": torch.bfloat16}
 F32 = {"device": "cuda", "dtype": torch.float32}
@@ -151,17 +151,8 @@ def main():
             compiled = torch.compile(call)
             for _ in range(3):
                 compiled(*operands)
-            ours.say(3)  # warm
-            ours.line()
-            mine, theirs, row = [], [], None
-            for _ in range(a.rounds):
-                ours.say(a.launches)
-                row = ours.line()
-                if row is None:
-                    sys.exit(f"tlc stopped at {ready['case']}")
-                mine.append(row["median_s"])
-                empty = statistics.median(timed(lambda: torch.cuda._sleep(0), a.launches, flush))
-                theirs.append(statistics.median(timed(lambda: compiled(*operands), a.launches, flush)) - empty)
+            times, row = in_turn(ours, {"compiled": lambda: compiled(*operands)}, a.rounds, a.launches, flush)
+            mine, theirs = times["ours"], times["compiled"]
             of_copy = lambda seconds: 100 * moved / statistics.median(seconds) / row["copy_bytes_per_s"]
             shape = ", ".join(f"{name} = {n}" for name, n in extents.items())
             print(f"{kernel + ' ' + shape:60.60} {spread(mine):>26} {moved / statistics.median(mine) / 1e9:6.0f} {of_copy(mine):5.0f} %   {spread(theirs):>26} {of_copy(theirs):5.0f} %", flush=True)

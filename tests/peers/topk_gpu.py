@@ -10,7 +10,7 @@ import argparse, math, re, statistics, sys
 
 import torch
 
-from gemm_gpu import Ours, spread, timed
+from gpu import Ours, in_turn, spread
 
 
 def extents(ready):
@@ -21,25 +21,6 @@ def extents(ready):
     if not title or not rows:
         sys.exit(f"the case `{ready['case']}` of `{ready['bench']}` does not give rows, scores and picks")
     return int(rows), int(title[2]), int(title[1])
-
-
-def rounds(ours, call, count, launches, flush):
-    """Seconds per round of both, or nothing if ours failed."""
-    mine, theirs = [], []
-    ours.say(3)  # warm
-    if ours.line() is None:
-        return None
-    for turn in range(count):
-        for peer in (turn % 2 == 0, turn % 2 == 1):
-            if peer:
-                empty = statistics.median(timed(lambda: torch.cuda._sleep(0), launches, flush))
-                theirs.append(max(statistics.median(timed(call, launches, flush)) - empty, 1e-9))
-            else:
-                ours.say(launches)
-                if (row := ours.line()) is None:
-                    return None
-                mine.append(row["median_s"])
-    return mine, theirs
 
 
 def main():
@@ -61,10 +42,8 @@ def main():
         values, places = torch.empty(t, k, device="cuda"), torch.empty(t, k, device="cuda", dtype=torch.int64)
         call = lambda: torch.topk(x, k, dim=1, sorted=True, out=(values, places))
         call()
-        both = rounds(ours, call, a.rounds, a.launches, flush)
-        if both is None:
-            break
-        mine, theirs = both
+        times, _ = in_turn(ours, {"torch": call}, a.rounds, a.launches, flush)
+        mine, theirs = times["ours"], times["torch"]
         each = [theirs[i] / mine[i] for i in range(a.rounds)]
         ratios.append(statistics.median(each))
         speed = 4 * t * (s + k) / statistics.median(mine) / 1e9

@@ -407,10 +407,10 @@ mod tests {
         #[test]
         fn accumulators_hold_every_element_once(groups in 1u64..=2, blocks in 1u64..=2, eights in 1u64..=32) {
             let layout = Layout::accumulator(64 * groups * blocks, 8 * eights, groups).expect("in range");
-            layout.check().unwrap();
+            prop_assert_eq!(layout.check(), Ok(()));
             prop_assert_eq!(layout.registers() * LANES * layout.warps(), layout.shape.iter().product::<u64>());
             for axis in 0..2 {
-                layout.without(axis).check().unwrap();
+                prop_assert_eq!(layout.without(axis).check(), Ok(()));
             }
         }
 
@@ -418,7 +418,7 @@ mod tests {
         fn operands_hold_every_element_once(groups in 1u64..=2, blocks in 1u64..=2, steps in 1u64..=16, narrow: bool) {
             let bits = if narrow { 8 } else { 16 };
             let layout = Layout::operand(64 * groups * blocks, steps * 256 / bits, groups, bits).expect("in range");
-            layout.check().unwrap();
+            prop_assert_eq!(layout.check(), Ok(()));
             prop_assert_eq!(layout.registers() * LANES * layout.warps(), layout.shape.iter().product::<u64>());
             prop_assert_eq!(layout.words(bits), 4 * blocks * steps);
         }
@@ -428,16 +428,16 @@ mod tests {
             rows in 1u64..=24, columns in 1u64..=96, shift in 0u32..=3, warps in 1u64..=8, rows_to_warps: bool,
         ) {
             let layout = Layout::runs(&[rows, columns << shift], 1 << shift, warps, rows_to_warps);
-            layout.check().unwrap();
+            prop_assert_eq!(layout.check(), Ok(()));
             prop_assert_eq!(layout.warps(), warps);
             prop_assert!(layout.run().is_multiple_of(1 << shift));
             for register in 0..layout.registers() {
                 prop_assert_eq!(layout.register_at(&layout.of_register(register)), Some(register));
             }
             for axis in 0..2 {
-                layout.without(axis).check().unwrap();
+                prop_assert_eq!(layout.without(axis).check(), Ok(()));
             }
-            Layout::everywhere(&[rows, columns], warps).check().unwrap();
+            prop_assert_eq!(Layout::everywhere(&[rows, columns], warps).check(), Ok(()));
         }
 
         #[test]

@@ -243,9 +243,10 @@ fn fits_a_slot(kernel: &Kernel, op: OpId, tile: TileId) -> bool {
         return false;
     };
     (kernel.tensor(p)).is_some_and(|t| t.mode == tessera_artifact::ParamMode::In && t.contiguous)
-        && (matches!(row_bytes, 32 | 64) || row_bytes > 0 && row_bytes.is_multiple_of(128))
+        && row_bytes > 0
+        && super::plan::row_bytes(&t.name, row_bytes).is_ok()
         && rows.is_multiple_of(8)
-        && rows <= 256
+        && rows <= super::plan::BOX_ROWS
         && src.slots.len() >= 2
         && matches!(src.slots.last(), Some(Slot::Span { len, .. }) if *len == t.shape[1])
         && super::starts_aligned(kernel, src, t.dtype)

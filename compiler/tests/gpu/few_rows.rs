@@ -28,9 +28,9 @@ fn random(library: &Library, dtype: DType, shape: &[i64], mut seed: u64) -> Tens
         })
         .collect();
     Tensor::from_bytes(dtype, shape, &bytes)
-        .unwrap()
+        .expect("as many bytes as the shape has")
         .to_device(library.device())
-        .unwrap()
+        .expect("the emulated device has memory for it")
 }
 
 /// The first `rows` rows of `y`, of which each is `columns` of 16 bits.
@@ -41,10 +41,15 @@ fn product(
     rows: i64,
     columns: i64,
 ) -> Vec<u8> {
-    let mut y = Tensor::zeros_on(library.device(), DType::BF16, &[rows, columns]).unwrap();
+    let mut y = Tensor::zeros_on(library.device(), DType::BF16, &[rows, columns])
+        .expect("the emulated device has memory for it");
     let mut args: Vec<_> = operands.iter().map(|t| t.view().into()).collect();
     // Rows of x beyond those asked for are not this launch's.
-    args[0] = operands[0].view().slice(0, 0..rows).unwrap().into();
+    args[0] = operands[0]
+        .view()
+        .slice(0, 0..rows)
+        .expect("no more rows than x has")
+        .into();
     args.push(y.view_mut().unwrap().into());
     library
         .kernel(kernel)

@@ -3,7 +3,8 @@
 mod rings;
 mod roles;
 
-pub(super) use roles::most_registers;
+pub(super) use rings::BOX_ROWS;
+pub(super) use roles::{most_registers, row_bytes};
 
 use super::layout::{LANES, WARPS_PER_GROUP};
 use super::registers::Registers;

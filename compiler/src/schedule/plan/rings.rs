@@ -13,7 +13,8 @@ const VECTOR_ALIGN: u64 = 128;
 const MOST_SLOTS: u32 = 16;
 /// Bytes of the two barriers of a slot.
 const SLOT_BARRIERS: u64 = 16;
-const BOX_ROWS: u64 = 256;
+/// The hardware's limit on each axis of a box.
+pub const BOX_ROWS: u64 = 256;
 
 impl Plan {
     pub(super) fn place_slots(

@@ -121,7 +121,7 @@ fn product_fits(kernel: &Kernel, a: &Operand, b: &Operand) -> Result<(), String>
 }
 
 /// Bytes of a row within one block of columns: the whole row, or as much as a swizzle spans.
-pub(super) fn row_bytes(name: &str, bytes: u64) -> Result<u64, String> {
+pub fn row_bytes(name: &str, bytes: u64) -> Result<u64, String> {
     match bytes {
         32 | 64 => Ok(bytes),
         b if b.is_multiple_of(128) => Ok(128),
