@@ -654,21 +654,26 @@ impl<'c> Builder<'c> {
 
     /// Calls an intrinsic that gives nothing.
     pub fn intrinsic_call(&mut self, name: &str, operands: &[Val<'c>]) {
-        let name = StringAttribute::new(self.context, name).into();
+        let attributes = self.intrinsic(name, operands.len());
         let operands: Vec<_> = operands.iter().map(|v| v.raw).collect();
-        let sizes = [operands.len() as i32, 0];
-        let sizes = DenseI32ArrayAttribute::new(self.context, &sizes).into();
+        self.op("llvm.call_intrinsic", &operands, &[], &attributes);
+    }
+
+    /// Calls an intrinsic that gives a scalar.
+    pub fn intrinsic_value(&mut self, name: &str, operands: &[Val<'c>], elem: Elem) -> Val<'c> {
+        let attributes = self.intrinsic(name, operands.len());
+        self.value("llvm.call_intrinsic", operands, (elem, 1), &attributes)
+    }
+
+    fn intrinsic(&self, name: &str, operands: usize) -> [(&'static str, Attribute<'c>); 3] {
+        let name = StringAttribute::new(self.context, name).into();
+        let sizes = DenseI32ArrayAttribute::new(self.context, &[operands as i32, 0]).into();
         let bundles = DenseI32ArrayAttribute::new(self.context, &[]).into();
-        self.op(
-            "llvm.call_intrinsic",
-            &operands,
-            &[],
-            &[
-                ("intrin", name),
-                ("operandSegmentSizes", sizes),
-                ("op_bundle_sizes", bundles),
-            ],
-        );
+        [
+            ("intrin", name),
+            ("operandSegmentSizes", sizes),
+            ("op_bundle_sizes", bundles),
+        ]
     }
 
     /// The same value, out of LLVM's sight: what it is computed from comes before this point, what is computed from it after.

@@ -105,6 +105,22 @@ impl<'c> Emitter<'_, 'c> {
         Ok(self.b.resize(own, elem, false))
     }
 
+    /// The codes of 4 bits from the element in hand on, in the low bits of an i32, if neighbours share a register.
+    pub(super) fn codes_in_registers(
+        &mut self,
+        tile: TileId,
+        index: &[ValueId],
+    ) -> Emit<Option<Val<'c>>> {
+        let sharing = self.sharing(tile);
+        let Some(register) = self.register_here(tile, index)?.filter(|_| sharing > 1) else {
+            return Ok(None);
+        };
+        let cell = self.cells(tile)?[(register / sharing) as usize];
+        let all = self.b.load(cell, (Elem::I32, 1), 4, None);
+        let bits = 32 / sharing as u32;
+        Ok(Some(self.b.shr(all, bits * (register % sharing) as u32)))
+    }
+
     /// The low half of a byte, for codes of 4 bits; others fill their element.
     fn masked(&mut self, v: Val<'c>, bits: u32) -> Val<'c> {
         if bits >= 8 {
@@ -138,6 +154,17 @@ impl<'c> Emitter<'_, 'c> {
             let done = self.unfinished.remove(at);
             self.finish(done)?;
         }
+        Ok(())
+    }
+
+    /// Sets the register that the neighbours from the element in hand on share, which are all that a map stores of them.
+    pub(super) fn store_word(&mut self, tile: TileId, index: &[ValueId], word: Val<'c>) -> Emit {
+        let sharing = self.sharing(tile);
+        let Some(register) = self.register_here(tile, index)? else {
+            return Err(self.fault("a word of a tile in memory"));
+        };
+        let cell = self.cells(tile)?[(register / sharing) as usize];
+        self.b.store(word, cell, 4, None);
         Ok(())
     }
 
@@ -176,7 +203,7 @@ impl<'c> Emitter<'_, 'c> {
     }
 
     /// Two values of 16 bits, four of 8 or eight of 4 in one register. The hardware rounds two f32 at once.
-    fn word_of(&mut self, dtype: DType, parts: &[Val<'c>]) -> Val<'c> {
+    pub(super) fn word_of(&mut self, dtype: DType, parts: &[Val<'c>]) -> Val<'c> {
         let source = |v: &Val<'c>| {
             let found = self.narrowed.iter().find(|(narrow, _)| narrow.raw == v.raw);
             found.map(|&(_, wide)| wide)
@@ -218,7 +245,9 @@ impl<'c> Emitter<'_, 'c> {
         let owner = self.owner(layout);
         let block = kernel.block(body);
         self.b.contract = self.network.is_some() && makes_addends(kernel, body);
-        for register in 0..layout.registers() {
+        let lookup = self.looks_up(layout, body);
+        let step = lookup.as_ref().map_or(1, |_| super::lookup::RUN);
+        for register in (0..layout.registers()).step_by(step as usize) {
             let offsets = layout.of_register(register);
             for ((&arg, &at), offset) in block.args.iter().zip(&base).zip(offsets) {
                 self.values[arg.index()] = Some(self.b.add_const(at, offset as i64));
@@ -229,6 +258,10 @@ impl<'c> Emitter<'_, 'c> {
                 body,
                 owner,
             });
+            if let Some(lookup) = &lookup {
+                self.look_up(body, lookup)?;
+                continue;
+            }
             for &op in &block.ops {
                 self.span = kernel.op(op).span;
                 self.scalar_op(op)?;

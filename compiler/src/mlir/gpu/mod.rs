@@ -16,6 +16,7 @@ mod dot;
 mod fold;
 mod fragment;
 mod hopper;
+mod lookup;
 mod memory;
 mod network;
 mod ops;

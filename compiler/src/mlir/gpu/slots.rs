@@ -5,6 +5,7 @@ use super::access::{Memory, Stride};
 use super::{Emit, Emitter};
 use crate::mlir::build::{Elem, Val};
 use crate::mlir::scalar::stored_as;
+use crate::schedule::access::access;
 use crate::tile::ir::*;
 
 impl<'c> Emitter<'_, 'c> {
@@ -35,21 +36,47 @@ impl<'c> Emitter<'_, 'c> {
         Ok(self.load(&memory, at))
     }
 
-    /// Neighbours in a row of a matrix that the map in hand reads one after the other, if it goes along the matrix; they lie in one part of
-    /// 16 bytes.
+    /// Neighbours in a row of a matrix that the map in hand reads one after the other, if its last axis goes along the row; they lie in one
+    /// part of 16 bytes.
     fn run_in_slot(&self, tile: TileId, index: &[ValueId]) -> Option<u64> {
         let here = self.here.as_ref()?;
         let bits = u64::from(self.kernel.tile(tile).dtype.bits());
         let run = here.layout.run();
         let word = run * bits;
-        let along = index.len() == 2 && *index == self.kernel.block(here.body).args;
-        (along && run > 1 && matches!(word, 8 | 16 | 32 | 64)).then_some(run)
+        let [_, last] = access(self.kernel, here.body, index)?[..] else {
+            return None;
+        };
+        let along = last.axis == here.layout.shape.len().checked_sub(1) && last.scale == 1;
+        let whole = along && last.offset.is_multiple_of(run);
+        (whole && run > 1 && matches!(word, 8 | 16 | 32 | 64)).then_some(run)
     }
 
     /// The element in hand of a run that is loaded at its first.
     fn load_of_run(&mut self, tile: TileId, index: &[ValueId], run: u64) -> Emit<Val<'c>> {
         let dtype = self.kernel.tile(tile).dtype;
-        let bits = dtype.bits();
+        let own = self.rest_of_run(tile, index, run)?;
+        if dtype.bits() < 8 {
+            let own = self.b.resize(own, Elem::I8, false);
+            let mask = self.b.int(Elem::I8, 1, 0xf);
+            return Ok(self.b.andi(own, mask));
+        }
+        let own = self.b.resize(own, stored_as(dtype).as_int(), false);
+        let own = self.b.bitcast(own, stored_as(dtype));
+        Ok(self.b.from_stored(own, dtype))
+    }
+
+    /// The codes of 4 bits from the element in hand on, in the low bits of an i32, if they come in runs of four at least.
+    pub(super) fn codes_in_slot(&mut self, tile: TileId, index: &[ValueId]) -> Emit<Option<Val<'c>>> {
+        let Some(run) = self.run_in_slot(tile, index).filter(|run| run.is_multiple_of(4)) else {
+            return Ok(None);
+        };
+        let codes = self.rest_of_run(tile, index, run)?;
+        Ok(Some(self.b.resize(codes, Elem::I32, false)))
+    }
+
+    /// What is left of a run from the element in hand on, which is lowest.
+    fn rest_of_run(&mut self, tile: TileId, index: &[ValueId], run: u64) -> Emit<Val<'c>> {
+        let bits = self.kernel.tile(tile).dtype.bits();
         let word = match run as u32 * bits {
             8 => Elem::I8,
             16 => Elem::I16,
@@ -67,18 +94,10 @@ impl<'c> Emitter<'_, 'c> {
             let all = self.b.load(p, (word, 1), word.bits() / 8, None);
             self.slot_runs.insert(tile, all);
         }
-        let Some(&all) = self.slot_runs.get(&tile) else {
-            return Err(self.fault("a run of a slot that was not loaded"));
-        };
-        let own = self.b.shr(all, part * bits);
-        if bits < 8 {
-            let own = self.b.resize(own, Elem::I8, false);
-            let mask = self.b.int(Elem::I8, 1, 0xf);
-            return Ok(self.b.andi(own, mask));
+        match self.slot_runs.get(&tile) {
+            Some(&all) => Ok(self.b.shr(all, part * bits)),
+            None => Err(self.fault("a run of a slot that was not loaded")),
         }
-        let own = self.b.resize(own, stored_as(dtype).as_int(), false);
-        let own = self.b.bitcast(own, stored_as(dtype));
-        Ok(self.b.from_stored(own, dtype))
     }
 
     /// The number of an element, as if the slot were a vector. The hardware's swizzle exchanges 16 bytes of a row with others of it by
