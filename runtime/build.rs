@@ -4,6 +4,7 @@ fn main() {
     let built = tessera_compiler::embed::Build::new()
         .dir("../kernels-src")
         .out("kernels")
+        .ptx()
         .compile();
     if let Err(error) = built {
         eprintln!("{error}");

@@ -179,9 +179,9 @@ impl Case<'_> {
                     to[(row * length + start) * vocab..][..values.len()].copy_from_slice(values);
                 }
             };
-            place(&mut fed.logits, output.logits.as_slice::<f32>()?);
+            place(&mut fed.logits, &output.logits.to_vec::<f32>()?);
             if let Some(draft) = output.draft_logits {
-                place(&mut fed.draft, draft.as_slice::<f32>()?);
+                place(&mut fed.draft, &draft.to_vec::<f32>()?);
             }
         }
         Ok(fed)
@@ -398,12 +398,13 @@ pub fn greedy_step(
     runs: &[Run],
 ) -> Result<(Vec<u32>, Vec<f32>), ModelError> {
     let output = model.forward(session, runs, Logits::Last, None)?;
-    let mut chosen = Tensor::zeros(DType::I32, &[runs.len() as i64])?;
+    let mut chosen = Tensor::zeros_on(model.device(), DType::I32, &[runs.len() as i64])?;
     model.kernels().greedy(GreedyArgs {
         logits: output.logits,
         id: chosen.view_mut()?,
     })?;
-    let ids = chosen.as_slice::<i32>()?.iter().map(|&id| id as u32);
+    let ids = chosen.view().to_vec::<i32>()?.into_iter();
+    let ids = ids.map(|id| id as u32);
     Ok((ids.collect(), output.logits.to_vec::<f32>()?))
 }
 

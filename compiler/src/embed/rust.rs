@@ -101,7 +101,7 @@ fn launch_function(out: &mut String, name: &str, instances: &[&KernelEntry], run
     docs(out, "    ", instances);
     let _ = write!(
         out,
-        "    ///\n    /// # Errors\n    /// The arguments fit no instance, or overlap; nothing has run then. Or a check inside the kernel failed.\n    \
+        "    ///\n    /// # Errors\n    /// The arguments fit no instance, or overlap; nothing has run then. Or a check inside the kernel failed; on a GPU, where the launch\n    /// is queued, whoever reads the results learns that.\n    \
          pub fn {}(&self, args: {}<'_>) -> ::std::result::Result<(), {runtime}::LaunchError> {{\n",
         identifier(name),
         struct_name(name)
@@ -114,7 +114,7 @@ fn launch_function(out: &mut String, name: &str, instances: &[&KernelEntry], run
         .collect();
     let _ = write!(
         out,
-        "        self.{}.launch(&[{}])\n    }}\n",
+        "        self.{}.queue(&[{}])\n    }}\n",
         identifier(name),
         values.join(", ")
     );

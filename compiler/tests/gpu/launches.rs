@@ -46,7 +46,7 @@ $end:
 ";
 
 /// One element a block: `y = 1`, so that one sees which code ran. The words as above, without maps; one block per box.
-const PLAIN: &str = "
+pub const PLAIN: &str = "
 .visible .entry plain(
 	.param .align 8 .b8 plain_param_0[104]
 )
@@ -76,7 +76,7 @@ $end:
 }
 ";
 
-fn entry(dtype: DType, ptx: Vec<PtxCode>) -> KernelEntry {
+pub fn entry(dtype: DType, ptx: Vec<PtxCode>) -> KernelEntry {
     let tensor = |name: &str, mode| ParamEntry {
         name: name.into(),
         kind: ParamKind::Tensor {
@@ -111,7 +111,7 @@ fn entry(dtype: DType, ptx: Vec<PtxCode>) -> KernelEntry {
     }
 }
 
-fn code(blob: u32, symbol: &str, tensor_maps: Vec<TensorMap>) -> PtxCode {
+pub fn code(blob: u32, symbol: &str, tensor_maps: Vec<TensorMap>) -> PtxCode {
     PtxCode {
         blob,
         symbol: symbol.into(),
@@ -126,7 +126,7 @@ fn code(blob: u32, symbol: &str, tensor_maps: Vec<TensorMap>) -> PtxCode {
     }
 }
 
-fn library(entry: KernelEntry, texts: &[&str]) -> Library {
+pub fn library(entry: KernelEntry, texts: &[&str]) -> Library {
     let manifest = Manifest {
         compiler: String::new(),
         kernels: vec![entry],

@@ -8,5 +8,6 @@ mod kernels;
 mod launches;
 mod lowering;
 mod measuring;
+mod queue;
 mod running;
 mod tensor_cores;

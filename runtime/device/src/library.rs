@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tessera_artifact::{Archive, ArchiveError, KernelEntry};
 
 use crate::cpu::{CpuDevice, CpuKernel, CpuLoadError, CpuOptions, Objects};
 use crate::cuda::driver::Gpu;
-use crate::cuda::{CudaDevice, CudaError, CudaKernel, CudaOptions};
+use crate::cuda::{CudaDevice, CudaError, CudaKernel, CudaOptions, launch_error};
 use crate::launch::{Arg, LaunchError, Request, Signature, argument_names, describe_all};
 use crate::profile::{KernelTime, Profiler};
 use crate::tensor::Place;
@@ -51,6 +52,17 @@ impl Device {
     /// As [`Device::cuda`].
     pub fn cuda_on(gpu: Arc<dyn Gpu>, options: CudaOptions) -> Result<Self, CudaError> {
         Ok(Device::Cuda(Arc::new(CudaDevice::on(gpu, options)?)))
+    }
+
+    /// Waits for all that is queued; on a CPU nothing is.
+    ///
+    /// # Errors
+    /// The first failure of a queued launch that nobody was told of.
+    pub fn finish(&self) -> Result<(), CudaError> {
+        match self {
+            Device::Cpu(_) => Ok(()),
+            Device::Cuda(gpu) => gpu.finish(),
+        }
     }
 
     /// Where tensors must be for this device to use them.
@@ -143,7 +155,7 @@ pub struct Library {
 pub struct Kernel(Arc<Inner>);
 
 struct Inner {
-    name: String,
+    name: Arc<str>,
     device: Device,
     instances: Vec<Instance>,
     profiler: Arc<Profiler>,
@@ -200,7 +212,7 @@ impl Library {
                 (
                     name.clone(),
                     Kernel(Arc::new(Inner {
-                        name,
+                        name: Arc::from(name),
                         device: device.clone(),
                         instances,
                         profiler: profiler.clone(),
@@ -240,7 +252,7 @@ impl Library {
             }),
             _ => Err(LaunchError::AmbiguousKernel {
                 name: name.to_owned(),
-                candidates: candidates.iter().map(|k| k.0.name.clone()).collect(),
+                candidates: candidates.iter().map(|k| k.0.name.to_string()).collect(),
             }),
         }
     }
@@ -337,26 +349,49 @@ impl Kernel {
     /// is done.
     ///
     /// # Errors
-    /// [`LaunchError`]; a refused launch has run nothing and written nothing.
+    /// [`LaunchError`]; a refused launch has run nothing and written nothing. On a GPU also the failure of an earlier launch that was queued.
     pub fn launch(&self, args: &[Arg<'_>]) -> Result<(), LaunchError> {
+        self.queue(args)?;
+        match &self.0.device {
+            Device::Cpu(_) => Ok(()),
+            Device::Cuda(gpu) => gpu.finish().map_err(launch_error(&self.0.name)),
+        }
+    }
+
+    /// As [`Kernel::launch`], but on a GPU it returns when the launch is queued behind those before it. Whatever reads the results waits for
+    /// them ([`View::to_tensor`](crate::View::to_tensor), [`Device::finish`]) and reports a check that failed in the kernel.
+    ///
+    /// # Errors
+    /// [`LaunchError`]; a refused launch has run nothing and written nothing.
+    pub fn queue(&self, args: &[Arg<'_>]) -> Result<(), LaunchError> {
         let inner = &*self.0;
         // A family is never empty, and instances agree on everything that this looks at.
         let first = &inner.instances[0];
         first
             .signature
             .check_arguments(&first.entry, args, inner.device.place())?;
-        inner.profiler.time(&inner.name, || match &inner.device {
-            Device::Cpu(cpu) => cpu.launch(&inner.name, |request| {
-                match &inner.pick(args, request)?.code {
-                    Code::Cpu(kernel) => Ok(kernel),
-                    Code::None(why) => Err(why.clone()),
-                    Code::Cuda(_) => unreachable!("a library's code is for its device"),
-                }
+        match &inner.device {
+            Device::Cpu(cpu) => inner.profiler.time(&inner.name, || {
+                cpu.launch(&inner.name, |request| {
+                    match &inner.pick(args, request)?.code {
+                        Code::Cpu(kernel) => Ok(kernel),
+                        Code::None(why) => Err(why.clone()),
+                        Code::Cuda(_) => unreachable!("a library's code is for its device"),
+                    }
+                })
             }),
-            Device::Cuda(gpu) => gpu.launch(&inner.name, |request| {
+            // Measured, a launch runs alone and from an empty cache, and its time is the GPU's own.
+            Device::Cuda(_) if inner.profiler.is_on() => {
+                let seconds = self.time(args, 1)?.into_iter().sum();
+                inner
+                    .profiler
+                    .add(&inner.name, Duration::from_secs_f64(seconds));
+                Ok(())
+            }
+            Device::Cuda(gpu) => gpu.queue(&inner.name, |request| {
                 inner.pick(args, request)?.code.cuda()
             }),
-        })
+        }
     }
 
     /// Launches so many times and measures each: seconds. On a GPU it is the GPU's own time, from when it turns to the launch until it is
@@ -390,7 +425,7 @@ impl Kernel {
     /// Besides those of `launch`: an unknown, missing or repeated name.
     pub fn launch_named(&self, args: Vec<(&str, Arg<'_>)>) -> Result<(), LaunchError> {
         let params = self.argument_names();
-        let kernel = || self.0.name.clone();
+        let kernel = || self.0.name.to_string();
         let mut placed: Vec<Option<Arg<'_>>> = params.iter().map(|_| None).collect();
         for (name, arg) in args {
             let Some(at) = params.iter().position(|p| p == name) else {
@@ -436,7 +471,7 @@ impl Inner {
             })
             .collect();
         LaunchError::NoInstance {
-            kernel: self.name.clone(),
+            kernel: self.name.to_string(),
             given: describe_all(&self.instances[0].entry, args),
             reasons,
         }

@@ -35,17 +35,25 @@ impl Profiler {
 
     /// Runs a launch of `kernel`, with the clock if it is on.
     pub fn time<T>(&self, kernel: &str, launch: impl FnOnce() -> T) -> T {
-        if !self.on.load(Ordering::Relaxed) {
+        if !self.is_on() {
             return launch();
         }
         let start = Instant::now();
         let result = launch();
-        let taken = start.elapsed();
+        self.add(kernel, start.elapsed());
+        result
+    }
+
+    pub fn is_on(&self) -> bool {
+        self.on.load(Ordering::Relaxed)
+    }
+
+    /// Counts a launch of `kernel` that took so long.
+    pub fn add(&self, kernel: &str, taken: Duration) {
         let mut times = self.times.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = times.entry(kernel.to_owned()).or_default();
         entry.launches += 1;
         entry.time += taken;
-        result
     }
 }
 

@@ -5,7 +5,6 @@
 //! launch's business. Nothing here does arithmetic on elements: that is kernels' work.
 
 use std::fmt;
-use std::marker::PhantomData;
 use std::ops::{Deref, Range};
 use std::sync::Arc;
 
@@ -64,7 +63,7 @@ impl fmt::Debug for Axes {
 }
 
 /// Why a tensor or view cannot be made.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum TensorError {
     Rank {
         rank: usize,
@@ -313,11 +312,7 @@ impl Tensor {
     }
 
     pub fn from_slice<T: Element>(shape: &[i64], values: &[T]) -> Result<Self, TensorError> {
-        // SAFETY: elements are plain numbers without padding.
-        let bytes = unsafe {
-            std::slice::from_raw_parts(values.as_ptr().cast::<u8>(), size_of_val(values))
-        };
-        Self::from_bytes(T::DTYPE, shape, bytes)
+        Self::from_bytes(T::DTYPE, shape, as_bytes(values))
     }
 
     /// Shares `len` bytes from `offset`, which nobody may change while they are shared (a mapped file, a static). Where their address
@@ -426,6 +421,52 @@ impl Tensor {
                     .map_err(TensorError::Device)?;
                 buffer.fill(0).map_err(TensorError::Device)?;
                 Self::from_cuda(dtype, shape, buffer)
+            }
+        }
+    }
+
+    /// As [`Tensor::from_bytes`], in memory that `device` uses.
+    ///
+    /// # Errors
+    /// As [`Tensor::from_bytes`], or a device that does not work.
+    pub fn from_bytes_on(
+        device: &crate::Device,
+        dtype: DType,
+        shape: &[i64],
+        bytes: &[u8],
+    ) -> Result<Self, TensorError> {
+        let crate::Device::Cuda(gpu) = device else {
+            return Self::from_bytes(dtype, shape, bytes);
+        };
+        let expected = dense_bytes(dtype, shape)?;
+        let buffer = gpu.allocate(expected).map_err(TensorError::Device)?;
+        let tensor = Self::from_cuda(dtype, shape, buffer)?;
+        tensor.check_bytes(bytes.len())?;
+        if let Storage::Cuda(buffer) = &tensor.storage {
+            buffer.write(bytes).map_err(TensorError::Device)?;
+        }
+        Ok(tensor)
+    }
+
+    /// Overwrites the first elements; on a GPU behind the launches that are queued, without waiting for them if the values are few.
+    ///
+    /// # Errors
+    /// Another element type, more values than elements, or a device that does not work.
+    pub fn write_start<T: Element>(&mut self, values: &[T]) -> Result<(), TensorError> {
+        check_type::<T>(self.dtype)?;
+        if values.len() > self.elements() {
+            return Err(TensorError::ByteCount {
+                dtype: self.dtype,
+                shape: self.shape.to_vec(),
+                found: size_of_val(values),
+                expected: self.byte_count(),
+            });
+        }
+        match &self.storage {
+            Storage::Cuda(buffer) => buffer.write(as_bytes(values)).map_err(TensorError::Device),
+            Storage::Host(_) | Storage::Shared { .. } => {
+                self.as_mut_slice::<T>()?[..values.len()].copy_from_slice(values);
+                Ok(())
             }
         }
     }
@@ -546,10 +587,12 @@ impl Tensor {
 
     /// All of it, to read.
     pub fn view(&self) -> View<'_> {
-        let address = match &self.storage {
-            Storage::Host(buffer) => buffer.as_slice().as_ptr() as u64,
-            Storage::Shared { bytes, offset, .. } => (**bytes).as_ref()[*offset..].as_ptr() as u64,
-            Storage::Cuda(buffer) => buffer.address(),
+        let (address, of) = match &self.storage {
+            Storage::Host(buffer) => (buffer.as_slice().as_ptr() as u64, None),
+            Storage::Shared { bytes, offset, .. } => {
+                ((**bytes).as_ref()[*offset..].as_ptr() as u64, None)
+            }
+            Storage::Cuda(buffer) => (buffer.address(), Some(buffer)),
         };
         View {
             raw: Raw {
@@ -559,7 +602,7 @@ impl Tensor {
                 shape: self.shape,
                 strides: self.strides,
             },
-            of: PhantomData,
+            of,
         }
     }
 
@@ -569,20 +612,21 @@ impl Tensor {
     /// No memory for that copy.
     pub fn view_mut(&mut self) -> Result<ViewMut<'_>, TensorError> {
         self.own()?;
-        let address = match &mut self.storage {
-            Storage::Host(buffer) => buffer.as_mut_slice().as_mut_ptr() as u64,
-            Storage::Cuda(buffer) => buffer.address(),
+        let (place, dtype, shape, strides) = (self.place(), self.dtype, self.shape, self.strides);
+        let (address, of) = match &mut self.storage {
+            Storage::Host(buffer) => (buffer.as_mut_slice().as_mut_ptr() as u64, None),
+            Storage::Cuda(buffer) => (buffer.address(), Some(&*buffer)),
             Storage::Shared { .. } => unreachable!("owned above"),
         };
         Ok(ViewMut {
             raw: Raw {
                 address,
-                place: self.place(),
-                dtype: self.dtype,
-                shape: self.shape,
-                strides: self.strides,
+                place,
+                dtype,
+                shape,
+                strides,
             },
-            of: PhantomData,
+            of,
         })
     }
 }
@@ -597,6 +641,11 @@ impl fmt::Debug for Tensor {
             self.place()
         )
     }
+}
+
+fn as_bytes<T: Element>(values: &[T]) -> &[u8] {
+    // SAFETY: elements are plain numbers without padding.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast::<u8>(), size_of_val(values)) }
 }
 
 fn check_type<T: Element>(found: DType) -> Result<(), TensorError> {
@@ -710,6 +759,37 @@ impl Raw {
         }
     }
 
+    /// The same tensor in a copy of the bytes from its first to its last, which the second part holds.
+    fn on_host(
+        mut self,
+        buffer: &crate::cuda::CudaBuffer,
+    ) -> Result<(Raw, HostBuffer), TensorError> {
+        let bits = i64::from(self.dtype.bits());
+        let (mut low, mut high) = (0i64, 0i64);
+        for (&extent, &stride) in self.shape.iter().zip(self.strides.iter()) {
+            let reach = (extent - 1).max(0) * stride;
+            low += reach.min(0);
+            high += reach.max(0);
+        }
+        let (first, end) = (
+            (low * bits).div_euclid(8),
+            ((high + 1) * bits + 7).div_euclid(8),
+        );
+        let bytes = match self.shape.contains(&0) {
+            true => 0,
+            false => (end - first) as usize,
+        };
+        let mut copy = HostBuffer::zeroed(bytes).ok_or(TensorError::OutOfMemory { bytes })?;
+        if bytes > 0 {
+            let from = self.address.wrapping_add_signed(first);
+            let to = &mut copy.as_mut_slice()[..bytes];
+            buffer.read_at(from, to).map_err(TensorError::Device)?;
+        }
+        self.address = (copy.as_slice().as_ptr() as u64).wrapping_add_signed(-first);
+        self.place = Place::Host;
+        Ok((self, copy))
+    }
+
     /// Calls `visit` with the address of the start of each innermost row and its length.
     fn each_row(&self, visit: &mut dyn FnMut(u64, usize)) {
         let Some((&row, outer)) = self.shape.split_last() else {
@@ -767,7 +847,7 @@ macro_rules! view_methods {
         pub fn slice(self, axis: usize, range: Range<i64>) -> Result<Self, TensorError> {
             Ok(Self {
                 raw: self.raw.slice(axis, range)?,
-                of: PhantomData,
+                of: self.of,
             })
         }
 
@@ -775,7 +855,7 @@ macro_rules! view_methods {
         pub fn select(self, axis: usize, index: i64) -> Result<Self, TensorError> {
             Ok(Self {
                 raw: self.raw.select(axis, index)?,
-                of: PhantomData,
+                of: self.of,
             })
         }
 
@@ -783,7 +863,7 @@ macro_rules! view_methods {
         pub fn reshape(self, shape: &[i64]) -> Result<Self, TensorError> {
             Ok(Self {
                 raw: self.raw.reshape(shape)?,
-                of: PhantomData,
+                of: self.of,
             })
         }
 
@@ -791,7 +871,7 @@ macro_rules! view_methods {
         pub fn permute(self, order: &[usize]) -> Result<Self, TensorError> {
             Ok(Self {
                 raw: self.raw.permuted(order)?,
-                of: PhantomData,
+                of: self.of,
             })
         }
 
@@ -800,15 +880,19 @@ macro_rules! view_methods {
             self.raw.is_dense()
         }
 
-        /// A dense copy.
+        /// A dense copy in the host's memory.
         ///
         /// # Errors
-        /// [`TensorError::NotOnHost`], no memory, or 4-bit elements that are not in order of memory.
+        /// No memory, 4-bit elements that are not in order of memory, or a device that does not work.
         pub fn to_tensor(&self) -> Result<Tensor, TensorError> {
-            let raw = &self.raw;
-            if raw.place != Place::Host {
-                return Err(TensorError::NotOnHost);
-            }
+            let copied;
+            let raw = match self.of {
+                None => &self.raw,
+                Some(buffer) => {
+                    copied = self.raw.on_host(buffer)?;
+                    &copied.0
+                }
+            };
             let mut tensor = Tensor::zeros(raw.dtype, &raw.shape)?;
             let inner = raw.strides.last().copied().unwrap_or(1);
             if raw.dtype.bits() < 8 && inner != 1 && raw.shape.last() != Some(&1) {
@@ -845,7 +929,7 @@ macro_rules! view_methods {
             Ok(tensor)
         }
 
-        /// The elements in order.
+        /// The elements in order, in the host's memory.
         pub fn to_vec<T: Element>(&self) -> Result<Vec<T>, TensorError> {
             Ok(self.to_tensor()?.as_slice::<T>()?.to_vec())
         }
@@ -856,7 +940,8 @@ macro_rules! view_methods {
 #[derive(Clone, Copy)]
 pub struct View<'a> {
     pub(crate) raw: Raw,
-    of: PhantomData<&'a [u8]>,
+    /// The GPU's memory that it is in; `None`: the host's.
+    of: Option<&'a crate::cuda::CudaBuffer>,
 }
 
 // SAFETY: a shared borrow of bytes.
@@ -879,7 +964,7 @@ impl<'a> View<'a> {
         }
         Ok(View {
             raw: raw_over::<T>(values.as_ptr() as u64, shape)?,
-            of: PhantomData,
+            of: None,
         })
     }
 
@@ -917,7 +1002,7 @@ impl<'a> View<'a> {
     ) -> Result<Self, TensorError> {
         Ok(View {
             raw: raw_parts(address as u64, dtype, shape, strides)?,
-            of: PhantomData,
+            of: None,
         })
     }
 }
@@ -925,7 +1010,7 @@ impl<'a> View<'a> {
 /// A rectangle of a tensor, to write.
 pub struct ViewMut<'a> {
     pub(crate) raw: Raw,
-    of: PhantomData<&'a mut [u8]>,
+    of: Option<&'a crate::cuda::CudaBuffer>,
 }
 
 // SAFETY: a unique borrow of bytes.
@@ -948,7 +1033,7 @@ impl<'a> ViewMut<'a> {
         }
         Ok(ViewMut {
             raw: raw_over::<T>(values.as_mut_ptr() as u64, shape)?,
-            of: PhantomData,
+            of: None,
         })
     }
 
@@ -956,14 +1041,14 @@ impl<'a> ViewMut<'a> {
     pub fn reborrow(&mut self) -> ViewMut<'_> {
         ViewMut {
             raw: self.raw,
-            of: PhantomData,
+            of: self.of,
         }
     }
 
     pub fn as_view(&self) -> View<'_> {
         View {
             raw: self.raw,
-            of: PhantomData,
+            of: self.of,
         }
     }
 
@@ -975,11 +1060,11 @@ impl<'a> ViewMut<'a> {
         Ok((
             ViewMut {
                 raw: first,
-                of: PhantomData,
+                of: self.of,
             },
             ViewMut {
                 raw: second,
-                of: PhantomData,
+                of: self.of,
             },
         ))
     }
@@ -1042,7 +1127,7 @@ impl<'a> ViewMut<'a> {
     ) -> Result<Self, TensorError> {
         Ok(ViewMut {
             raw: raw_parts(address as u64, dtype, shape, strides)?,
-            of: PhantomData,
+            of: None,
         })
     }
 }

@@ -131,7 +131,8 @@ mod tests {
             "/../tests/golden/g1_mixed_tiny_mtp"
         );
         let config = Config::read(std::path::Path::new(path)).unwrap();
-        let cache = KvCache::new(&config, 2, 10, 8).unwrap();
+        let device = tessera_device::Device::cpu().unwrap();
+        let cache = KvCache::new(&device, &config, 2, 10, 8).unwrap();
         (config, cache)
     }
 

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::config::ConfigError;
 use crate::weights::WeightsError;
-use tessera_device::{LaunchError, TensorError};
+use tessera_device::{CudaError, LaunchError, TensorError};
 
 /// Why a model cannot be loaded or run.
 #[derive(Debug)]
@@ -13,6 +13,8 @@ pub enum ModelError {
     Weights(WeightsError),
     Tensor(TensorError),
     Launch(LaunchError),
+    /// The GPU does not work, or an earlier launch on it failed.
+    Device(CudaError),
     /// Tokens, sequences or sizes that the call cannot take.
     Input(String),
     /// A checkpoint or setting that this version does not run.
@@ -26,6 +28,7 @@ impl fmt::Display for ModelError {
             ModelError::Weights(error) => error.fmt(f),
             ModelError::Tensor(error) => error.fmt(f),
             ModelError::Launch(error) => error.fmt(f),
+            ModelError::Device(error) => error.fmt(f),
             ModelError::Input(text) | ModelError::Unsupported(text) => f.write_str(text),
         }
     }
@@ -38,6 +41,7 @@ impl std::error::Error for ModelError {
             ModelError::Weights(error) => Some(error),
             ModelError::Tensor(error) => Some(error),
             ModelError::Launch(error) => Some(error),
+            ModelError::Device(error) => Some(error),
             ModelError::Input(_) | ModelError::Unsupported(_) => None,
         }
     }
@@ -64,5 +68,11 @@ impl From<TensorError> for ModelError {
 impl From<LaunchError> for ModelError {
     fn from(error: LaunchError) -> Self {
         ModelError::Launch(error)
+    }
+}
+
+impl From<CudaError> for ModelError {
+    fn from(error: CudaError) -> Self {
+        ModelError::Device(error)
     }
 }

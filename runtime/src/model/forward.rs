@@ -2,6 +2,7 @@
 //!
 //! Tokens of all sequences stand in one list (T of them) with their positions and sequences beside them, so prefill, chunks and decode
 //! are one code path, and a token's bits don't depend on what else is in the call. Letters as in `workspace.rs`.
+//! On a GPU each call of a kernel is queued; between the first and the last the host reads nothing back.
 //!
 //! Needs: parameters, a cache, a workspace. Keeps: after an error the cache's lengths are as before the call.
 
@@ -23,7 +24,7 @@ use super::rope::Frequencies;
 use super::trace::{Trace, Tracer};
 use super::workspace::{DraftWorkspace, Rows, Workspace, most_tiles, rows_per_tile};
 use crate::weights::Checkpoint;
-use tessera_device::{Tensor, View};
+use tessera_device::{Device, Tensor, View};
 
 /// A loaded model.
 pub struct Model {
@@ -86,6 +87,11 @@ impl Model {
         &self.kernels
     }
 
+    /// What the model runs on.
+    pub fn device(&self) -> &Device {
+        self.kernels.library().device()
+    }
+
     /// What the weights take in memory.
     pub fn weight_bytes(&self) -> usize {
         self.parameters.bytes
@@ -120,9 +126,10 @@ impl Model {
             ));
         }
         Ok(Session {
-            cache: KvCache::new(&self.config, sequences, context, most_tokens)?,
+            cache: KvCache::new(self.device(), &self.config, sequences, context, most_tokens)?,
             batch: Batch::default(),
             workspace: Workspace::new(
+                self.device(),
                 &self.config,
                 most_tokens,
                 context,
@@ -223,7 +230,16 @@ type Done = Result<(), ModelError>;
 impl Pass<'_, '_> {
     fn run(&mut self, p: &Parameters, cache: &mut KvCache, batch: &Batch, logits: Logits) -> Done {
         let t = self.t;
-        self.start(batch)?;
+        // Copying all rows costs little and keeps the streams for the draft block.
+        let all: Vec<i32>;
+        let picked = match logits {
+            Logits::All => {
+                all = (0..t as i32).collect();
+                &all
+            }
+            Logits::Last => &batch.last,
+        };
+        self.start(batch, picked)?;
         // X [T, N, D]: the embedding in every stream.
         self.k.embed(EmbedArgs {
             ids: self.w.ids.rows(t)?,
@@ -239,16 +255,17 @@ impl Pass<'_, '_> {
                     .record(&format!("hidden.{index}"), self.w.x.rows(t)?)?;
             }
         }
-        self.head(p, batch, logits)
+        self.head(p, picked.len())
     }
 
-    /// Ids, positions, sequences and the rotary tables of the call.
-    fn start(&mut self, batch: &Batch) -> Done {
+    /// All that the host knows of the call, and its rotary tables.
+    fn start(&mut self, batch: &Batch, picked: &[i32]) -> Done {
         let (k, t) = (self.k, self.t);
-        write(&mut self.w.ids, &batch.ids)?;
-        write(&mut self.w.positions, &batch.positions)?;
-        write(&mut self.w.sequences, &batch.sequences)?;
-        write(&mut self.w.next_ids, &batch.next_ids)?;
+        self.w.ids.write_start(&batch.ids)?;
+        self.w.positions.write_start(&batch.positions)?;
+        self.w.sequences.write_start(&batch.sequences)?;
+        self.w.next_ids.write_start(&batch.next_ids)?;
+        self.w.picked.write_start(picked)?;
         let tables = [
             (&self.frequencies.main, &mut self.w.rope_main),
             (&self.frequencies.compress, &mut self.w.rope_compress),
@@ -649,22 +666,11 @@ impl Pass<'_, '_> {
         Ok(())
     }
 
-    /// logits [rows, V] of all tokens or the last ones.
-    fn head(&mut self, p: &Parameters, batch: &Batch, logits: Logits) -> Done {
+    /// logits [rows, V] of the picked tokens.
+    fn head(&mut self, p: &Parameters, rows: usize) -> Done {
         let (c, k, t) = (self.c, self.k, self.t);
         let w = &mut *self.w;
         let width = c.hc_mult * c.hidden_size;
-        let rows = match logits {
-            // Copying all rows costs little and keeps the streams for the draft block.
-            Logits::All => {
-                write_range(&mut w.picked, t)?;
-                t
-            }
-            Logits::Last => {
-                write(&mut w.picked, &batch.last)?;
-                batch.last.len()
-            }
-        };
         k.take_rows(TakeRowsArgs {
             x: w.x.shaped(&[t, width])?,
             rows: w.picked.rows(rows)?,
@@ -862,19 +868,5 @@ fn rms(k: &Kernels, x: View, weight: &Tensor, y: &mut Tensor, c: &Config) -> Don
         y: y.rows_mut(rows)?,
         eps: c.rms_norm_eps as f32,
     })?;
-    Ok(())
-}
-
-/// Copies host values into the first rows of a workspace tensor.
-fn write(to: &mut Tensor, values: &[i32]) -> Done {
-    to.as_mut_slice::<i32>()?[..values.len()].copy_from_slice(values);
-    Ok(())
-}
-
-/// 0, 1, …, n - 1.
-fn write_range(to: &mut Tensor, n: usize) -> Done {
-    for (i, slot) in to.as_mut_slice::<i32>()?[..n].iter_mut().enumerate() {
-        *slot = i as i32;
-    }
     Ok(())
 }

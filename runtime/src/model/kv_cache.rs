@@ -7,7 +7,7 @@
 //! Rows beyond a sequence's length are never read, so a slot is reused by setting its length to 0.
 
 use tessera_artifact::DType;
-use tessera_device::Tensor;
+use tessera_device::{Device, Tensor};
 
 use super::ModelError;
 use super::config::{Config, LayerKind};
@@ -49,6 +49,7 @@ impl KvCache {
     /// # Errors
     /// [`ModelError`]: a size outside the ranges, or no memory.
     pub fn new(
+        device: &Device,
         config: &Config,
         sequences: usize,
         context: usize,
@@ -61,6 +62,7 @@ impl KvCache {
             )));
         }
         let shape = Shape {
+            device,
             sequences: sequences as i64,
             context,
             most_tokens: most_tokens.min(context),
@@ -122,14 +124,21 @@ impl KvCache {
     }
 }
 
-struct Shape {
+struct Shape<'d> {
+    device: &'d Device,
     sequences: i64,
     context: usize,
     most_tokens: usize,
 }
 
+impl Shape<'_> {
+    fn zeros(&self, shape: &[i64]) -> Result<Tensor, ModelError> {
+        Ok(Tensor::zeros_on(self.device, DType::F32, shape)?)
+    }
+}
+
 impl LayerCache {
-    fn new(config: &Config, kind: LayerKind, shape: &Shape) -> Result<LayerCache, ModelError> {
+    fn new(config: &Config, kind: LayerKind, shape: &Shape<'_>) -> Result<LayerCache, ModelError> {
         let width = config.head_dim as i64;
         let slots = (config.sliding_window + shape.most_tokens - 1).min(
             // A window beyond the context is never full, but the kernel asks for its slots.
@@ -137,7 +146,7 @@ impl LayerCache {
         );
         let compressor = |width: usize| CompressorCache::new(kind, width, shape);
         Ok(LayerCache {
-            ring: Tensor::zeros(DType::F32, &[shape.sequences, slots as i64, width])?,
+            ring: shape.zeros(&[shape.sequences, slots as i64, width])?,
             main: kind
                 .is_compressed()
                 .then(|| compressor(config.head_dim))
@@ -145,7 +154,7 @@ impl LayerCache {
             index: matches!(kind, LayerKind::CompressedSparse { .. })
                 .then(|| compressor(config.index_head_dim))
                 .transpose()?,
-            no_entries: Tensor::zeros(DType::F32, &[shape.sequences, 0, width])?,
+            no_entries: shape.zeros(&[shape.sequences, 0, width])?,
         })
     }
 
@@ -161,22 +170,23 @@ impl LayerCache {
 }
 
 impl CompressorCache {
-    fn new(kind: LayerKind, width: usize, shape: &Shape) -> Result<CompressorCache, ModelError> {
+    fn new(
+        kind: LayerKind,
+        width: usize,
+        shape: &Shape<'_>,
+    ) -> Result<CompressorCache, ModelError> {
         let (ratio, blocks) = (kind.ratio(), kind.blocks_per_entry());
         let slots = (ratio * blocks + shape.most_tokens) as i64;
         let columns = (blocks * width) as i64;
-        let rows = || Tensor::zeros(DType::F32, &[shape.sequences, slots, columns]);
+        let rows = || shape.zeros(&[shape.sequences, slots, columns]);
         Ok(CompressorCache {
             keys: rows()?,
             gates: rows()?,
-            entries: Tensor::zeros(
-                DType::F32,
-                &[
-                    shape.sequences,
-                    (shape.context / ratio) as i64,
-                    width as i64,
-                ],
-            )?,
+            entries: shape.zeros(&[
+                shape.sequences,
+                (shape.context / ratio) as i64,
+                width as i64,
+            ])?,
         })
     }
 }

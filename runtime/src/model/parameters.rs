@@ -8,7 +8,7 @@
 use std::ops::Range;
 
 use tessera_artifact::DType;
-use tessera_device::{Tensor, View};
+use tessera_device::{Device, Tensor, View};
 
 use super::ModelError;
 use super::config::{Config, LayerKind, WeightFormat};
@@ -141,6 +141,7 @@ impl Parameters {
         }
         let total = checkpoint.tensors().count();
         Loader {
+            device: kernels.library().device(),
             config,
             checkpoint,
             kernels,
@@ -164,6 +165,7 @@ impl Parameters {
 }
 
 struct Loader<'a> {
+    device: &'a Device,
     config: &'a Config,
     checkpoint: &'a Checkpoint,
     kernels: &'a Kernels,
@@ -392,7 +394,7 @@ impl Loader<'_> {
     /// A tensor of rank 1 or 2 in the type that kernels read.
     fn converted(&mut self, name: &str, dtype: DType) -> Result<Tensor, ModelError> {
         let source = self.source(name)?;
-        let mut target = Tensor::zeros(dtype, source.shape())?;
+        let mut target = Tensor::zeros_on(self.device, dtype, source.shape())?;
         self.bytes += target.byte_count();
         let columns = source.shape().last().copied().unwrap_or(1);
         let table = [source.elements() as i64 / columns.max(1), columns];
@@ -411,7 +413,7 @@ impl Loader<'_> {
         inputs: i64,
     ) -> Result<Tensor, ModelError> {
         let shape = [groups as i64, panels_of(outputs), inputs, PANEL];
-        let panels = Tensor::zeros(dtype, &shape)?;
+        let panels = Tensor::zeros_on(self.device, dtype, &shape)?;
         self.bytes += panels.byte_count();
         Ok(panels)
     }
@@ -429,14 +431,16 @@ impl Loader<'_> {
         Ok(DType::BF16)
     }
 
-    /// A checkpoint's tensor as it is.
+    /// A checkpoint's tensor as it is, on the device.
     fn source(&mut self, name: &str) -> Result<Tensor, ModelError> {
         let stored = self.checkpoint.tensor(name)?;
         let shape: Vec<i64> = stored.shape.iter().map(|&n| n as i64).collect();
         self.done += 1;
         (self.progress)(self.done, self.total);
-        Ok(Tensor::from_bytes(
-            device_dtype(stored.dtype, name)?,
+        let dtype = device_dtype(stored.dtype, name)?;
+        Ok(Tensor::from_bytes_on(
+            self.device,
+            dtype,
             &shape,
             stored.bytes,
         )?)

@@ -70,7 +70,8 @@ fn frequencies(
     scaling: &Scaling,
 ) -> Result<Tensor, ModelError> {
     let dims = config.qk_rope_head_dim;
-    let mut f = Tensor::zeros(DType::F32, &[dims as i64 / 2])?;
+    let device = kernels.library().device();
+    let mut f = Tensor::zeros_on(device, DType::F32, &[dims as i64 / 2])?;
     let ratio = base.powf(-2.0 / dims as f64);
     kernels.rope_frequencies(RopeFrequenciesArgs {
         f: f.view_mut()?,

@@ -1,7 +1,7 @@
 //! Choosing tokens from logits: the most likely one, or a draw with temperature and nucleus.
 
 use tessera_artifact::DType;
-use tessera_device::{Tensor, View};
+use tessera_device::{Device, Tensor, View};
 
 use super::kernels::{GreedyArgs, SampleArgs};
 use super::{Model, ModelError};
@@ -55,8 +55,8 @@ pub struct Sampler {
 impl Sampler {
     /// # Errors
     /// No memory.
-    pub fn new(most_rows: usize) -> Result<Sampler, ModelError> {
-        let ints = || Tensor::zeros(DType::I32, &[most_rows as i64]);
+    pub fn new(device: &Device, most_rows: usize) -> Result<Sampler, ModelError> {
+        let ints = || Tensor::zeros_on(device, DType::I32, &[most_rows as i64]);
         Ok(Sampler {
             requests: ints()?,
             positions: ints()?,
@@ -95,13 +95,11 @@ impl Sampler {
                 top_p,
                 seed,
             } => {
-                let fill = |to: &mut Tensor, from: &[u32]| -> Result<(), ModelError> {
-                    let to = to.as_mut_slice::<i32>()?;
-                    to.iter_mut().zip(from).for_each(|(t, &f)| *t = f as i32);
-                    Ok(())
-                };
-                fill(&mut self.requests, requests)?;
-                fill(&mut self.positions, positions)?;
+                let as_stored = |values: &[u32]| values.iter().map(|&v| v as i32).collect();
+                let (requests, positions): (Vec<i32>, Vec<i32>) =
+                    (as_stored(requests), as_stored(positions));
+                self.requests.write_start(&requests)?;
+                self.positions.write_start(&positions)?;
                 model.kernels().sample(SampleArgs {
                     logits,
                     request: self.requests.view().slice(0, 0..rows)?,
@@ -114,9 +112,9 @@ impl Sampler {
                 })?;
             }
         }
-        let chosen = &self.chosen.as_slice::<i32>()?[..rows as usize];
+        let chosen = self.chosen.view().slice(0, 0..rows)?.to_vec::<i32>()?;
         self.ids.clear();
-        self.ids.extend(chosen.iter().map(|&id| id as u32));
+        self.ids.extend(chosen.into_iter().map(|id| id as u32));
         Ok(&self.ids)
     }
 }

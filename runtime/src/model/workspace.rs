@@ -1,9 +1,9 @@
-//! Memory for the intermediate values of one call, planned once for the most tokens a call may have.
+//! Memory for the intermediate values of one call, planned once on the device for the most tokens a call may have.
 //!
 //! Every tensor's first axis is tokens (or token pairs); a call uses the first rows. Nothing is allocated per call.
 
 use tessera_artifact::DType;
-use tessera_device::{Tensor, View, ViewMut};
+use tessera_device::{Device, Tensor, View, ViewMut};
 
 use super::ModelError;
 use super::config::{Config, LayerKind};
@@ -179,6 +179,7 @@ pub(super) fn most_tiles(pairs: usize, experts: usize, rows: usize) -> usize {
 impl Workspace {
     /// `context` bounds the compressed entries that a query may see, `most_columns` the stacked products of the model's layers.
     pub fn new(
+        device: &Device,
         config: &Config,
         most_tokens: usize,
         context: usize,
@@ -188,10 +189,12 @@ impl Workspace {
         let c = config;
         let t = most_tokens;
         let floats = |shape: &[usize]| -> Result<Tensor, ModelError> {
-            Ok(Tensor::zeros(DType::F32, &extents(shape)[..shape.len()])?)
+            let shape = &extents(shape)[..shape.len()];
+            Ok(Tensor::zeros_on(device, DType::F32, shape)?)
         };
         let ints = |shape: &[usize]| -> Result<Tensor, ModelError> {
-            Ok(Tensor::zeros(DType::I32, &extents(shape)[..shape.len()])?)
+            let shape = &extents(shape)[..shape.len()];
+            Ok(Tensor::zeros_on(device, DType::I32, shape)?)
         };
         let rope = || -> Result<Rope, ModelError> {
             let shape = [t, c.qk_rope_head_dim / 2];

@@ -24,25 +24,42 @@ use std::time::Instant;
 use machine::Launch;
 use ptx::Program;
 use tessera_device::cuda::driver::{
-    CallError, Function, Gpu, GpuFacts, MAP_WORDS, Mark, TiledTensor,
+    CallError, Function, Gpu, GpuFacts, MAP_WORDS, Mark, Recording, TiledTensor,
 };
-use tessera_device::{CudaOptions, Device};
+use tessera_device::{CudaError, CudaOptions, Device};
 
 const ALIGN: usize = 256;
 
 /// An emulated GPU of its own.
 pub fn device() -> Device {
+    device_with(None)
+}
+
+/// One with so many bytes of memory.
+pub fn device_with(memory: Option<usize>) -> Device {
+    made(memory, (9, 0)).unwrap_or_else(|why| panic!("{why}"))
+}
+
+/// One of another generation.
+pub fn device_of(compute_capability: (u32, u32)) -> Result<Device, CudaError> {
+    made(None, compute_capability)
+}
+
+fn made(memory: Option<usize>, compute_capability: (u32, u32)) -> Result<Device, CudaError> {
     let gpu = Emulator {
         facts: GpuFacts {
             name: "emulated H100".to_owned(),
-            compute_capability: (9, 0),
+            compute_capability,
             multiprocessors: 4,
             shared_bytes: 227 * 1024,
             cache_bytes: 1 << 20,
         },
-        state: Mutex::default(),
+        state: Mutex::new(State {
+            memory,
+            ..State::default()
+        }),
     };
-    Device::cuda_on(Arc::new(gpu), CudaOptions::default()).unwrap_or_else(|why| panic!("{why}"))
+    Device::cuda_on(Arc::new(gpu), CudaOptions::default())
 }
 
 struct Emulator {
@@ -61,11 +78,81 @@ struct State {
     /// Of the last launch, which runs at once.
     failure: Option<String>,
     marks: Vec<Instant>,
+    /// What was asked for since the recording began.
+    recorder: Option<Vec<Work>>,
+    recordings: Vec<Vec<Work>>,
+    /// Bytes that can still be allocated; `None`: as many as there are.
+    memory: Option<usize>,
+}
+
+/// What a queue holds.
+#[derive(Clone)]
+enum Work {
+    Launch {
+        function: Function,
+        blocks: u32,
+        threads: u32,
+        shared_bytes: u32,
+        words: Vec<u64>,
+    },
+    Fill(u64, u8, usize),
+    Copy(u64, u64, usize),
 }
 
 impl Emulator {
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Emulator {
+    /// Does it at once, or writes it down.
+    fn work(&self, work: Work) {
+        let mut state = self.state();
+        if let Some(recorder) = &mut state.recorder {
+            return recorder.push(work);
+        }
+        match work {
+            // SAFETY: the caller of the function that asked for it says so.
+            Work::Fill(address, value, bytes) => unsafe {
+                std::ptr::write_bytes(address as *mut u8, value, bytes)
+            },
+            // SAFETY: as above.
+            Work::Copy(to, from, bytes) => unsafe {
+                std::ptr::copy(from as *const u8, to as *mut u8, bytes)
+            },
+            Work::Launch {
+                function,
+                blocks,
+                threads,
+                shared_bytes,
+                words,
+            } => {
+                let seed = state.launches;
+                state.launches += 1;
+                let (program, shared_limit) = &state.programs[function.0];
+                let params: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
+                let ran = if threads != program.threads {
+                    Err(format!("{threads} threads for {}", program.threads))
+                } else if shared_bytes > *shared_limit {
+                    Err(format!("{shared_bytes} shared bytes of {shared_limit}"))
+                } else {
+                    Launch {
+                        program,
+                        ctas: blocks,
+                        shared_bytes: shared_bytes as usize,
+                        params: &params,
+                        allocations: &state.allocations,
+                        at_once: self.facts.multiprocessors,
+                        seed,
+                    }
+                    .run()
+                    .map_err(|why| format!("{}: {why}", program.name))
+                };
+                // The first failure counts.
+                state.failure = state.failure.take().or(ran.err());
+            }
+        }
     }
 }
 
@@ -77,6 +164,9 @@ impl Gpu for Emulator {
 
     fn allocate(&self, bytes: usize) -> Result<u64, CallError> {
         let layout = Layout::from_size_align(bytes, ALIGN).map_err(|_| CallError::OutOfMemory)?;
+        if let Some(left) = &mut self.state().memory {
+            *left = left.checked_sub(bytes).ok_or(CallError::OutOfMemory)?;
+        }
         let start = unsafe { alloc(layout) };
         if start.is_null() {
             return Err(CallError::OutOfMemory);
@@ -90,13 +180,16 @@ impl Gpu for Emulator {
     unsafe fn free(&self, address: u64) -> Result<(), CallError> {
         let bytes = self.state().allocations.remove(&address);
         let bytes = bytes.expect("it was allocated here");
+        if let Some(left) = &mut self.state().memory {
+            *left += bytes;
+        }
         let layout = Layout::from_size_align(bytes, ALIGN).expect("as it was allocated");
         unsafe { dealloc(address as *mut u8, layout) };
         Ok(())
     }
 
     unsafe fn fill(&self, address: u64, value: u8, bytes: usize) -> Result<(), CallError> {
-        unsafe { std::ptr::write_bytes(address as *mut u8, value, bytes) };
+        self.work(Work::Fill(address, value, bytes));
         Ok(())
     }
 
@@ -111,7 +204,7 @@ impl Gpu for Emulator {
     }
 
     unsafe fn copy_within(&self, to: u64, from: u64, bytes: usize) -> Result<(), CallError> {
-        unsafe { std::ptr::copy(from as *const u8, to as *mut u8, bytes) };
+        self.work(Work::Copy(to, from, bytes));
         Ok(())
     }
 
@@ -160,30 +253,13 @@ impl Gpu for Emulator {
         shared_bytes: u32,
         words: &mut [u64],
     ) -> Result<(), CallError> {
-        let mut state = self.state();
-        let seed = state.launches;
-        state.launches += 1;
-        let (program, shared_limit) = &state.programs[function.0];
-        let params: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
-        let ran = if threads != program.threads {
-            Err(format!("{threads} threads for {}", program.threads))
-        } else if shared_bytes > *shared_limit {
-            Err(format!("{shared_bytes} shared bytes of {shared_limit}"))
-        } else {
-            Launch {
-                program,
-                ctas: blocks,
-                shared_bytes: shared_bytes as usize,
-                params: &params,
-                allocations: &state.allocations,
-                at_once: self.facts.multiprocessors,
-                seed,
-            }
-            .run()
-            .map_err(|why| format!("{}: {why}", program.name))
-        };
-        // The first failure counts.
-        state.failure = state.failure.take().or(ran.err());
+        self.work(Work::Launch {
+            function,
+            blocks,
+            threads,
+            shared_bytes,
+            words: words.to_vec(),
+        });
         Ok(())
     }
 
@@ -210,6 +286,40 @@ impl Gpu for Emulator {
 
     fn forget_marks(&self) {
         self.state().marks.clear();
+    }
+
+    fn has_passed(&self, mark: Mark) -> Result<bool, CallError> {
+        assert!(mark.0 < self.state().marks.len(), "it was forgotten");
+        Ok(true)
+    }
+
+    fn free_memory(&self) -> Result<(u64, u64), CallError> {
+        let state = self.state();
+        let used: usize = state.allocations.values().sum();
+        let free = state.memory.unwrap_or(usize::MAX / 2);
+        Ok((free as u64, (free + used) as u64))
+    }
+
+    fn start_recording(&self) -> Result<(), CallError> {
+        self.state().recorder = Some(vec![]);
+        Ok(())
+    }
+
+    fn end_recording(&self) -> Result<Recording, CallError> {
+        let mut state = self.state();
+        let recorded = state.recorder.take().expect("it was started");
+        state.recordings.push(recorded);
+        Ok(Recording(state.recordings.len() - 1))
+    }
+
+    unsafe fn replay(&self, recording: Recording) -> Result<(), CallError> {
+        let recorded = self.state().recordings[recording.0].clone();
+        recorded.into_iter().for_each(|work| self.work(work));
+        Ok(())
+    }
+
+    fn forget_recording(&self, recording: Recording) {
+        self.state().recordings[recording.0].clear();
     }
 }
 

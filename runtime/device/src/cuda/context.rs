@@ -1,12 +1,15 @@
-//! One GPU: its memory, and whether it still works.
+//! One GPU: its memory, the launches under way, and whether it still works.
 
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use super::driver::{CallError, DriverError, Gpu, GpuFacts};
+use super::queue::{MOST, Queue, RECORD_BYTES};
+use crate::launch::LaunchError;
 
 /// Why a GPU cannot be used, or no longer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum CudaError {
     Driver(DriverError),
     /// The kernels are for another architecture.
@@ -16,7 +19,12 @@ pub enum CudaError {
     },
     OutOfMemory {
         bytes: usize,
+        /// Of all the GPU's bytes, those that nobody has.
+        free: u64,
+        total: u64,
     },
+    /// A launch failed that was queued before.
+    Launch(Box<LaunchError>),
     /// A call failed.
     Call(CallError),
     /// An earlier failure left the GPU's context unusable; it says which.
@@ -34,9 +42,12 @@ impl fmt::Display for CudaError {
                 f,
                 "{gpu} has compute capability {major}.{minor}, and the kernels are for 9.0 (H100, H200)"
             ),
-            Self::OutOfMemory { bytes } => {
-                write!(f, "the GPU has no memory for {bytes} bytes")
-            }
+            Self::OutOfMemory { bytes, free, total } => write!(
+                f,
+                "the GPU has no memory for {bytes} bytes: {free} of its {total} are free; ask for less (a shorter context, fewer \
+                 sequences, fewer tokens in a call), or end what else uses the GPU"
+            ),
+            Self::Launch(why) => why.fmt(f),
             Self::Call(why) => why.fmt(f),
             Self::Broken(why) => {
                 write!(f, "the GPU cannot be used any more in this process: {why}")
@@ -50,6 +61,7 @@ impl std::error::Error for CudaError {
         match self {
             Self::Driver(why) => Some(why),
             Self::Call(why) => Some(why),
+            Self::Launch(why) => Some(why),
             _ => None,
         }
     }
@@ -61,16 +73,31 @@ impl From<CallError> for CudaError {
     }
 }
 
+impl From<LaunchError> for CudaError {
+    fn from(why: LaunchError) -> Self {
+        Self::Launch(Box::new(why))
+    }
+}
+
 /// Lives as long as any memory of the GPU.
 pub(super) struct Context {
     gpu: Arc<dyn Gpu>,
     pub ordinal: u32,
+    /// A kernel that runs longer is taken to hang.
+    pub watchdog: Duration,
+    queue: Mutex<Queue>,
+    /// Of the queue.
+    records: u64,
     /// Why nothing works any more: a kernel that never ended, an access outside all memory.
     broken: OnceLock<String>,
 }
 
 impl Context {
-    pub fn new(gpu: Arc<dyn Gpu>, ordinal: u32) -> Result<Arc<Self>, CudaError> {
+    pub fn new(
+        gpu: Arc<dyn Gpu>,
+        ordinal: u32,
+        watchdog: Duration,
+    ) -> Result<Arc<Self>, CudaError> {
         let facts = gpu.facts();
         // Code for `sm_90a` runs on nothing else.
         if facts.compute_capability != (9, 0) {
@@ -79,9 +106,17 @@ impl Context {
                 capability: facts.compute_capability,
             });
         }
+        let bytes = MOST * RECORD_BYTES;
+        let records = allocate(&*gpu, bytes)?;
+        // SAFETY: so many bytes were allocated.
+        unsafe { gpu.fill(records, 0, bytes) }?;
+        gpu.wait()?;
         Ok(Arc::new(Context {
             gpu,
             ordinal,
+            watchdog,
+            queue: Mutex::new(Queue::new(records)),
+            records,
             broken: OnceLock::new(),
         }))
     }
@@ -104,20 +139,67 @@ impl Context {
         let _ = self.broken.set(why.to_owned());
     }
 
+    pub fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for every launch so far; failures wait for [`finish`](Self::finish).
+    pub fn see_out(&self) -> Result<&dyn Gpu, CudaError> {
+        let gpu = self.gpu()?;
+        match self.queue().see_out(gpu, self.watchdog) {
+            Ok(()) => Ok(gpu),
+            Err(why) => {
+                self.break_down(&why);
+                self.gpu()
+            }
+        }
+    }
+
+    /// Waits for every launch so far.
+    ///
+    /// # Errors
+    /// The first failure that nobody was told of.
+    pub fn finish(&self) -> Result<&dyn Gpu, CudaError> {
+        let seen = self.see_out();
+        match self.queue().take_failure() {
+            Some(failure) => Err(failure.into()),
+            None => seen,
+        }
+    }
+
     pub fn allocate(self: &Arc<Self>, bytes: usize) -> Result<CudaBuffer, CudaError> {
-        // Never empty, so that even an empty tensor has an address; whole words, since half bytes are stored by atomics on words.
-        let size = bytes.max(1).next_multiple_of(16);
-        let address = self.gpu()?.allocate(size).map_err(|why| match why {
-            CallError::OutOfMemory => CudaError::OutOfMemory { bytes },
-            why => CudaError::Call(why),
-        })?;
         Ok(CudaBuffer {
+            address: allocate(self.gpu()?, bytes)?,
             context: Arc::clone(self),
-            address,
             bytes,
         })
     }
 }
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        if let Ok(gpu) = self.see_out() {
+            // SAFETY: allocated by `new`; no launch is under way.
+            let freed = unsafe { gpu.free(self.records) };
+            let _ = freed;
+        }
+    }
+}
+
+fn allocate(gpu: &dyn Gpu, bytes: usize) -> Result<u64, CudaError> {
+    // Never empty, so that even an empty tensor has an address; whole words, since half bytes are stored by atomics on words.
+    let size = bytes.max(1).next_multiple_of(16);
+    gpu.allocate(size).map_err(|why| match why {
+        CallError::OutOfMemory => {
+            let (free, total) = gpu.free_memory().unwrap_or_default();
+            CudaError::OutOfMemory { bytes, free, total }
+        }
+        why => CudaError::Call(why),
+    })
+}
+
+/// So much is copied aside by the driver, and the host goes on.
+const STAGED_BYTES: usize = 64 << 10;
 
 /// Memory of a CUDA device.
 pub struct CudaBuffer {
@@ -140,30 +222,45 @@ impl CudaBuffer {
     }
 
     pub(crate) fn fill(&self, value: u8) -> Result<(), CudaError> {
-        let gpu = self.context.gpu()?;
+        let gpu = self.context.finish()?;
         // SAFETY: the buffer has that many bytes.
         unsafe { gpu.fill(self.address, value, self.bytes) }?;
         // Another device of this GPU has another queue.
         Ok(gpu.wait()?)
     }
 
-    /// `from` is no longer than the buffer.
+    /// Copies to the buffer's start, behind the launches so far. `from` is no longer than the buffer.
     pub(crate) fn write(&self, from: &[u8]) -> Result<(), CudaError> {
         assert!(from.len() <= self.bytes, "a copy within the buffer");
+        // The driver may wait for the queue in order to copy much, and knows no watchdog.
+        let gpu = match from.len() <= STAGED_BYTES {
+            true => self.context.gpu()?,
+            false => self.context.finish()?,
+        };
         // SAFETY: both sides have that many bytes.
-        Ok(unsafe { self.context.gpu()?.copy_to_gpu(self.address, from) }?)
+        Ok(unsafe { gpu.copy_to_gpu(self.address, from) }?)
     }
 
-    /// `to` is no longer than the buffer.
-    pub(crate) fn read(&self, to: &mut [u8]) -> Result<(), CudaError> {
-        assert!(to.len() <= self.bytes, "a copy within the buffer");
+    /// Copies from an address within the buffer, after the launches so far.
+    pub(crate) fn read_at(&self, address: u64, to: &mut [u8]) -> Result<(), CudaError> {
+        let start = address.checked_sub(self.address);
+        let end = start.and_then(|start| start.checked_add(to.len() as u64));
+        assert!(
+            end.is_some_and(|end| end <= self.bytes as u64),
+            "a copy within the buffer"
+        );
+        let gpu = self.context.finish()?;
         // SAFETY: both sides have that many bytes.
-        Ok(unsafe { self.context.gpu()?.copy_to_host(to, self.address) }?)
+        Ok(unsafe { gpu.copy_to_host(to, address) }?)
+    }
+
+    pub(crate) fn read(&self, to: &mut [u8]) -> Result<(), CudaError> {
+        self.read_at(self.address, to)
     }
 
     pub(crate) fn duplicate(&self) -> Result<Self, CudaError> {
         let copy = self.context.allocate(self.bytes)?;
-        let gpu = self.context.gpu()?;
+        let gpu = self.context.finish()?;
         // SAFETY: both sides have that many bytes.
         unsafe { gpu.copy_within(copy.address, self.address, self.bytes) }?;
         gpu.wait()?;
@@ -182,8 +279,8 @@ impl Clone for CudaBuffer {
 impl Drop for CudaBuffer {
     fn drop(&mut self) {
         // In a broken context freeing fails, or waits for a kernel that never ends.
-        if let Ok(gpu) = self.context.gpu() {
-            // SAFETY: allocated by this GPU, freed once; kernels that use it are over when a launch returns.
+        if let Ok(gpu) = self.context.see_out() {
+            // SAFETY: allocated by this GPU, freed once; kernels that use it are over.
             let freed = unsafe { gpu.free(self.address) };
             // Nothing can be done about a failure here, and the next launch meets it again.
             let _ = freed;

@@ -1,17 +1,18 @@
-//! Launches on a GPU: one at a time, each watched until it is over.
+//! Launches on a GPU: queued, or recorded to be queued together later.
 //!
-//! Kernels read their arguments' words by value (the launch ABI of PTX). A launch returns when the kernel is done, so that a failed
-//! check, a wild access or a hang is the error of the launch that caused it.
+//! Kernels read their arguments' words by value (the launch ABI of PTX). A launch returns when it is queued; [`CudaDevice::finish`] waits
+//! for all of them, as does whatever reads or frees memory, and reports a failed check, a wild access or a hang with the kernel's name.
 
 use std::ffi::{CStr, CString};
 use std::fmt;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use tessera_artifact::{Archive, KernelEntry, PtxCode};
 
 use super::context::{Context, CudaBuffer, CudaError};
 use super::driver::{CallError, Function, Gpu};
+use super::queue::{Launched, MOST};
 use super::timing::{Part, Timing};
 use super::{installed, tensor_map};
 use crate::launch::{LaunchError, Request};
@@ -36,22 +37,19 @@ impl Default for CudaOptions {
 /// A GPU. Launches from several threads take turns.
 pub struct CudaDevice {
     pub(super) context: Arc<Context>,
-    watchdog: Duration,
-    memory: Mutex<Memory>,
+    pub(super) memory: Mutex<Memory>,
     pub(super) timing: OnceLock<Timing>,
 }
 
 /// Kept from launch to launch.
-struct Memory {
+pub(super) struct Memory {
     request: Request,
     /// The kernel's parameter: tensor maps, then the request's words.
     parameter: Vec<u64>,
-    /// `scratch` and `flags` parameters.
-    arena: CudaBuffer,
-    /// Tiles that shared memory does not hold.
-    scratch: CudaBuffer,
-    /// Two u64.
-    error_record: CudaBuffer,
+    /// `scratch` and `flags` parameters. Recordings share it, and keep it when it is replaced by a larger one.
+    pub(super) arena: Arc<CudaBuffer>,
+    /// Tiles that shared memory does not hold; shared likewise.
+    pub(super) scratch: Arc<CudaBuffer>,
 }
 
 /// The codes of one instance, never none; a launch takes the first that it can make the tensor maps of.
@@ -62,21 +60,19 @@ pub(crate) struct CudaKernel {
 /// The driver translates it at the first launch, since a program may never launch it.
 struct CudaCode {
     ptx: CString,
-    code: PtxCode,
+    code: Arc<PtxCode>,
     function: OnceLock<Result<Function, String>>,
 }
 
 /// A launch that needs only to be started.
 struct Ready<'k> {
-    code: &'k PtxCode,
+    code: &'k Arc<PtxCode>,
     function: Function,
     ctas: u32,
 }
 
 /// Scratch memory of all CTAs of a launch together: beyond it, CTAs take several items each.
 const SCRATCH_BYTES: u64 = 4 << 30;
-/// How long a launch is waited for without sleeping: most kernels are done by then.
-const SPIN: Duration = Duration::from_micros(200);
 
 impl CudaDevice {
     /// # Errors
@@ -91,18 +87,15 @@ impl CudaDevice {
     /// # Errors
     /// [`CudaError`]: the kernels are not for it, or it has no memory.
     pub fn on(gpu: Arc<dyn Gpu>, options: CudaOptions) -> Result<Self, CudaError> {
-        let context = Context::new(gpu, options.ordinal)?;
+        let context = Context::new(gpu, options.ordinal, options.watchdog)?;
         let memory = Memory {
             request: Request::default(),
             parameter: vec![],
-            arena: context.allocate(0)?,
-            scratch: context.allocate(0)?,
-            error_record: context.allocate(16)?,
+            arena: Arc::new(context.allocate(0)?),
+            scratch: Arc::new(context.allocate(0)?),
         };
-        memory.error_record.fill(0)?;
         Ok(CudaDevice {
             context,
-            watchdog: options.watchdog,
             memory: Mutex::new(memory),
             timing: OnceLock::new(),
         })
@@ -139,7 +132,7 @@ impl CudaDevice {
             let ptx = ptx.ok_or_else(|| format!("the archive has no blob {}", code.blob))?;
             Ok(CudaCode {
                 ptx: CString::new(ptx).map_err(|_| "its PTX is no text".to_owned())?,
-                code: code.clone(),
+                code: Arc::new(code.clone()),
                 function: OnceLock::new(),
             })
         });
@@ -147,13 +140,21 @@ impl CudaDevice {
         Some(codes.map(|codes| CudaKernel { codes }))
     }
 
-    /// Resolves a launch with `resolve`, which says which kernel to run, and runs it to its end.
-    pub(crate) fn launch<'k>(
+    /// Waits for every launch so far.
+    ///
+    /// # Errors
+    /// The first failure that nobody was told of: a failed check, a hang, a fault.
+    pub fn finish(&self) -> Result<(), CudaError> {
+        self.context.finish().map(drop)
+    }
+
+    /// Resolves a launch with `resolve`, which says which kernel to run, and queues it.
+    pub(crate) fn queue<'k>(
         &self,
-        name: &str,
+        name: &Arc<str>,
         resolve: impl FnOnce(&mut Request) -> Result<&'k CudaKernel, LaunchError>,
     ) -> Result<(), LaunchError> {
-        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut memory = self.lock(name)?;
         let Some(ready) = self.prepare(&mut memory, name, resolve)? else {
             return Ok(());
         };
@@ -162,30 +163,44 @@ impl CudaDevice {
         zero_flags(gpu, &memory).map_err(|why| failed(why.into()))?;
         ready
             .start(gpu, &mut memory)
-            .map_err(|why| failed(why.into()))?;
-        self.see_out(gpu, name, 1)?;
-        self.verdict(&memory, name, ready.code)
+            .and_then(|()| (self.context.queue()).launched(ready.launched(name, &memory), gpu))
+            .map_err(|why| failed(why.into()))
     }
 
-    /// Prepares a launch as [`launch`](Self::launch) does and runs it so many times, each with nothing of it in the cache: seconds on the
+    /// Prepares a launch as [`queue`](Self::queue) does and runs it so many times, each with nothing of it in the cache: seconds on the
     /// GPU, with what a launch costs.
     pub(crate) fn time<'k>(
         &self,
-        name: &str,
+        name: &Arc<str>,
         launches: usize,
         resolve: impl FnOnce(&mut Request) -> Result<&'k CudaKernel, LaunchError>,
     ) -> Result<Vec<f64>, LaunchError> {
-        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        self.finish().map_err(launch_error(name))?;
+        let mut memory = self.lock(name)?;
         let Some(ready) = self.prepare(&mut memory, name, resolve)? else {
             return Ok(vec![0.0; launches]);
         };
-        let seconds = self.timed(name, launches, &mut |gpu, part| match part {
+        (self.context.queue()).launched_unmarked(ready.launched(name, &memory));
+        self.timed(name, launches, &mut |gpu, part| match part {
             Part::Before => zero_flags(gpu, &memory),
             Part::Timed => ready.start(gpu, &mut memory),
-        })?;
-        self.verdict(&memory, name, ready.code)?;
-        Ok(seconds)
+        })
     }
+
+    /// # Errors
+    /// Another thread records.
+    fn lock(&self, name: &str) -> Result<MutexGuard<'_, Memory>, LaunchError> {
+        let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let recording = self.context.queue().recording_thread();
+        match recording.is_some_and(|thread| thread != std::thread::current().id()) {
+            false => Ok(memory),
+            true => Err(LaunchError::Device {
+                kernel: name.to_owned(),
+                what: "another thread records launches on this device".to_owned(),
+            }),
+        }
+    }
+
     /// Everything of a launch but its start; `None` if there is nothing to run.
     fn prepare<'k>(
         &self,
@@ -198,7 +213,6 @@ impl CudaDevice {
             parameter,
             arena,
             scratch,
-            error_record,
         } = memory;
         let kernel = resolve(request)?;
         if request.ctas == 0 {
@@ -219,8 +233,9 @@ impl CudaDevice {
         let ctas = self.ctas(gpu, &code.code, function, request.ctas);
         let ctas = ctas.map_err(|why| failed(why.into()))?;
         self.grow(scratch, code.code.scratch_bytes * u64::from(ctas), name)?;
+        let record = self.next_record(name)?;
         parameter.extend_from_slice(&request.words);
-        parameter.push(error_record.address());
+        parameter.push(record);
         parameter.push(scratch.address());
         Ok(Some(Ready {
             code: &code.code,
@@ -229,65 +244,38 @@ impl CudaDevice {
         }))
     }
 
-    /// Waits for the work in the queue, of so many launches.
-    ///
-    /// # Errors
-    /// It failed, or does not end in time: the GPU then is of no more use.
-    pub(super) fn see_out(
-        &self,
-        gpu: &dyn Gpu,
-        name: &str,
-        launches: usize,
-    ) -> Result<(), LaunchError> {
-        let patience = self.watchdog * launches.max(1) as u32;
-        let start = Instant::now();
-        let what = loop {
-            match gpu.is_done() {
-                Ok(true) => return Ok(()),
-                Ok(false) if start.elapsed() > patience => {
-                    break format!("it has not ended after {} s", patience.as_secs_f64());
-                }
-                Ok(false) if start.elapsed() < SPIN => std::hint::spin_loop(),
-                Ok(false) => std::thread::sleep(Duration::from_micros(50)),
-                // What a kernel breaks stays broken for the whole context.
-                Err(why) => break why.to_string(),
-            }
-        };
-        self.context.break_down(&format!("kernel `{name}`: {what}"));
-        Err(LaunchError::Device {
+    /// The address of the next launch's record.
+    fn next_record(&self, name: &str) -> Result<u64, LaunchError> {
+        if let Some(address) = self.context.queue().next_record() {
+            return Ok(address);
+        }
+        self.finish().map_err(launch_error(name))?;
+        let address = self.context.queue().next_record();
+        address.ok_or_else(|| LaunchError::Device {
             kernel: name.to_owned(),
-            what,
+            what: format!("a recording has room for {MOST} launches"),
         })
     }
 
-    /// What the error record says after a launch.
-    fn verdict(&self, memory: &Memory, name: &str, code: &PtxCode) -> Result<(), LaunchError> {
-        let failed = device_error(name);
-        let mut record = [0u8; 16];
-        memory.error_record.read(&mut record).map_err(failed)?;
-        let word = |i: usize| {
-            u64::from_le_bytes(record[8 * i..8 * i + 8].try_into().expect("eight bytes"))
-        };
-        match word(0) {
-            0 => Ok(()),
-            number => {
-                memory.error_record.fill(0).map_err(failed)?;
-                Err(LaunchError::Check {
-                    kernel: name.to_owned(),
-                    what: (code.traps.get(number as usize - 1).cloned())
-                        .unwrap_or_else(|| format!("check {number}")),
-                    block: crate::launch::coordinates(word(1), &memory.request.grid),
-                })
-            }
-        }
-    }
-
-    fn grow(&self, buffer: &mut CudaBuffer, bytes: u64, name: &str) -> Result<(), LaunchError> {
+    fn grow(
+        &self,
+        buffer: &mut Arc<CudaBuffer>,
+        bytes: u64,
+        name: &str,
+    ) -> Result<(), LaunchError> {
         if bytes <= buffer.bytes() as u64 {
             return Ok(());
         }
+        if self.context.queue().recording_thread().is_some() {
+            return Err(LaunchError::Device {
+                kernel: name.to_owned(),
+                what: format!(
+                    "it needs {bytes} bytes of scratch memory while it is recorded; launch it once before"
+                ),
+            });
+        }
         match self.context.allocate(bytes as usize) {
-            Ok(larger) => *buffer = larger,
+            Ok(larger) => *buffer = Arc::new(larger),
             Err(CudaError::OutOfMemory { .. }) => {
                 return Err(LaunchError::Memory {
                     kernel: name.to_owned(),
@@ -339,6 +327,14 @@ impl CudaDevice {
 }
 
 impl Ready<'_> {
+    fn launched(&self, name: &Arc<str>, memory: &Memory) -> Launched {
+        Launched {
+            kernel: Arc::clone(name),
+            code: Arc::clone(self.code),
+            grid: memory.request.grid,
+        }
+    }
+
     fn start(&self, gpu: &dyn Gpu, memory: &mut Memory) -> Result<(), CallError> {
         let code = self.code;
         // SAFETY: `resolve` checked the arguments against the manifest whose code this is, and they are borrowed for the launch; the
@@ -364,6 +360,15 @@ fn zero_flags(gpu: &dyn Gpu, memory: &Memory) -> Result<(), CallError> {
         }
     }
     Ok(())
+}
+
+/// A failure of this launch or of one before it.
+pub(crate) fn launch_error(kernel: &str) -> impl Fn(CudaError) -> LaunchError + Copy {
+    let other = device_error(kernel);
+    move |why| match why {
+        CudaError::Launch(why) => *why,
+        why => other(why),
+    }
 }
 
 pub(super) fn device_error(kernel: &str) -> impl Fn(CudaError) -> LaunchError + Copy {

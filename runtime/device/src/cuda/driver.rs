@@ -108,10 +108,20 @@ pub struct TiledTensor {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mark(pub usize);
 
-/// One GPU with one queue of work: launches, fills and copies within run in the order in which they were asked for; copies from and to the
-/// host, and [`Gpu::wait`], return when all of it is done. Addresses are the GPU's own.
+/// Work that was written down instead of queued, to be queued as often as asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recording(pub usize);
+
+/// One GPU with one queue of work: launches, fills and copies run in the order in which they were asked for; a copy to the host and
+/// [`Gpu::wait`] return when all of it is done. Addresses are the GPU's own.
 pub trait Gpu: Send + Sync {
     fn facts(&self) -> &GpuFacts;
+
+    /// Bytes that nobody has, of how many.
+    ///
+    /// # Errors
+    /// [`CallError`]
+    fn free_memory(&self) -> Result<(u64, u64), CallError>;
 
     /// Memory with unknown contents; at least 16-byte aligned.
     ///
@@ -135,6 +145,8 @@ pub trait Gpu: Send + Sync {
     /// The bytes lie in one allocation.
     unsafe fn fill(&self, address: u64, value: u8, bytes: usize) -> Result<(), CallError>;
 
+    /// Copies bytes, some time later; `from` is needed no more when it returns.
+    ///
     /// # Errors
     /// [`CallError`]
     ///
@@ -225,6 +237,12 @@ pub trait Gpu: Send + Sync {
     /// [`CallError`]
     fn mark(&self) -> Result<Mark, CallError>;
 
+    /// Whether all that was asked for before the mark is done.
+    ///
+    /// # Errors
+    /// [`CallError`]: the work failed.
+    fn has_passed(&self, mark: Mark) -> Result<bool, CallError>;
+
     /// Between two marks that the work has passed.
     ///
     /// # Errors
@@ -233,4 +251,28 @@ pub trait Gpu: Send + Sync {
 
     /// All marks so far are of no more use.
     fn forget_marks(&self);
+
+    /// From here on launches, fills and copies within the GPU are written down and not queued; nothing else may be asked for but loading.
+    ///
+    /// # Errors
+    /// [`CallError`]
+    fn start_recording(&self) -> Result<(), CallError>;
+
+    /// Ends what [`Gpu::start_recording`] began, also after a failure.
+    ///
+    /// # Errors
+    /// [`CallError`]: something cannot be recorded. Nothing is recorded then, and work is queued again.
+    fn end_recording(&self) -> Result<Recording, CallError>;
+
+    /// Queues all of it.
+    ///
+    /// # Errors
+    /// [`CallError`]
+    ///
+    /// # Safety
+    /// As of each call that was recorded, now.
+    unsafe fn replay(&self, recording: Recording) -> Result<(), CallError>;
+
+    /// It is replayed no more.
+    fn forget_recording(&self, recording: Recording);
 }

@@ -15,7 +15,8 @@ use cudarc::driver::sys::{
 use tessera_artifact::DType;
 
 use super::driver::{
-    CallError, Driver, DriverError, Function, Gpu, GpuFacts, MAP_RANK, MAP_WORDS, Mark, TiledTensor,
+    CallError, Driver, DriverError, Function, Gpu, GpuFacts, MAP_RANK, MAP_WORDS, Mark, Recording,
+    TiledTensor,
 };
 
 /// Asks the driver what there is, without a context on any GPU.
@@ -47,6 +48,8 @@ struct Installed {
     context: sys::CUcontext,
     stream: sys::CUstream,
     marks: Mutex<Marks>,
+    /// By number; `None` once they are forgotten.
+    recordings: Mutex<Vec<Option<sys::CUgraphExec>>>,
 }
 
 /// Events are made once and used again.
@@ -82,6 +85,7 @@ pub(super) fn open(ordinal: u32) -> Result<Arc<dyn Gpu>, DriverError> {
         context,
         stream,
         marks: Mutex::default(),
+        recordings: Mutex::default(),
     }))
 }
 
@@ -162,6 +166,12 @@ impl Gpu for Installed {
         &self.facts
     }
 
+    fn free_memory(&self) -> Result<(u64, u64), CallError> {
+        self.enter()?;
+        let (free, total) = result::mem_get_info().map_err(failed("cuMemGetInfo"))?;
+        Ok((free as u64, total as u64))
+    }
+
     fn allocate(&self, bytes: usize) -> Result<u64, CallError> {
         self.enter()?;
         unsafe { result::malloc_sync(bytes) }.map_err(failed("cuMemAlloc"))
@@ -180,9 +190,9 @@ impl Gpu for Installed {
 
     unsafe fn copy_to_gpu(&self, to: u64, from: &[u8]) -> Result<(), CallError> {
         self.enter()?;
+        // From memory that can be paged out the driver first copies aside, so that `from` is free afterwards.
         unsafe { result::memcpy_htod_async(to, from, self.stream) }
-            .map_err(failed("cuMemcpyHtoDAsync"))?;
-        self.wait()
+            .map_err(failed("cuMemcpyHtoDAsync"))
     }
 
     unsafe fn copy_to_host(&self, to: &mut [u8], from: u64) -> Result<(), CallError> {
@@ -384,6 +394,19 @@ impl Gpu for Installed {
         Ok(Mark(marks.used - 1))
     }
 
+    fn has_passed(&self, mark: Mark) -> Result<bool, CallError> {
+        self.enter()?;
+        let marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(&event) = marks.events[..marks.used].get(mark.0) else {
+            return Ok(true);
+        };
+        match unsafe { result::event::query(event) } {
+            Ok(()) => Ok(true),
+            Err(Failure(CUresult::CUDA_ERROR_NOT_READY)) => Ok(false),
+            Err(failure) => Err(failed("while it ran")(failure)),
+        }
+    }
+
     fn seconds_between(&self, from: Mark, to: Mark) -> Result<f64, CallError> {
         self.enter()?;
         let marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
@@ -404,6 +427,49 @@ impl Gpu for Installed {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .used = 0;
+    }
+
+    fn start_recording(&self) -> Result<(), CallError> {
+        self.enter()?;
+        // Code may be loaded meanwhile, and other threads may do as they like.
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+        unsafe { result::stream::begin_capture(self.stream, mode) }
+            .map_err(failed("cuStreamBeginCapture"))
+    }
+
+    fn end_recording(&self) -> Result<Recording, CallError> {
+        self.enter()?;
+        let graph = unsafe { result::stream::end_capture(self.stream) }
+            .map_err(failed("cuStreamEndCapture"))?;
+        let flags = sys::CUgraphInstantiate_flags(0);
+        let made = unsafe { result::graph::instantiate(graph, flags) }
+            .map_err(failed("cuGraphInstantiate"));
+        // What was made of it needs it no more.
+        unsafe { result::graph::destroy(graph) }.map_err(failed("cuGraphDestroy"))?;
+        let mut recordings = (self.recordings.lock()).unwrap_or_else(PoisonError::into_inner);
+        recordings.push(Some(made?));
+        Ok(Recording(recordings.len() - 1))
+    }
+
+    unsafe fn replay(&self, recording: Recording) -> Result<(), CallError> {
+        self.enter()?;
+        let recordings = (self.recordings.lock()).unwrap_or_else(PoisonError::into_inner);
+        let Some(Some(made)) = recordings.get(recording.0) else {
+            return Err(CallError::Failed {
+                call: "a recording",
+                error: "it was forgotten".to_owned(),
+            });
+        };
+        unsafe { result::graph::launch(*made, self.stream) }.map_err(failed("cuGraphLaunch"))
+    }
+
+    fn forget_recording(&self, recording: Recording) {
+        let mut recordings = (self.recordings.lock()).unwrap_or_else(PoisonError::into_inner);
+        let made = recordings.get_mut(recording.0).and_then(Option::take);
+        if let (Ok(()), Some(made)) = (self.enter(), made) {
+            // Nothing can be done about a failure.
+            let _ = unsafe { result::graph::exec_destroy(made) };
+        }
     }
 }
 

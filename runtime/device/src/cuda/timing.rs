@@ -6,9 +6,10 @@
 //! Keeps: the measured work is queued alone between its marks.
 
 use std::ffi::CStr;
+use std::sync::Arc;
 
 use super::context::{CudaBuffer, CudaError};
-use super::device::{CudaDevice, device_error};
+use super::device::{CudaDevice, device_error, launch_error};
 use super::driver::{CallError, Function, Gpu};
 use crate::launch::LaunchError;
 
@@ -57,10 +58,10 @@ impl CudaDevice {
         Ok(self.timing.get_or_init(|| made))
     }
 
-    /// Seconds of each of so many runs of `work`, from the cache's being empty on.
+    /// Seconds of each of so many runs of `work`, from the cache's being empty on. The queue is empty but for records.
     pub(super) fn timed(
         &self,
-        name: &str,
+        name: &Arc<str>,
         runs: usize,
         work: &mut dyn FnMut(&dyn Gpu, Part) -> Result<(), CallError>,
     ) -> Result<Vec<f64>, LaunchError> {
@@ -68,16 +69,18 @@ impl CudaDevice {
         let gpu = self.context.gpu().map_err(failed)?;
         let flush = &self.timing(gpu).map_err(failed)?.flush;
         gpu.forget_marks();
-        let mut queue = || {
+        let mut run = || {
             work(gpu, Part::Before)?;
             // SAFETY: the buffer has that many bytes.
             unsafe { gpu.fill(flush.address(), 0, flush.bytes()) }?;
             let start = gpu.mark()?;
             work(gpu, Part::Timed)?;
-            Ok((start, gpu.mark()?))
+            let end = gpu.mark()?;
+            self.context.queue().watch(Arc::clone(name), end);
+            Ok((start, end))
         };
-        let marks: Result<Vec<_>, CallError> = (0..runs).map(|_| queue()).collect();
-        self.see_out(gpu, name, runs)?;
+        let marks: Result<Vec<_>, CallError> = (0..runs).map(|_| run()).collect();
+        self.finish().map_err(launch_error(name))?;
         let seconds = marks.and_then(|marks| {
             let seconds = marks.into_iter();
             seconds
@@ -92,11 +95,12 @@ impl CudaDevice {
     /// # Errors
     /// The device does not work.
     pub fn time_empty(&self, launches: usize) -> Result<Vec<f64>, LaunchError> {
-        let name = "empty";
-        let failed = device_error(name);
+        let name = Arc::from("empty");
+        let failed = device_error(&name);
+        self.finish().map_err(launch_error(&name))?;
         let gpu = self.context.gpu().map_err(failed)?;
         let empty = self.timing(gpu).map_err(failed)?.empty;
-        self.timed(name, launches, &mut |gpu, part| match part {
+        self.timed(&name, launches, &mut |gpu, part| match part {
             Part::Before => Ok(()),
             // SAFETY: it takes one word and touches nothing.
             Part::Timed => unsafe { gpu.launch(empty, 1, 32, 0, &mut [0]) },
@@ -108,14 +112,15 @@ impl CudaDevice {
     /// # Errors
     /// No memory, or the device does not work.
     pub fn time_copy(&self, copies: usize) -> Result<(Vec<f64>, u64), LaunchError> {
-        let name = "copy";
-        let failed = device_error(name);
+        let name = Arc::from("copy");
+        let failed = device_error(&name);
+        self.finish().map_err(launch_error(&name))?;
         let gpu = self.context.gpu().map_err(failed)?;
         let bytes = 2 * self.timing(gpu).map_err(failed)?.flush.bytes();
         let from = self.context.allocate(bytes).map_err(failed)?;
         let to = self.context.allocate(bytes).map_err(failed)?;
         from.fill(1).map_err(failed)?;
-        let seconds = self.timed(name, copies, &mut |gpu, part| match part {
+        let seconds = self.timed(&name, copies, &mut |gpu, part| match part {
             Part::Before => Ok(()),
             // SAFETY: both have that many bytes, and the work is over when `timed` returns.
             Part::Timed => unsafe { gpu.copy_within(to.address(), from.address(), bytes) },

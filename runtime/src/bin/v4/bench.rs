@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tessera::model::{Logits, Model, Run};
-use tessera_device::KernelTime;
 use tessera_device::cpu::features;
+use tessera_device::{Device, KernelTime};
 
 use super::setup::Options;
 use super::{CommandResult, Outcome};
@@ -65,6 +65,7 @@ pub fn run(args: &Args, options: &Options) -> CommandResult {
                 .collect();
             let start = Instant::now();
             model.forward(&mut session, &runs, Logits::Last, None)?;
+            model.device().finish()?;
             Ok(start.elapsed())
         };
         start(&model, profiled);
@@ -153,6 +154,9 @@ fn stop(model: &Model, profiled: bool) -> Profile {
 
 /// The instruction set of the kernels' code.
 fn variant(model: &Model) -> &'static str {
+    if let Device::Cuda(_) = model.device() {
+        return "sm_90a";
+    }
     let mut instances = model
         .kernels()
         .library()

@@ -3,12 +3,13 @@
 use std::error::Error;
 use std::num::NonZeroUsize;
 use std::path::Path;
+use std::time::Duration;
 
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
 use tessera::model::Model;
 use tessera::model::kernels::Kernels;
-use tessera_device::{CpuOptions, Device};
+use tessera_device::{CpuOptions, CudaOptions, Device};
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -18,6 +19,12 @@ pub struct Options {
     /// Threads of the CPU device; all by default.
     #[arg(long, global = true)]
     threads: Option<std::num::NonZeroU16>,
+    /// With --device cuda: which GPU, from 0.
+    #[arg(long, global = true, default_value_t = 0, value_name = "NUMBER")]
+    gpu: u32,
+    /// With --device cuda: a kernel that runs longer is taken to hang.
+    #[arg(long, global = true, default_value_t = 30, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    watchdog: u64,
     /// Print results as JSON.
     #[arg(long, global = true)]
     pub json: bool,
@@ -36,9 +43,10 @@ impl Options {
                 threads: self.threads.map(NonZeroUsize::from),
                 ..CpuOptions::default()
             })?),
-            DeviceKind::Cuda => {
-                Err("this version runs models on the CPU only; use --device cpu".into())
-            }
+            DeviceKind::Cuda => Ok(Device::cuda_with(CudaOptions {
+                ordinal: self.gpu,
+                watchdog: Duration::from_secs(self.watchdog),
+            })?),
         }
     }
 

@@ -1,0 +1,211 @@
+//! Launches that are queued and recorded: who learns of their failures, and what replaying does.
+
+use crate::emulator;
+use crate::launches::{PLAIN, code, entry, library};
+use tessera_artifact::*;
+use tessera_device::{CudaError, Device, Kernel, LaunchError, Library, Tensor, TensorError};
+
+/// Block c fails check 2 if `x[0] = c`, else adds 1 to `y[0]`. The words: x, its strides, y, its strides, M, N, grid, record, scratch.
+const CHECK: &str = "
+.visible .entry check(
+	.param .align 8 .b8 check_param_0[104]
+)
+.reqntid 32, 1, 1
+{
+	mov.u32 %r1, %tid.x;
+	setp.ne.b32 %p1, %r1, 0;
+	@%p1 bra $end;
+	ld.param.b64 %rd1, [check_param_0];
+	ld.param.b64 %rd2, [check_param_0+24];
+	ld.param.b64 %rd3, [check_param_0+88];
+	mov.u32 %r2, %ctaid.x;
+	ld.global.b32 %r3, [%rd1];
+	setp.eq.b32 %p2, %r2, %r3;
+	@%p2 bra $fail;
+	red.global.add.u32 [%rd2], 1;
+	bra $end;
+$fail:
+	cvt.u64.u32 %rd4, %r2;
+	st.global.b64 [%rd3], 2;
+	st.global.b64 [%rd3+8], %rd4;
+$end:
+	ret;
+}
+";
+
+fn checked() -> Library {
+    let check = PtxCode {
+        traps: vec!["one".into(), "the other".into()],
+        ..code(0, "check", vec![])
+    };
+    library(entry(DType::U32, vec![check]), &[CHECK])
+}
+
+/// As many blocks as columns / 16.
+fn tensor(device: &Device, first: u32, columns: usize) -> Tensor {
+    let mut values = vec![0u32; columns];
+    values[0] = first;
+    let tensor = Tensor::from_slice(&[1, columns as i64], &values).unwrap();
+    tensor.to_device(device).unwrap()
+}
+
+fn queue(kernel: &Kernel, x: &Tensor, y: &mut Tensor) -> Result<(), LaunchError> {
+    kernel.queue(&[x.view().into(), y.view_mut().unwrap().into()])
+}
+
+fn first(y: &Tensor) -> u32 {
+    y.view().to_vec::<u32>().unwrap()[0]
+}
+
+const NONE: u32 = 1000;
+
+#[test]
+fn a_failed_check_is_told_once_to_whoever_reads() {
+    let library = checked();
+    let (kernel, device) = (library.kernel("k").unwrap(), library.device());
+    let good = tensor(device, NONE, 48);
+    let bad = tensor(device, 1, 48);
+    let mut y = tensor(device, 0, 48);
+    queue(kernel, &good, &mut y).unwrap();
+    queue(kernel, &bad, &mut y).unwrap();
+    queue(kernel, &good, &mut y).unwrap();
+    match y.view().to_vec::<u32>() {
+        Err(TensorError::Device(CudaError::Launch(why))) => assert_eq!(
+            *why,
+            LaunchError::Check {
+                kernel: "m::k".into(),
+                what: "the other".into(),
+                block: [0, 1, 0],
+            }
+        ),
+        other => panic!("{other:?}"),
+    }
+    // The others ran.
+    assert_eq!(first(&y), 3 + 2 + 3);
+    queue(kernel, &good, &mut y).unwrap();
+    assert_eq!(device.finish(), Ok(()));
+    assert_eq!(first(&y), 11);
+}
+
+/// A launch that waits is told of what was queued before it; memory that goes away keeps the failure for who asks.
+#[test]
+fn a_failure_is_not_lost_with_the_memory_it_concerns() {
+    let library = checked();
+    let (kernel, device) = (library.kernel("k").unwrap(), library.device());
+    let good = tensor(device, NONE, 16);
+    let mut y = tensor(device, 0, 16);
+    {
+        let bad = tensor(device, 0, 16);
+        queue(kernel, &bad, &mut y).unwrap();
+    }
+    let waits = kernel.launch(&[good.view().into(), y.view_mut().unwrap().into()]);
+    assert!(matches!(waits, Err(LaunchError::Check { .. })), "{waits:?}");
+    assert_eq!(first(&y), 1);
+}
+
+#[test]
+fn more_launches_than_the_queue_holds() {
+    let library = checked();
+    let (kernel, device) = (library.kernel("k").unwrap(), library.device());
+    let good = tensor(device, NONE, 16);
+    let mut y = tensor(device, 0, 16);
+    for _ in 0..5000 {
+        queue(kernel, &good, &mut y).unwrap();
+    }
+    assert_eq!(first(&y), 5000);
+}
+
+fn record(device: &Device, work: impl FnOnce() -> Result<(), LaunchError>) -> Recorded {
+    let Device::Cuda(gpu) = device else {
+        panic!("a GPU")
+    };
+    gpu.record(|| work().map_err(CudaError::from))
+}
+
+type Recorded = Result<tessera_device::cuda::CudaRecording, CudaError>;
+
+#[test]
+fn a_recording_runs_when_it_is_replayed_and_not_before() {
+    let library = checked();
+    let (kernel, device) = (library.kernel("k").unwrap(), library.device());
+    let mut x = tensor(device, NONE, 48);
+    let mut y = tensor(device, 0, 48);
+    let recording = record(device, || {
+        queue(kernel, &x, &mut y)?;
+        queue(kernel, &x, &mut y)
+    });
+    let recording = recording.unwrap();
+    assert_eq!(first(&y), 0);
+    for round in 1..=3 {
+        // SAFETY: both tensors live on.
+        unsafe { recording.replay() }.unwrap();
+        assert_eq!(first(&y), 6 * round);
+    }
+    // It reads what is there when it runs, and its failures have names.
+    x.write_start(&[2u32]).unwrap();
+    // SAFETY: as above.
+    unsafe { recording.replay() }.unwrap();
+    match device.finish() {
+        Err(CudaError::Launch(why)) => {
+            assert!(why.to_string().contains("m::k"), "{why}");
+            assert!(why.to_string().contains("the other"), "{why}");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(first(&y), 18 + 4);
+}
+
+#[test]
+fn a_recording_that_fails_leaves_the_device_as_it_was() {
+    let library = checked();
+    let (kernel, device) = (library.kernel("k").unwrap(), library.device());
+    let x = tensor(device, NONE, 48);
+    let mut y = tensor(device, 0, 48);
+    let narrow = tensor(device, NONE, 32);
+    let refused = record(device, || {
+        queue(kernel, &x, &mut y)?;
+        queue(kernel, &narrow, &mut y)
+    });
+    assert!(matches!(refused, Err(CudaError::Launch(_))));
+    queue(kernel, &x, &mut y).unwrap();
+    assert_eq!(first(&y), 3);
+}
+
+/// What does not fit is refused with what there is; nothing stays allocated, and the device goes on.
+#[test]
+fn a_full_gpu_is_an_error_and_nothing_leaks() {
+    let device = emulator::device_with(Some(1 << 20));
+    let ask = |bytes| Tensor::zeros_on(&device, DType::U8, &[bytes]);
+    let held = ask(400_000).unwrap();
+    for _ in 0..3 {
+        match ask(800_000) {
+            Err(TensorError::Device(CudaError::OutOfMemory { bytes, free, total })) => {
+                assert_eq!((bytes, total), (800_000, 1 << 20));
+                assert!(free < 800_000 && free > 400_000, "{free}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    drop(held);
+    ask(800_000).unwrap();
+}
+
+/// Code for `sm_90a` runs on no other GPU, and a kernel without PTX on none.
+#[test]
+fn a_gpu_that_there_is_no_code_for_is_an_error() {
+    let without = entry(DType::F32, vec![]);
+    let library = library(without, &[PLAIN]);
+    let device = library.device();
+    let x = Tensor::zeros_on(device, DType::F32, &[1, 16]).unwrap();
+    let mut y = Tensor::zeros_on(device, DType::F32, &[1, 16]).unwrap();
+    let kernel = library.kernel("k").unwrap();
+    let refused = kernel.queue(&[x.view().into(), y.view_mut().unwrap().into()]);
+    let why = refused.unwrap_err();
+    assert!(matches!(why, LaunchError::NoPtx { .. }), "{why}");
+
+    let older = emulator::device_of((8, 0));
+    match older {
+        Err(CudaError::Architecture { capability, .. }) => assert_eq!(capability, (8, 0)),
+        other => panic!("{other:?}"),
+    }
+}
