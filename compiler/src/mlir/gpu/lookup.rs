@@ -129,8 +129,12 @@ impl<'c> Emitter<'_, 'c> {
     /// The element in hand and the three after it.
     pub(super) fn look_up(&mut self, body: BlockId, lookup: &Lookup) -> Emit {
         let kernel = self.kernel;
-        let (OpKind::LoadTile { index, .. }, OpKind::StoreTile { index: to, value, .. }) =
-            (&kernel.op(lookup.load).kind, &kernel.op(lookup.store).kind)
+        let (
+            OpKind::LoadTile { index, .. },
+            OpKind::StoreTile {
+                index: to, value, ..
+            },
+        ) = (&kernel.op(lookup.load).kind, &kernel.op(lookup.store).kind)
         else {
             return Err(self.fault("a look-up of something else"));
         };
@@ -174,7 +178,8 @@ impl<'c> Emitter<'_, 'c> {
     /// Whether the results and the codes of a map lie so that it can be emitted.
     pub(super) fn looks_up(&mut self, layout: &Layout, body: BlockId) -> Option<Lookup> {
         let found = lookup(self.kernel, layout, body)?;
-        let shared = self.layouts.contains_key(&found.results) && self.sharing(found.results) == RUN;
+        let shared =
+            self.layouts.contains_key(&found.results) && self.sharing(found.results) == RUN;
         let codes = match self.kernel.tile(found.codes).space {
             Space::Slot => matches!(layout.run(), 4 | 8 | 16),
             _ => self.layouts.contains_key(&found.codes) && self.sharing(found.codes) > 1,

@@ -66,8 +66,15 @@ impl<'c> Emitter<'_, 'c> {
     }
 
     /// The codes of 4 bits from the element in hand on, in the low bits of an i32, if they come in runs of four at least.
-    pub(super) fn codes_in_slot(&mut self, tile: TileId, index: &[ValueId]) -> Emit<Option<Val<'c>>> {
-        let Some(run) = self.run_in_slot(tile, index).filter(|run| run.is_multiple_of(4)) else {
+    pub(super) fn codes_in_slot(
+        &mut self,
+        tile: TileId,
+        index: &[ValueId],
+    ) -> Emit<Option<Val<'c>>> {
+        let Some(run) = self
+            .run_in_slot(tile, index)
+            .filter(|run| run.is_multiple_of(4))
+        else {
             return Ok(None);
         };
         let codes = self.rest_of_run(tile, index, run)?;
