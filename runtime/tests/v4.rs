@@ -376,3 +376,35 @@ fn bench_ends_with_a_table_of_what_ran() {
         );
     }
 }
+
+/// Alone, in batches, cut, launched and filled up as steps that a GPU replays: one request has one set of bits. The controls are trials
+/// too: they are wrong if the comparison is blind.
+#[test]
+fn a_request_has_the_same_bits_beside_any_neighbours() {
+    for case in ["g1_mixed_tiny_mtp", "g4_csa_select"] {
+        let case = golden(case);
+        let case = case.to_str().unwrap();
+        let text = printed(&[
+            "determinism",
+            "--model",
+            case,
+            "--batches",
+            "2,7",
+            "--repeats",
+            "1",
+            "--json",
+        ]);
+        let found: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(found["fine"], json!(true), "{text}");
+        let checks = found["checks"].as_array().unwrap();
+        let named = |part: &str| {
+            let names = checks.iter().filter_map(|check| check["name"].as_str());
+            names.filter(|name| name.contains(part)).count()
+        };
+        assert_eq!(
+            (named("alone"), named("one of"), named("control")),
+            (2, 4, 2)
+        );
+        assert_eq!(named("replayed"), named("launched"));
+    }
+}

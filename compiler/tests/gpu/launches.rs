@@ -2,7 +2,7 @@
 
 use crate::emulator;
 use tessera_artifact::*;
-use tessera_device::{Library, Tensor};
+use tessera_device::{Device, Library, Tensor};
 
 /// Copies boxes of 8 by 16 through shared memory; the words behind the maps: x, its strides, y, its strides, M, N, grid, record, scratch.
 const BY_MAPS: &str = "
@@ -127,12 +127,16 @@ pub fn code(blob: u32, symbol: &str, tensor_maps: Vec<TensorMap>) -> PtxCode {
 }
 
 pub fn library(entry: KernelEntry, texts: &[&str]) -> Library {
+    library_on(&emulator::device(), entry, texts)
+}
+
+pub fn library_on(device: &Device, entry: KernelEntry, texts: &[&str]) -> Library {
     let manifest = Manifest {
         compiler: String::new(),
         kernels: vec![entry],
     };
     let archive = write_archive(&manifest, texts).unwrap();
-    Library::load(&archive, &emulator::device()).unwrap()
+    Library::load(&archive, device).unwrap()
 }
 
 fn maps() -> Vec<TensorMap> {

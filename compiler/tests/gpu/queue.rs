@@ -1,7 +1,11 @@
 //! Launches that are queued and recorded: who learns of their failures, and what replaying does.
 
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
 use crate::emulator;
-use crate::launches::{PLAIN, code, entry, library};
+use crate::launches::{PLAIN, code, entry, library, library_on};
 use tessera_artifact::*;
 use tessera_device::{CudaError, Device, Kernel, LaunchError, Library, Tensor, TensorError};
 
@@ -208,4 +212,50 @@ fn a_gpu_that_there_is_no_code_for_is_an_error() {
         Err(CudaError::Architecture { capability, .. }) => assert_eq!(capability, (8, 0)),
         other => panic!("{other:?}"),
     }
+}
+
+/// Translated code is kept; an entry that was damaged, or that holds no code, is made again; a folder that cannot be is no error.
+#[test]
+fn translated_code_is_kept_and_never_trusted() {
+    let folder = std::env::temp_dir().join(format!("tessera-cubins-{}", std::process::id()));
+    let translations = Arc::default();
+    let run = |folder: &Path| {
+        let device = emulator::device_keeping(folder, &translations);
+        let library = library_on(
+            &device,
+            entry(DType::F32, vec![code(0, "plain", vec![])]),
+            &[PLAIN],
+        );
+        let x = Tensor::zeros_on(&device, DType::F32, &[1, 16]).unwrap();
+        let mut y = Tensor::zeros_on(&device, DType::F32, &[1, 16]).unwrap();
+        let kernel = library.kernel("k").unwrap();
+        kernel
+            .launch(&[x.view().into(), y.view_mut().unwrap().into()])
+            .unwrap();
+        assert_eq!(y.view().to_vec::<f32>().unwrap()[0], 1.0);
+        translations.swap(0, Ordering::Relaxed)
+    };
+    assert_eq!(run(&folder), 1);
+    assert_eq!(run(&folder), 0);
+    let entries: Vec<_> = std::fs::read_dir(&folder).unwrap().collect();
+    let [Ok(kept)] = &entries[..] else {
+        panic!("{entries:?}")
+    };
+    let good = std::fs::read(kept.path()).unwrap();
+    for at in [0, 31, 32, 40, good.len() - 1] {
+        let mut damaged = good.clone();
+        damaged[at] ^= 1;
+        std::fs::write(kept.path(), &damaged).unwrap();
+        assert_eq!(run(&folder), 1, "byte {at}");
+        assert_eq!(std::fs::read(kept.path()).unwrap(), good);
+        std::fs::write(kept.path(), &good[..at]).unwrap();
+        assert_eq!(run(&folder), 1, "{at} bytes");
+    }
+    // Well kept, but no code.
+    let nonsense = [blake3::hash(b"nonsense").as_bytes(), &b"nonsense"[..]].concat();
+    std::fs::write(kept.path(), nonsense).unwrap();
+    assert_eq!(run(&folder), 1);
+    assert_eq!(run(&folder), 0);
+    std::fs::remove_dir_all(&folder).unwrap();
+    assert_eq!(run(Path::new("/dev/null/cubins")), 1);
 }

@@ -93,6 +93,24 @@ impl Batch {
         Ok(())
     }
 
+    /// Fills a batch of single tokens up to `tokens` with idle sequences' next tokens (id 0). They leave nothing that is read: what they
+    /// write lies past the ends of their sequences.
+    pub fn fill_up(&mut self, tokens: usize, cache: &KvCache) {
+        let idle = |sequence: &usize| !self.sequences.contains(&(*sequence as i32));
+        let idle: Vec<usize> = (0..cache.sequences())
+            .filter(idle)
+            .take(tokens.saturating_sub(self.tokens()))
+            .collect();
+        for sequence in idle {
+            // A full sequence takes no more tokens, so that its last one is as free.
+            let end = cache.length(sequence).unwrap_or(0).min(cache.context() - 1);
+            self.last.push(self.ids.len() as i32);
+            self.ids.push(0);
+            self.positions.push(end as i32);
+            self.sequences.push(sequence as i32);
+        }
+    }
+
     pub fn tokens(&self) -> usize {
         self.ids.len()
     }
@@ -160,6 +178,23 @@ mod tests {
             .fill(&runs[..1], &cache, config.vocab_size, 8)
             .unwrap();
         assert_eq!(batch.positions, [0, 1]);
+    }
+
+    #[test]
+    fn idle_sequences_fill_a_batch_up() {
+        let (config, mut cache) = tiny();
+        cache.advance(0, 10);
+        let mut batch = Batch::default();
+        batch
+            .fill(&[run(1, &[5])], &cache, config.vocab_size, 8)
+            .unwrap();
+        batch.fill_up(2, &cache);
+        assert_eq!(
+            (&batch.ids[..], &batch.last[..]),
+            (&[5, 0][..], &[0, 1][..])
+        );
+        assert_eq!(batch.sequences, [1, 0]);
+        assert_eq!(batch.positions, [0, 9]);
     }
 
     #[test]

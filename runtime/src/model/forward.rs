@@ -8,6 +8,7 @@
 
 use std::mem::swap;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::ModelError;
 use super::batch::{Batch, Run};
@@ -21,6 +22,7 @@ use super::kernels::{
 use super::kv_cache::{CompressorCache, KvCache, LayerCache};
 use super::parameters::{self, Choice, DraftBlock, HcSite, Layer, Linear, Moe, Parameters, Part};
 use super::rope::Frequencies;
+use super::steps::Steps;
 use super::trace::{Trace, Tracer};
 use super::workspace::{DraftWorkspace, Rows, Workspace, most_tiles, rows_per_tile};
 use crate::weights::Checkpoint;
@@ -28,6 +30,8 @@ use tessera_device::{Device, Tensor, View};
 
 /// A loaded model.
 pub struct Model {
+    /// Tells the sessions of one model from those of another.
+    number: u64,
     config: Config,
     kernels: Kernels,
     parameters: Parameters,
@@ -36,6 +40,9 @@ pub struct Model {
 
 /// Memory of the calls of one caller; made by [`Model::session`].
 pub struct Session {
+    /// The model's number.
+    model: u64,
+    steps: Steps,
     cache: KvCache,
     batch: Batch,
     workspace: Workspace,
@@ -71,7 +78,9 @@ impl Model {
         let checkpoint = Checkpoint::open(folder)?;
         let parameters = Parameters::load(&config, &checkpoint, &kernels, progress)?;
         let frequencies = Frequencies::new(&config, &kernels)?;
+        static LOADED: AtomicU64 = AtomicU64::new(0);
         Ok(Model {
+            number: LOADED.fetch_add(1, Ordering::Relaxed),
             config,
             kernels,
             parameters,
@@ -126,6 +135,8 @@ impl Model {
             ));
         }
         Ok(Session {
+            model: self.number,
+            steps: Steps::new(self.device()),
             cache: KvCache::new(self.device(), &self.config, sequences, context, most_tokens)?,
             batch: Batch::default(),
             workspace: Workspace::new(
@@ -151,10 +162,17 @@ impl Model {
         trace: Option<&mut dyn Trace>,
     ) -> Result<Output<'s>, ModelError> {
         let Session {
+            model,
+            steps,
             cache,
             batch,
             workspace,
         } = session;
+        if *model != self.number {
+            return Err(ModelError::Input(
+                "the session is another model's; ask this one for a session".into(),
+            ));
+        }
         batch.fill(runs, cache, self.config.vocab_size, workspace.most_tokens)?;
         let draft = match (batch.next_ids.is_empty(), &self.parameters.draft) {
             (true, _) => None,
@@ -170,16 +188,42 @@ impl Model {
             Logits::All => batch.tokens(),
             Logits::Last => batch.last.len(),
         };
+        let mut longest = longest(batch);
+        // One token of each sequence, and nothing that the host looks at on the way.
+        let is_step = batch.tokens() == runs.len() && draft.is_none() && trace.is_none();
+        let (sequences, context, most) =
+            (cache.sequences(), cache.context(), workspace.most_tokens);
+        let shape = (steps.on && is_step)
+            .then(|| Steps::shape(runs.len(), longest, sequences, context, most))
+            .flatten();
+        if let Some(shape) = shape {
+            batch.fill_up(shape.tokens, cache);
+            longest = shape.longest;
+        }
+        // Copying all rows costs little and keeps the streams for the draft block.
+        let all: Vec<i32>;
+        let picked = match logits {
+            Logits::All => {
+                all = (0..batch.tokens() as i32).collect();
+                &all
+            }
+            Logits::Last => &batch.last,
+        };
+        workspace.upload(batch, picked)?;
         let mut pass = Pass {
             c: &self.config,
             k: &self.kernels,
             frequencies: &self.frequencies,
             w: &mut *workspace,
             t: batch.tokens(),
-            longest: longest(batch),
+            longest,
             tracer: Tracer::new(trace),
         };
-        pass.run(&self.parameters, cache, batch, logits)?;
+        let mut launch = || pass.run(&self.parameters, cache, picked.len());
+        match shape {
+            Some(shape) => steps.run(self.device(), shape, &mut launch)?,
+            None => launch()?,
+        }
         if let Some(draft) = draft {
             pass.draft(&self.parameters, draft, cache)?;
         }
@@ -200,6 +244,12 @@ impl Model {
 impl Session {
     pub fn cache(&self) -> &KvCache {
         &self.cache
+    }
+
+    /// Whether steps of one token per sequence are recorded and replayed. At first they are on a GPU; a CPU, which cannot record, only
+    /// fills them up as if it did.
+    pub fn replay_steps(&mut self, on: bool) {
+        self.steps.on = on;
     }
 
     /// Empties a sequence's slot.
@@ -228,18 +278,9 @@ struct Pass<'a, 't> {
 type Done = Result<(), ModelError>;
 
 impl Pass<'_, '_> {
-    fn run(&mut self, p: &Parameters, cache: &mut KvCache, batch: &Batch, logits: Logits) -> Done {
+    fn run(&mut self, p: &Parameters, cache: &mut KvCache, picked: usize) -> Done {
         let t = self.t;
-        // Copying all rows costs little and keeps the streams for the draft block.
-        let all: Vec<i32>;
-        let picked = match logits {
-            Logits::All => {
-                all = (0..t as i32).collect();
-                &all
-            }
-            Logits::Last => &batch.last,
-        };
-        self.start(batch, picked)?;
+        self.rope_tables()?;
         // X [T, N, D]: the embedding in every stream.
         self.k.embed(EmbedArgs {
             ids: self.w.ids.rows(t)?,
@@ -255,17 +296,11 @@ impl Pass<'_, '_> {
                     .record(&format!("hidden.{index}"), self.w.x.rows(t)?)?;
             }
         }
-        self.head(p, picked.len())
+        self.head(p, picked)
     }
 
-    /// All that the host knows of the call, and its rotary tables.
-    fn start(&mut self, batch: &Batch, picked: &[i32]) -> Done {
+    fn rope_tables(&mut self) -> Done {
         let (k, t) = (self.k, self.t);
-        self.w.ids.write_start(&batch.ids)?;
-        self.w.positions.write_start(&batch.positions)?;
-        self.w.sequences.write_start(&batch.sequences)?;
-        self.w.next_ids.write_start(&batch.next_ids)?;
-        self.w.picked.write_start(picked)?;
         let tables = [
             (&self.frequencies.main, &mut self.w.rope_main),
             (&self.frequencies.compress, &mut self.w.rope_compress),

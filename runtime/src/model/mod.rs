@@ -10,6 +10,7 @@ pub mod parameters;
 pub mod plan;
 mod rope;
 pub mod sample;
+mod steps;
 pub mod tokenizer;
 pub mod trace;
 mod workspace;

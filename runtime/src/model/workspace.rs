@@ -6,6 +6,7 @@ use tessera_artifact::DType;
 use tessera_device::{Device, Tensor, View, ViewMut};
 
 use super::ModelError;
+use super::batch::Batch;
 use super::config::{Config, LayerKind};
 
 /// Rows of the first axis that a call uses.
@@ -177,6 +178,15 @@ pub(super) fn most_tiles(pairs: usize, experts: usize, rows: usize) -> usize {
 }
 
 impl Workspace {
+    /// All that the host knows of a call: its tokens, and which rows get logits.
+    pub fn upload(&mut self, batch: &Batch, picked: &[i32]) -> Result<(), ModelError> {
+        self.ids.write_start(&batch.ids)?;
+        self.next_ids.write_start(&batch.next_ids)?;
+        self.positions.write_start(&batch.positions)?;
+        self.sequences.write_start(&batch.sequences)?;
+        Ok(self.picked.write_start(picked)?)
+    }
+
     /// `context` bounds the compressed entries that a query may see, `most_columns` the stacked products of the model's layers.
     pub fn new(
         device: &Device,

@@ -18,6 +18,8 @@ mod together;
 use std::alloc::{Layout, alloc, dealloc};
 use std::collections::BTreeMap;
 use std::ffi::CStr;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -37,15 +39,35 @@ pub fn device() -> Device {
 
 /// One with so many bytes of memory.
 pub fn device_with(memory: Option<usize>) -> Device {
-    made(memory, (9, 0)).unwrap_or_else(|why| panic!("{why}"))
+    let options = CudaOptions::default();
+    made(memory, (9, 0), options, Arc::default()).unwrap_or_else(|why| panic!("{why}"))
+}
+
+/// One that counts translations.
+pub fn device_keeping(folder: &Path, translations: &Arc<AtomicUsize>) -> Device {
+    let options = CudaOptions {
+        cubins: Some(folder.to_owned()),
+        ..CudaOptions::default()
+    };
+    made(None, (9, 0), options, Arc::clone(translations)).unwrap_or_else(|why| panic!("{why}"))
 }
 
 /// One of another generation.
 pub fn device_of(compute_capability: (u32, u32)) -> Result<Device, CudaError> {
-    made(None, compute_capability)
+    made(
+        None,
+        compute_capability,
+        CudaOptions::default(),
+        Arc::default(),
+    )
 }
 
-fn made(memory: Option<usize>, compute_capability: (u32, u32)) -> Result<Device, CudaError> {
+fn made(
+    memory: Option<usize>,
+    compute_capability: (u32, u32),
+    options: CudaOptions,
+    translations: Arc<AtomicUsize>,
+) -> Result<Device, CudaError> {
     let gpu = Emulator {
         facts: GpuFacts {
             name: "emulated H100".to_owned(),
@@ -53,17 +75,24 @@ fn made(memory: Option<usize>, compute_capability: (u32, u32)) -> Result<Device,
             multiprocessors: 4,
             shared_bytes: 227 * 1024,
             cache_bytes: 1 << 20,
+            cuda: (12, 8),
         },
+        translations,
         state: Mutex::new(State {
             memory,
             ..State::default()
         }),
     };
-    Device::cuda_on(Arc::new(gpu), CudaOptions::default())
+    Device::cuda_on(Arc::new(gpu), options)
 }
+
+/// What PTX is translated to: itself, behind this.
+pub const CUBIN: &[u8] = b"cubin";
 
 struct Emulator {
     facts: GpuFacts,
+    /// How many there were.
+    translations: Arc<AtomicUsize>,
     state: Mutex<State>,
 }
 
@@ -212,7 +241,14 @@ impl Gpu for Emulator {
         Ok(())
     }
 
-    fn load(&self, ptx: &CStr, symbol: &CStr, shared_bytes: u32) -> Result<Function, String> {
+    fn translate(&self, ptx: &CStr) -> Result<Vec<u8>, String> {
+        self.translations.fetch_add(1, Ordering::Relaxed);
+        Ok([CUBIN, ptx.to_bytes_with_nul()].concat())
+    }
+
+    fn load(&self, code: &[u8], symbol: &CStr, shared_bytes: u32) -> Result<Function, String> {
+        let text = code.strip_prefix(CUBIN).unwrap_or(code);
+        let ptx = CStr::from_bytes_with_nul(text).map_err(|why| why.to_string())?;
         let program = ptx::parse(&ptx.to_string_lossy())?;
         if symbol.to_bytes() != program.name.as_bytes() {
             return Err(format!("it has `{}` and no {symbol:?}", program.name));

@@ -5,12 +5,14 @@
 
 use std::ffi::{CStr, CString};
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tessera_artifact::{Archive, KernelEntry, PtxCode};
 
 use super::context::{Context, CudaBuffer, CudaError};
+use super::cubins::Cubins;
 use super::driver::{CallError, Function, Gpu};
 use super::queue::{Launched, MOST};
 use super::timing::{Part, Timing};
@@ -18,11 +20,13 @@ use super::{installed, tensor_map};
 use crate::launch::{LaunchError, Request};
 
 /// Each default is what a program wants that has the GPU for itself.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct CudaOptions {
     pub ordinal: u32,
     /// A kernel that runs longer is taken to hang. The GPU then cannot be used any more in this process.
     pub watchdog: Duration,
+    /// Where translated kernels are kept from one program to the next; `None`: nowhere.
+    pub cubins: Option<PathBuf>,
 }
 
 impl Default for CudaOptions {
@@ -30,6 +34,7 @@ impl Default for CudaOptions {
         CudaOptions {
             ordinal: 0,
             watchdog: Duration::from_secs(30),
+            cubins: None,
         }
     }
 }
@@ -37,6 +42,7 @@ impl Default for CudaOptions {
 /// A GPU. Launches from several threads take turns.
 pub struct CudaDevice {
     pub(super) context: Arc<Context>,
+    cubins: Cubins,
     pub(super) memory: Mutex<Memory>,
     pub(super) timing: OnceLock<Timing>,
 }
@@ -96,6 +102,9 @@ impl CudaDevice {
         };
         Ok(CudaDevice {
             context,
+            cubins: Cubins {
+                folder: options.cubins,
+            },
             memory: Mutex::new(memory),
             timing: OnceLock::new(),
         })
@@ -229,7 +238,7 @@ impl CudaDevice {
             request.words[part.word] = arena.address() + part.offset as u64;
         }
         let code = kernel.choose(gpu, request, parameter).map_err(refused)?;
-        let function = code.function(gpu).map_err(refused)?;
+        let function = code.function(gpu, &self.cubins).map_err(refused)?;
         let ctas = self.ctas(gpu, &code.code, function, request.ctas);
         let ctas = ctas.map_err(|why| failed(why.into()))?;
         self.grow(scratch, code.code.scratch_bytes * u64::from(ctas), name)?;
@@ -421,15 +430,20 @@ impl CudaCode {
         Ok(())
     }
 
-    fn function(&self, gpu: &dyn Gpu) -> Result<Function, String> {
+    fn function(&self, gpu: &dyn Gpu, cubins: &Cubins) -> Result<Function, String> {
         let function = self
             .function
-            .get_or_init(|| translate(gpu, &self.ptx, &self.code));
+            .get_or_init(|| translated(gpu, cubins, &self.ptx, &self.code));
         function.clone()
     }
 }
 
-fn translate(gpu: &dyn Gpu, ptx: &CStr, code: &PtxCode) -> Result<Function, String> {
+fn translated(
+    gpu: &dyn Gpu,
+    cubins: &Cubins,
+    ptx: &CStr,
+    code: &PtxCode,
+) -> Result<Function, String> {
     let facts = gpu.facts();
     if code.shared_bytes > facts.shared_bytes {
         return Err(format!(
@@ -439,7 +453,8 @@ fn translate(gpu: &dyn Gpu, ptx: &CStr, code: &PtxCode) -> Result<Function, Stri
     }
     let symbol =
         CString::new(code.symbol.as_str()).map_err(|_| "its symbol is no name".to_owned())?;
-    gpu.load(ptx, &symbol, code.shared_bytes)
+    cubins
+        .load(gpu, ptx, &symbol, code.shared_bytes)
         .map_err(|why| format!("the driver refuses its PTX: {why}"))
 }
 

@@ -26,6 +26,8 @@ pub struct GpuFacts {
     pub shared_bytes: u32,
     /// Of the second-level cache.
     pub cache_bytes: u32,
+    /// The newest CUDA that its driver supports, as (major, minor).
+    pub cuda: (u32, u32),
 }
 
 /// Why there is no driver or no GPU to use.
@@ -174,11 +176,18 @@ pub trait Gpu: Send + Sync {
     /// [`CallError`], of the work that was waited for too.
     fn wait(&self) -> Result<(), CallError>;
 
-    /// Translates PTX and finds the entry `symbol`, whose blocks get `shared_bytes` of dynamic shared memory. It stays loaded.
+    /// Translates PTX to code that can be kept.
     ///
     /// # Errors
     /// The translator's words.
-    fn load(&self, ptx: &CStr, symbol: &CStr, shared_bytes: u32) -> Result<Function, String>;
+    fn translate(&self, ptx: &CStr) -> Result<Vec<u8>, String>;
+
+    /// Loads translated code, or PTX with the zero at its end, and finds the entry `symbol`, whose blocks get `shared_bytes` of dynamic
+    /// shared memory. It stays loaded.
+    ///
+    /// # Errors
+    /// The driver's words.
+    fn load(&self, code: &[u8], symbol: &CStr, shared_bytes: u32) -> Result<Function, String>;
 
     /// Blocks that run on one multiprocessor at the same time.
     ///

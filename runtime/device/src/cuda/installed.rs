@@ -25,16 +25,9 @@ use super::driver::{
 /// [`DriverError`]: none installed, or it does not work.
 pub fn find() -> Result<Driver, DriverError> {
     start()?;
-    let mut version = 0;
-    // SAFETY: writes one int.
-    let asked = unsafe { sys::cuDriverGetVersion(&raw mut version) }.result();
-    asked.map_err(no_driver("cuDriverGetVersion"))?;
     let count = result::device::get_count().map_err(no_driver("cuDeviceGetCount"))?;
     Ok(Driver {
-        cuda: (
-            version.unsigned_abs() / 1000,
-            version.unsigned_abs() % 1000 / 10,
-        ),
+        cuda: version()?,
         gpus: (0..count)
             .map(|ordinal| facts(device(ordinal)?))
             .collect::<Result<_, _>>()?,
@@ -113,6 +106,15 @@ fn device(ordinal: i32) -> Result<sys::CUdevice, DriverError> {
     result::device::get(ordinal).map_err(no_driver("cuDeviceGet"))
 }
 
+fn version() -> Result<(u32, u32), DriverError> {
+    let mut version = 0;
+    // SAFETY: writes one int.
+    let asked = unsafe { sys::cuDriverGetVersion(&raw mut version) }.result();
+    asked.map_err(no_driver("cuDriverGetVersion"))?;
+    let version = version.unsigned_abs();
+    Ok((version / 1000, version % 1000 / 10))
+}
+
 fn facts(device: sys::CUdevice) -> Result<GpuFacts, DriverError> {
     let number = |which| {
         // SAFETY: the device is the driver's.
@@ -130,6 +132,7 @@ fn facts(device: sys::CUdevice) -> Result<GpuFacts, DriverError> {
         multiprocessors: number(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
         shared_bytes: number(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
         cache_bytes: number(Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?,
+        cuda: version()?,
     })
 }
 
@@ -148,6 +151,30 @@ fn name_of(failure: Failure) -> String {
     match failure.error_name() {
         Ok(name) => name.to_string_lossy().into_owned(),
         Err(_) => format!("error {}", failure.0 as u32),
+    }
+}
+
+/// What the driver says about code that it refuses.
+struct Log(Vec<u8>);
+
+impl Log {
+    fn new() -> Self {
+        Log(vec![0; 8192])
+    }
+
+    fn options(&mut self) -> ([CUjit_option; 2], [*mut c_void; 2]) {
+        let options = [
+            CUjit_option::CU_JIT_ERROR_LOG_BUFFER,
+            CUjit_option::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES,
+        ];
+        // The driver takes the number in the pointer's place.
+        let length = self.0.len() as *mut c_void;
+        (options, [self.0.as_mut_ptr().cast::<c_void>(), length])
+    }
+
+    fn says(&self, failure: Failure) -> String {
+        let words = CStr::from_bytes_until_nul(&self.0).map_or("".into(), CStr::to_string_lossy);
+        format!("{} {}", name_of(failure), words.trim())
     }
 }
 
@@ -213,34 +240,68 @@ impl Gpu for Installed {
         unsafe { result::stream::synchronize(self.stream) }.map_err(failed("cuStreamSynchronize"))
     }
 
-    fn load(&self, ptx: &CStr, symbol: &CStr, shared_bytes: u32) -> Result<Function, String> {
+    fn translate(&self, ptx: &CStr) -> Result<Vec<u8>, String> {
+        self.enter().map_err(|why| why.to_string())?;
+        let mut log = Log::new();
+        let (mut options, mut values) = log.options();
+        let mut state = std::ptr::null_mut();
+        // SAFETY: the log has the length given and outlives the state; one handle is written.
+        let created = unsafe {
+            let count = options.len() as u32;
+            sys::cuLinkCreate_v2(
+                count,
+                options.as_mut_ptr(),
+                values.as_mut_ptr(),
+                &raw mut state,
+            )
+        };
+        created.result().map_err(|failure| log.says(failure))?;
+        let (mut start, mut bytes) = (std::ptr::null_mut(), 0);
+        let text = ptx.to_bytes_with_nul();
+        // SAFETY: the text ends with a zero and is not written to; start and length of the driver's copy are written.
+        let linked = unsafe {
+            sys::cuLinkAddData_v2(
+                state,
+                sys::CUjitInputType::CU_JIT_INPUT_PTX,
+                text.as_ptr().cast_mut().cast(),
+                text.len(),
+                std::ptr::null(),
+                0,
+                std::ptr::null_mut(),
+                std::ptr::null_mut(),
+            )
+            .result()
+            .and_then(|()| sys::cuLinkComplete(state, &raw mut start, &raw mut bytes).result())
+        };
+        let made = match linked {
+            // SAFETY: the driver's copy, which lives as long as the state.
+            Ok(()) => Ok(unsafe { std::slice::from_raw_parts(start.cast::<u8>(), bytes) }.to_vec()),
+            Err(failure) => Err(log.says(failure)),
+        };
+        // SAFETY: made above, of no more use.
+        let destroyed = unsafe { sys::cuLinkDestroy(state) };
+        // Nothing can be done about a failure.
+        let _ = destroyed;
+        made
+    }
+
+    fn load(&self, code: &[u8], symbol: &CStr, shared_bytes: u32) -> Result<Function, String> {
         let words = |why: CallError| why.to_string();
         self.enter().map_err(words)?;
-        let mut log = vec![0u8; 8192];
-        let mut options = [
-            CUjit_option::CU_JIT_ERROR_LOG_BUFFER,
-            CUjit_option::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES,
-        ];
-        let mut values = [
-            log.as_mut_ptr().cast::<c_void>(),
-            // The driver takes the number in the pointer's place.
-            log.len() as *mut c_void,
-        ];
+        let mut log = Log::new();
+        let (mut options, mut values) = log.options();
         let mut module = std::ptr::null_mut();
-        // SAFETY: the PTX ends with a zero; the log has the length given; one handle is written.
+        // SAFETY: code knows its length, and PTX ends with a zero; the log has the length given; one handle is written.
         let loaded = unsafe {
             sys::cuModuleLoadDataEx(
                 &raw mut module,
-                ptx.as_ptr().cast(),
+                code.as_ptr().cast(),
                 options.len() as u32,
                 options.as_mut_ptr(),
                 values.as_mut_ptr(),
             )
         };
-        loaded.result().map_err(|failure| {
-            let words = CStr::from_bytes_until_nul(&log).map_or("".into(), CStr::to_string_lossy);
-            format!("{} {}", name_of(failure), words.trim())
-        })?;
+        loaded.result().map_err(|failure| log.says(failure))?;
         let found = unsafe { result::module::get_function(module, symbol.to_owned()) };
         let function = found
             .map_err(failed("cuModuleGetFunction"))

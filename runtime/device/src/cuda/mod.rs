@@ -1,10 +1,11 @@
 //! NVIDIA GPUs as a device. The driver's library is looked up at run time: the program starts on a machine that has none.
 //!
 //! [`driver`] says what is asked of a driver, `installed` is the machine's own, `context` holds memory and whether the GPU still works,
-//! `tensor_map` describes tensors to it, `device` queues launches, `queue` knows which are under way, `recording` keeps some to be
+//! `tensor_map` describes tensors to it, `device` queues launches, `queue` knows which are under way, `cubins` keeps translated code on disk, `recording` keeps some to be
 //! queued again together, `timing` takes their time.
 
 mod context;
+mod cubins;
 mod device;
 pub mod driver;
 mod installed;

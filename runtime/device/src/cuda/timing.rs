@@ -53,7 +53,9 @@ impl CudaDevice {
             // 256 MiB on an H100.
             flush: (self.context)
                 .allocate((5 * gpu.facts().cache_bytes as usize).next_power_of_two())?,
-            empty: gpu.load(EMPTY, c"empty", 0).map_err(refused)?,
+            empty: gpu
+                .load(EMPTY.to_bytes_with_nul(), c"empty", 0)
+                .map_err(refused)?,
         };
         Ok(self.timing.get_or_init(|| made))
     }

@@ -49,12 +49,17 @@ pub fn run(args: &Args, options: &Options) -> CommandResult {
     let ids: Vec<u32> = (0..prompt.max(decode) as u32)
         .map(|i| i.wrapping_mul(2_654_435_761) % vocab)
         .collect();
-    let mut session = model.session(batch, prompt + decode, batch * prompt)?;
+    let mut session = options.session(&model, batch, prompt + decode, batch * prompt)?;
     let (mut prefill_times, mut decode_times) = (Vec::new(), Vec::new());
     let mut profiles = (Profile::new(), Profile::new());
-    for repeat in 0..args.repeats {
+    // Measuring kernels costs time of its own, so that is a round that does not count.
+    for repeat in 0..args.repeats + u32::from(args.kernels) {
+        let profiled = repeat == args.repeats;
+        if profiled {
+            // Recorded steps show no kernels.
+            session.replay_steps(false);
+        }
         (0..batch).for_each(|sequence| session.reset(sequence));
-        let profiled = args.kernels && repeat + 1 == args.repeats;
         let mut step = |ids: &[u32]| -> Result<Duration, Box<dyn std::error::Error>> {
             let runs: Vec<Run> = (0..batch)
                 .map(|sequence| Run {
@@ -69,15 +74,18 @@ pub fn run(args: &Args, options: &Options) -> CommandResult {
             Ok(start.elapsed())
         };
         start(&model, profiled);
-        prefill_times.push(step(&ids[..prompt])?);
+        let prefill = step(&ids[..prompt])?;
         profiles.0 = stop(&model, profiled);
         start(&model, profiled);
         let mut total = Duration::ZERO;
         for id in &ids[..decode] {
             total += step(std::slice::from_ref(id))?;
         }
-        decode_times.push(total);
         profiles.1 = stop(&model, profiled);
+        if !profiled {
+            prefill_times.push(prefill);
+            decode_times.push(total);
+        }
     }
     let rate = |tokens: usize, mut times: Vec<Duration>| {
         times.sort();

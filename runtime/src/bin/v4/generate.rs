@@ -69,7 +69,7 @@ pub fn run(args: &Args, options: &Options) -> CommandResult {
     let model = options.model(&args.model)?;
     let chunk = (args.chunk as usize).min(prompt.len());
     let context = prompt.len() + args.tokens as usize;
-    let mut session = model.session(1, context, chunk)?;
+    let mut session = options.session(&model, 1, context, chunk)?;
     let mut sampler = Sampler::new(model.device(), 1)?;
 
     let start = Instant::now();

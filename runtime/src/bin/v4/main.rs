@@ -1,6 +1,7 @@
 //! `v4`: DeepSeek-V4 models on the command line.
 
 mod bench;
+mod determinism;
 mod forward;
 mod generate;
 mod plan;
@@ -27,6 +28,8 @@ enum Command {
     Verify(verify::Args),
     /// Computes the logits of token sequences and writes them to a safetensors file.
     Forward(forward::Args),
+    /// Checks that a request's bits do not depend on what runs beside it; exit code 1 where they do.
+    Determinism(determinism::Args),
     /// Generates tokens after a prompt.
     Generate(generate::Args),
     /// Measures prefill and decode speed.
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match &cli.command {
         Command::Verify(args) => verify::run(args, &cli.options),
+        Command::Determinism(args) => determinism::run(args, &cli.options),
         Command::Forward(args) => forward::run(args, &cli.options),
         Command::Generate(args) => generate::run(args, &cli.options),
         Command::Bench(args) => bench::run(args, &cli.options),

@@ -2,13 +2,13 @@
 
 use std::error::Error;
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
-use tessera::model::Model;
 use tessera::model::kernels::Kernels;
+use tessera::model::{Model, ModelError, Session};
 use tessera_device::{CpuOptions, CudaOptions, Device};
 
 #[derive(clap::Args)]
@@ -25,6 +25,9 @@ pub struct Options {
     /// With --device cuda: a kernel that runs longer is taken to hang.
     #[arg(long, global = true, default_value_t = 30, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     watchdog: u64,
+    /// With --device cuda: launch every kernel of a decoding step, which shows the kernel that hangs, instead of replaying recorded steps.
+    #[arg(long, global = true)]
+    eager: bool,
     /// Print results as JSON.
     #[arg(long, global = true)]
     pub json: bool,
@@ -46,8 +49,24 @@ impl Options {
             DeviceKind::Cuda => Ok(Device::cuda_with(CudaOptions {
                 ordinal: self.gpu,
                 watchdog: Duration::from_secs(self.watchdog),
+                cubins: cache_folder().map(|cache| cache.join("cubins")),
             })?),
         }
+    }
+
+    /// Memory of a model's calls, as the options want it.
+    pub fn session(
+        &self,
+        model: &Model,
+        sequences: usize,
+        context: usize,
+        most_tokens: usize,
+    ) -> Result<Session, ModelError> {
+        let mut session = model.session(sequences, context, most_tokens)?;
+        if self.eager {
+            session.replay_steps(false);
+        }
+        Ok(session)
     }
 
     pub fn kernels(&self) -> Result<Kernels, Box<dyn Error>> {
@@ -65,6 +84,15 @@ impl Options {
         bar.finish_and_clear();
         Ok(model?)
     }
+}
+
+/// `$XDG_CACHE_HOME/tessera`, or `~/.cache/tessera`.
+fn cache_folder() -> Option<PathBuf> {
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
+    let base = std::env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute());
+    base.or_else(home).map(|base| base.join("tessera"))
 }
 
 pub fn progress_bar(what: &str) -> ProgressBar {
