@@ -14,13 +14,15 @@ use super::ModelError;
 use super::batch::{Batch, Run};
 use super::config::{Config, LayerKind};
 use super::kernels::{
-    AttentionArgs, CombineArgs, CompressArgs, CountPairsArgs, EmbedArgs, ExpertDownArgs,
-    ExpertUpArgs, GroupPairsArgs, HcHeadArgs, HcPostArgs, HcPreArgs, IndexScoresArgs,
-    IndexTopkArgs, Kernels, LinearArgs, MtpMergeArgs, NormRotateArgs, RmsnormArgs, RopeTableArgs,
-    RotateArgs, RouteArgs, RouteByTableArgs, StoreRingArgs, SwigluArgs, TakeRowsArgs,
+    AttentionArgs, CombineArgs, CompressArgs, CountPairsArgs, EmbedArgs, GroupPairsArgs,
+    HcHeadArgs, HcPostArgs, HcPostBf16Args, HcPreArgs, IndexScoresArgs, IndexTopkArgs, Kernels,
+    MtpMergeArgs, RopeTableArgs, RoundTripE4m3Args, RouteArgs, RouteByTableArgs, StoreRingArgs,
+    TakeRowsArgs,
 };
 use super::kv_cache::{CompressorCache, KvCache, LayerCache};
-use super::parameters::{self, Choice, DraftBlock, HcSite, Layer, Linear, Moe, Parameters, Part};
+use super::ops::{Done, linear, norm_rotate, part, rms, turn};
+use super::parameters::{self, Choice, DraftBlock, HcSite, Inputs, Layer, Moe, Parameters, Part};
+use super::quantised::Quantised;
 use super::rope::Frequencies;
 use super::steps::Steps;
 use super::trace::{Trace, Tracer};
@@ -264,18 +266,16 @@ fn longest(batch: &Batch) -> usize {
 }
 
 /// One call under way.
-struct Pass<'a, 't> {
-    c: &'a Config,
-    k: &'a Kernels,
-    frequencies: &'a Frequencies,
-    w: &'a mut Workspace,
+pub(super) struct Pass<'a, 't> {
+    pub c: &'a Config,
+    pub k: &'a Kernels,
+    pub frequencies: &'a Frequencies,
+    pub w: &'a mut Workspace,
     /// Tokens.
-    t: usize,
-    longest: usize,
-    tracer: Tracer<'t>,
+    pub t: usize,
+    pub longest: usize,
+    pub tracer: Tracer<'t>,
 }
-
-type Done = Result<(), ModelError>;
 
 impl Pass<'_, '_> {
     fn run(&mut self, p: &Parameters, cache: &mut KvCache, picked: usize) -> Done {
@@ -287,13 +287,14 @@ impl Pass<'_, '_> {
             table: p.embed.view(),
             x: self.w.x.rows_mut(t)?,
         })?;
+        self.tracer.watch("embedded", || self.w.x.rows_mut(t))?;
         for (index, (layer, cache)) in p.layers.iter().zip(&mut cache.layers).enumerate() {
             self.tracer.enter(|| format!("L{index}."));
             self.block(layer, cache)?;
             self.tracer.enter(String::new);
             if self.tracer.is_on() {
                 self.tracer
-                    .record(&format!("hidden.{index}"), self.w.x.rows(t)?)?;
+                    .watch(&format!("hidden.{index}"), || self.w.x.rows_mut(t))?;
             }
         }
         self.head(p, picked)
@@ -322,6 +323,8 @@ impl Pass<'_, '_> {
         self.hc_pre(&layer.attn_hc, &layer.attn_norm, "attn")?;
         self.attention(layer, cache)?;
         self.hc_post()?;
+        let t = self.t;
+        self.tracer.watch("mid", || self.w.x.rows_mut(t))?;
         self.hc_pre(&layer.ffn_hc, &layer.ffn_norm, "ffn")?;
         self.moe(&layer.moe)?;
         self.hc_post()
@@ -332,7 +335,9 @@ impl Pass<'_, '_> {
         let (c, k, t) = (self.c, self.k, self.t);
         let w = &mut *self.w;
         let streams = [t, 1, c.hc_mult * c.hidden_size];
-        linear(k, w.x.shaped(&streams)?, &site.mix, &mut w.mix)?;
+        linear(k, w.x.shaped(&streams)?, &site.mix, &mut w.mix, &mut None)?;
+        self.tracer
+            .watch(&format!("{name}_hc.mix"), || w.mix.rows_mut(t))?;
         k.hc_pre(HcPreArgs {
             x: w.x.rows(t)?,
             mix: w.mix.rows(t)?,
@@ -346,36 +351,62 @@ impl Pass<'_, '_> {
             eps: c.hc_eps as f32,
             iters: c.hc_sinkhorn_iters as i64,
         })?;
-        rms(k, w.collapsed.rows(t)?, norm, &mut w.input, c)?;
         if self.tracer.is_on() {
-            let w = &*self.w;
             for (value, tensor) in [
-                ("pre", &w.pre),
-                ("post", &w.post),
-                ("comb", &w.comb),
-                ("collapsed", &w.collapsed),
+                ("pre", &mut w.pre),
+                ("post", &mut w.post),
+                ("comb", &mut w.comb),
+                ("collapsed", &mut w.collapsed),
             ] {
                 self.tracer
-                    .record(&format!("{name}_hc.{value}"), tensor.rows(t)?)?;
+                    .watch(&format!("{name}_hc.{value}"), || tensor.rows_mut(t))?;
             }
-            self.tracer
-                .record(&format!("{name}.in"), w.input.rows(t)?)?;
         }
-        Ok(())
+        rms(k, w.collapsed.rows(t)?, norm, &mut w.input, c)?;
+        self.tracer
+            .watch(&format!("{name}.in"), || w.input.rows_mut(t))
     }
 
     /// X_k = post_k · output + Σ_j comb[j, k] X_j.
     fn hc_post(&mut self) -> Done {
         let (k, t) = (self.k, self.t);
         let w = &mut *self.w;
-        k.hc_post(HcPostArgs {
-            f: w.output.rows(t)?,
-            x: w.x.rows(t)?,
-            post: w.post.rows(t)?,
-            comb: w.comb.rows(t)?,
-            y: w.x_next.rows_mut(t)?,
-        })?;
+        let (f, x) = (w.output.rows(t)?, w.x.rows(t)?);
+        let (post, comb, y) = (w.post.rows(t)?, w.comb.rows(t)?, w.x_next.rows_mut(t)?);
+        match w.quantised {
+            None => k.hc_post(HcPostArgs {
+                f,
+                x,
+                post,
+                comb,
+                y,
+            })?,
+            Some(_) => k.hc_post_bf16(HcPostBf16Args {
+                f,
+                x,
+                post,
+                comb,
+                y,
+            })?,
+        }
         swap(&mut w.x, &mut w.x_next);
+        Ok(())
+    }
+
+    /// All products with the input [T, D], side by side.
+    fn products(&mut self, inputs: &Inputs) -> Done {
+        let w = &mut *self.w;
+        let x = w.input.shaped(&[self.t, 1, self.c.hidden_size])?;
+        linear(
+            self.k,
+            x,
+            &inputs.linear,
+            &mut w.projected,
+            &mut w.quantised,
+        )?;
+        if let (Some(wide), Some(quantised)) = (&inputs.wide, &mut w.quantised) {
+            linear(self.k, x, wide, &mut quantised.wide, &mut None)?;
+        }
         Ok(())
     }
 
@@ -385,48 +416,39 @@ impl Pass<'_, '_> {
         let p = &layer.attn;
         let kind = layer.kind;
         let (heads, dim) = (c.num_attention_heads, c.head_dim);
-
-        // All products with the input, side by side.
-        let w = &mut *self.w;
-        linear(
-            k,
-            w.input.shaped(&[t, 1, c.hidden_size])?,
-            &p.inputs,
-            &mut w.projected,
-        )?;
-        let product = [t, p.inputs.outputs];
+        self.products(&p.inputs)?;
+        let product = [t, p.inputs.linear.outputs];
 
         // Queries [T, H, A]: low rank, norm, up, norm of each head, rotation.
+        let w = &mut *self.w;
         let q_low = part(&w.projected, product, &p.wq_a)?;
         rms(k, q_low, &p.q_norm, &mut w.q_residual, c)?;
+        self.tracer
+            .watch("attn.q_residual", || w.q_residual.rows_mut(t))?;
         linear(
             k,
             w.q_residual.shaped(&[t, 1, c.q_lora_rank])?,
             &p.wq_b,
             &mut w.q_raw,
+            &mut w.quantised,
         )?;
         let rope = match kind {
             LayerKind::Window => &w.rope_main,
             _ => &w.rope_compress,
         };
-        k.norm_rotate(NormRotateArgs {
-            x: w.q_raw.rows(t)?,
-            cosine: rope.cosine.rows(t)?,
-            sine: rope.sine.rows(t)?,
-            y: w.q.rows_mut(t)?,
-            eps: c.rms_norm_eps as f32,
-        })?;
+        norm_rotate(k, &w.q_raw, rope, &mut w.q, t, c)?;
+        self.tracer.watch("attn.q", || w.q.rows_mut(t))?;
 
         // One key, also the value, per token [T, A]: into the window's ring.
         let kv_raw = part(&w.projected, product, &p.wkv)?;
         rms(k, kv_raw, &p.kv_norm, &mut w.kv_normed, c)?;
-        k.rotate(RotateArgs {
-            x: w.kv_normed.shaped(&[t, 1, dim])?,
-            cosine: rope.cosine.rows(t)?,
-            sine: rope.sine.rows(t)?,
-            y: w.kv.shaped_mut(&[t, 1, dim])?,
-            sign: 1.0,
-        })?;
+        turn(k, &mut w.kv_normed, rope, &mut w.kv, &[t, 1, dim], 1.0)?;
+        if w.quantised.is_some() {
+            k.round_trip_e4m3(RoundTripE4m3Args {
+                x: w.kv.rows_mut(t)?,
+            })?;
+        }
+        self.tracer.watch("attn.kv", || w.kv.rows_mut(t))?;
         k.store_ring(StoreRingArgs {
             rows: w.kv.rows(t)?,
             pos: w.positions.rows(t)?,
@@ -435,12 +457,22 @@ impl Pass<'_, '_> {
         })?;
 
         // Compressed entries of the blocks that these tokens close, and which of them each token sees.
+        let closed = match kind {
+            LayerKind::Window => 0,
+            _ => (self.longest / kind.ratio()) as i64,
+        };
         if let (Some(compressor), Some(main)) = (&p.compressor, &mut cache.main) {
-            self.compress(compressor, main, product)?;
+            self.compress(compressor, main, &p.inputs, "comp")?;
+            self.tracer.watch("comp.kv", || {
+                Ok(main.entries.view_mut()?.slice(1, 0..closed)?)
+            })?;
         }
         if let (Some(indexer), Some(index)) = (&p.indexer, &mut cache.index) {
-            self.compress(&indexer.compressor, index, product)?;
-            self.pick(indexer, index, kind, product)?;
+            self.compress(&indexer.compressor, index, &p.inputs, "idx")?;
+            self.tracer.watch("idx.k", || {
+                Ok(index.entries.view_mut()?.slice(1, 0..closed)?)
+            })?;
+            self.pick(indexer, index, kind, &p.inputs)?;
         }
 
         // core [T, H, A], turned back by each query's position.
@@ -466,35 +498,42 @@ impl Pass<'_, '_> {
             ratio: kind.ratio() as i64,
             scale: (dim as f32).sqrt().recip(),
         })?;
+        self.tracer.watch("attn.core", || w.core.rows_mut(t))?;
         let rope = match kind {
             LayerKind::Window => &w.rope_main,
             _ => &w.rope_compress,
         };
-        k.rotate(RotateArgs {
-            x: w.core.rows(t)?,
-            cosine: rope.cosine.rows(t)?,
-            sine: rope.sine.rows(t)?,
-            y: w.core_derot.rows_mut(t)?,
-            sign: -1.0,
+        turn(
+            k,
+            &mut w.core,
+            rope,
+            &mut w.core_derot,
+            &[t, heads, dim],
+            -1.0,
+        )?;
+        self.tracer.watch("attn.core_derot", || {
+            w.core_derot.shaped_mut(&[t, heads * dim])
         })?;
 
         // Output: each group of heads to its own rank [T, G, R], all of them to [T, D].
+        let low = c.o_groups * c.o_lora_rank;
         linear(
             k,
             w.core_derot.shaped(&[t, c.o_groups, c.o_group_width()])?,
             &p.wo_a,
             &mut w.o_low,
+            &mut w.quantised,
         )?;
+        self.tracer
+            .watch("attn.o_a", || w.o_low.shaped_mut(&[t, low]))?;
         linear(
             k,
-            w.o_low.shaped(&[t, 1, c.o_groups * c.o_lora_rank])?,
+            w.o_low.shaped(&[t, 1, low])?,
             &p.wo_b,
             &mut w.output,
+            &mut w.quantised,
         )?;
-        if self.tracer.is_on() {
-            self.trace_attention(layer, cache, heads * dim)?;
-        }
-        Ok(())
+        self.tracer.watch("attn.out", || w.output.rows_mut(t))
     }
 
     /// Puts the tokens' rows into the open blocks and writes the entries of those that close.
@@ -502,18 +541,22 @@ impl Pass<'_, '_> {
         &mut self,
         p: &parameters::Compressor,
         cache: &mut CompressorCache,
-        product: [usize; 2],
+        inputs: &Inputs,
+        name: &str,
     ) -> Done {
         let (c, k, t) = (self.c, self.k, self.t);
         let w = &mut *self.w;
         let rings = [(&p.wkv, &mut cache.keys), (&p.wgate, &mut cache.gates)];
         for (columns, ring) in rings {
             k.store_ring(StoreRingArgs {
-                rows: part(&w.projected, product, columns)?,
+                rows: wide(&w.projected, &w.quantised, inputs, t, columns)?,
                 pos: w.positions.rows(t)?,
                 seq: w.sequences.rows(t)?,
                 ring: ring.view_mut()?,
             })?;
+        }
+        if w.quantised.is_some() {
+            return self.close(p, cache, name);
         }
         k.compress(CompressArgs {
             keys: cache.keys.view(),
@@ -535,70 +578,88 @@ impl Pass<'_, '_> {
         p: &parameters::Indexer,
         cache: &CompressorCache,
         kind: LayerKind,
-        product: [usize; 2],
+        inputs: &Inputs,
     ) -> Done {
         let (c, k, t) = (self.c, self.k, self.t);
         let (heads, dim) = (c.index_n_heads, c.index_head_dim);
         let entries = self.longest / kind.ratio();
         let w = &mut *self.w;
         let all = self.tracer.is_on();
-        if entries > c.index_topk || all {
+        // Attention takes the picks of quantised models in the order of their scores.
+        let ranked = w.quantised.is_some();
+        if entries > c.index_topk || all || ranked {
             linear(
                 k,
                 w.q_residual.shaped(&[t, 1, c.q_lora_rank])?,
                 &p.wq_b,
                 &mut w.index_q_raw,
+                &mut w.quantised,
             )?;
-            k.rotate(RotateArgs {
-                x: w.index_q_raw.rows(t)?,
-                cosine: w.rope_compress.cosine.rows(t)?,
-                sine: w.rope_compress.sine.rows(t)?,
-                y: w.index_q.rows_mut(t)?,
-                sign: 1.0,
-            })?;
+            turn(
+                k,
+                &mut w.index_q_raw,
+                &w.rope_compress,
+                &mut w.index_q,
+                &[t, heads, dim],
+                1.0,
+            )?;
+            let scale = (dim as f32).sqrt().recip();
+            let head_scale = (heads as f32).sqrt().recip();
+            if ranked {
+                self.quantise_index(p, inputs, scale * head_scale)?;
+            }
+            let w = &mut *self.w;
+            self.tracer.watch("idx.q", || w.index_q.rows_mut(t))?;
+            // In quantised models the scales are in the heads' weights.
+            let (weights, scale, head_scale) = match &w.quantised {
+                Some(quantised) => (quantised.head_weights.rows(t)?, 1.0, 1.0),
+                None => {
+                    let weights = wide(&w.projected, &None, inputs, t, &p.weights_proj)?;
+                    self.tracer.record("idx.head_w", weights)?;
+                    (weights, scale, head_scale)
+                }
+            };
             k.index_scores(IndexScoresArgs {
                 q: w.index_q.rows(t)?,
-                w: part(&w.projected, product, &p.weights_proj)?,
+                w: weights,
                 k: cache.entries.view(),
                 pos: w.positions.rows(t)?,
                 seq: w.sequences.rows(t)?,
                 scores: w.index_scores.shaped_mut(&[t, entries])?,
                 ratio: kind.ratio() as i64,
                 all: all as i64,
-                scale: (dim as f32).sqrt().recip(),
-                head_scale: (heads as f32).sqrt().recip(),
+                scale,
+                head_scale,
             })?;
+            self.tracer
+                .watch("idx.scores", || w.index_scores.shaped_mut(&[t, entries]))?;
         }
         // With few enough entries every one is picked, whatever its score.
+        let w = &mut *self.w;
         k.index_topk(IndexTopkArgs {
             scores: w.index_scores.shaped(&[t, entries])?,
             pos: w.positions.rows(t)?,
             picks: w.picks.rows_mut(t)?,
             ratio: kind.ratio() as i64,
+            ranked: ranked as i64,
         })?;
-        Ok(())
+        self.tracer.watch("idx.topk", || w.picks.rows_mut(t))
     }
 
     /// input [T, D] to output [T, D].
     fn moe(&mut self, p: &Moe) -> Done {
         let (c, k, t) = (self.c, self.k, self.t);
-        let w = &mut *self.w;
-        let (hidden, inter, choices) = (
-            c.hidden_size,
-            c.moe_intermediate_size,
-            c.num_experts_per_tok,
-        );
-        let input = [t, 1, hidden];
-
-        // All products with the input, side by side.
-        linear(k, w.input.shaped(&input)?, &p.inputs, &mut w.projected)?;
-        let product = [t, p.inputs.outputs];
+        let (hidden, choices) = (c.hidden_size, c.num_experts_per_tok);
+        self.products(&p.inputs)?;
 
         // Chosen experts [T, K] in ascending order, their weights [T, K].
+        let w = &mut *self.w;
         let scale = c.routed_scaling_factor as f32;
+        let logits = wide(&w.projected, &w.quantised, &p.inputs, t, &p.gate)?;
+        self.tracer.record("gate.logits", logits)?;
         match &p.choice {
             Choice::Scored { bias } => k.route(RouteArgs {
-                logits: part(&w.projected, product, &p.gate)?,
+                logits,
                 bias: bias.view(),
                 scores: w.gate_scores.rows_mut(t)?,
                 experts: w.experts.rows_mut(t)?,
@@ -606,7 +667,7 @@ impl Pass<'_, '_> {
                 route_scale: scale,
             })?,
             Choice::Table { experts } => k.route_by_table(RouteByTableArgs {
-                logits: part(&w.projected, product, &p.gate)?,
+                logits,
                 ids: w.ids.rows(t)?,
                 table: experts.view(),
                 scores: w.gate_scores.rows_mut(t)?,
@@ -618,7 +679,7 @@ impl Pass<'_, '_> {
 
         // Pairs sorted by expert, cut into tiles of rows.
         let pairs = t * choices;
-        let rows = rows_per_tile(t);
+        let rows = rows_per_tile(t, w.quantised.is_some());
         let tiles = most_tiles(pairs, c.n_routed_experts, rows);
         k.count_pairs(CountPairsArgs {
             expert: w.experts.shaped(&[pairs])?,
@@ -634,49 +695,10 @@ impl Pass<'_, '_> {
             tiles: w.tiles.view_mut()?,
             rows: rows as i64,
         })?;
+        self.experts(p, pairs, rows, tiles)?;
 
-        // Routed experts: h [T K, I] by sorted row, y [T K, D] by pair.
-        let limit = c.swiglu_limit as f32;
-        k.expert_up(ExpertUpArgs {
-            x: w.input.rows(t)?,
-            w1: p.w1.view(),
-            w3: p.w3.view(),
-            pair: w.pair.rows(pairs)?,
-            tile_expert: w.tile_expert.rows(tiles)?,
-            tile_first: w.tile_first.rows(tiles)?,
-            tile_end: w.tile_end.rows(tiles)?,
-            tiles: w.tiles.view(),
-            weight: w.expert_weights.shaped(&[pairs])?,
-            h: w.expert_h.rows_mut(pairs)?,
-            choices: choices as i64,
-            rows: rows as i64,
-            limit,
-        })?;
-        k.expert_down(ExpertDownArgs {
-            h: w.expert_h.rows(pairs)?,
-            w2: p.w2.view(),
-            pair: w.pair.rows(pairs)?,
-            tile_expert: w.tile_expert.rows(tiles)?,
-            tile_first: w.tile_first.rows(tiles)?,
-            tile_end: w.tile_end.rows(tiles)?,
-            tiles: w.tiles.view(),
-            y: w.expert_y.rows_mut(pairs)?,
-            rows: rows as i64,
-        })?;
-
-        // The shared expert [T, D], and the sum of all.
-        k.swiglu(SwigluArgs {
-            gate: part(&w.projected, product, &p.shared_w1)?,
-            up: part(&w.projected, product, &p.shared_w3)?,
-            y: w.shared_h.rows_mut(t)?,
-            limit,
-        })?;
-        linear(
-            k,
-            w.shared_h.shaped(&[t, 1, inter])?,
-            &p.shared_w2,
-            &mut w.shared_y,
-        )?;
+        // The sum of all.
+        let w = &mut *self.w;
         k.combine(CombineArgs {
             y: w.expert_y.shaped(&[t, choices, hidden])?,
             shared_out: w.shared_y.rows(t)?,
@@ -684,19 +706,18 @@ impl Pass<'_, '_> {
             total: w.output.rows_mut(t)?,
         })?;
         if self.tracer.is_on() {
-            let w = &*self.w;
-            let logits = part(&w.projected, product, &p.gate)?;
-            self.tracer.record("gate.logits", logits)?;
             for (name, tensor) in [
                 ("gate.scores", &w.gate_scores),
                 ("gate.topk_idx", &w.experts),
                 ("gate.topk_w", &w.expert_weights),
                 ("moe.routed", &w.routed),
                 ("moe.shared", &w.shared_y),
-                ("moe.out", &w.output),
             ] {
                 self.tracer.record(name, tensor.rows(t)?)?;
             }
+            self.tracer
+                .record("moe.expert_out", w.expert_y.shaped(&[t, choices, hidden])?)?;
+            self.tracer.watch("moe.out", || w.output.rows_mut(t))?;
         }
         Ok(())
     }
@@ -724,6 +745,7 @@ impl Pass<'_, '_> {
             w.head_norm.shaped(&[rows, 1, c.hidden_size])?,
             &p.head,
             &mut w.logits,
+            &mut None,
         )?;
         self.tracer
             .record("head.collapsed", w.head_collapsed.rows(rows)?)?;
@@ -751,6 +773,7 @@ impl Pass<'_, '_> {
                 self.w.head_norm.shaped(&[t, 1, hidden])?,
                 &p.head,
                 &mut d.logits,
+                &mut None,
             )
             .and_then(|()| {
                 self.tracer.record("head_norm", self.w.head_norm.rows(t)?)?;
@@ -790,29 +813,26 @@ impl Pass<'_, '_> {
             d.e.shaped(&[t, 1, hidden])?,
             &draft.e_proj,
             &mut d.e_proj,
+            &mut w.quantised,
         )?;
-        let eps = c.rms_norm_eps as f32;
-        k.rmsnorm(RmsnormArgs {
-            x: w.x.shaped(&[t * n, hidden])?,
-            w: draft.hnorm.view(),
-            y: d.h.shaped_mut(&[t * n, hidden])?,
-            eps,
-        })?;
+        let streams = w.x.shaped(&[t * n, hidden])?;
+        rms(k, streams, &draft.hnorm, &mut d.h, c)?;
         linear(
             k,
             d.h.shaped(&[t * n, 1, hidden])?,
             &draft.h_proj,
             &mut d.h_proj,
+            &mut w.quantised,
         )?;
         k.mtp_merge(MtpMergeArgs {
             e: d.e_proj.rows(t)?,
             h: d.h_proj.rows(t)?,
             x: w.x.rows_mut(t)?,
         })?;
-        self.tracer.record("block_in", w.x.rows(t)?)?;
+        self.tracer.watch("block_in", || w.x.rows_mut(t))?;
         self.block(&draft.layer, cache)?;
         let w = &mut *self.w;
-        self.tracer.record("block_out", w.x.rows(t)?)?;
+        self.tracer.watch("block_out", || w.x.rows_mut(t))?;
         swap(&mut w.x, &mut w.head_x);
         let collapsed = collapse(c, k, &draft.hc_head, w, t);
         swap(&mut w.x, &mut w.head_x);
@@ -825,47 +845,32 @@ impl Pass<'_, '_> {
             c,
         )
     }
+}
 
-    fn trace_attention(&mut self, layer: &Layer, cache: &LayerCache, width: usize) -> Done {
-        let (c, t) = (self.c, self.t);
-        let product = [t, layer.attn.inputs.outputs];
-        let w = &*self.w;
-        for (name, tensor) in [
-            ("attn.q_residual", &w.q_residual),
-            ("attn.q", &w.q),
-            ("attn.kv", &w.kv),
-            ("attn.core", &w.core),
-        ] {
-            self.tracer.record(name, tensor.rows(t)?)?;
-        }
-        self.tracer
-            .record("attn.core_derot", w.core_derot.shaped(&[t, width])?)?;
-        let low = [t, c.o_groups * c.o_lora_rank];
-        self.tracer.record("attn.o_a", w.o_low.shaped(&low)?)?;
-        self.tracer.record("attn.out", w.output.rows(t)?)?;
-        if let Some(main) = &cache.main {
-            let closed = (self.longest / layer.kind.ratio()) as i64;
-            self.tracer
-                .record("comp.kv", main.entries.view().slice(1, 0..closed)?)?;
-            if let (Some(index), Some(p)) = (&cache.index, &layer.attn.indexer) {
-                self.tracer.record("idx.q", w.index_q.rows(t)?)?;
-                self.tracer
-                    .record("idx.k", index.entries.view().slice(1, 0..closed)?)?;
-                let weights = part(&w.projected, product, &p.weights_proj)?;
-                self.tracer.record("idx.head_w", weights)?;
-                self.tracer
-                    .record("idx.scores", w.index_scores.shaped(&[t, closed as usize])?)?;
-                self.tracer.record("idx.topk", w.picks.rows(t)?)?;
-            }
-        }
-        Ok(())
+/// The columns of a matrix that is never quantised in the products with a block's input.
+fn wide<'a>(
+    projected: &'a Tensor,
+    quantised: &'a Option<Quantised>,
+    inputs: &Inputs,
+    t: usize,
+    columns: &Part,
+) -> Result<View<'a>, ModelError> {
+    match (&inputs.wide, quantised) {
+        (Some(wide), Some(quantised)) => part(&quantised.wide, [t, wide.outputs], columns),
+        _ => part(projected, [t, inputs.linear.outputs], columns),
     }
 }
 
 /// head_collapsed [rows, D] = hc_head(head_x [rows, N, D]).
 fn collapse(c: &Config, k: &Kernels, site: &HcSite, w: &mut Workspace, rows: usize) -> Done {
     let streams = [rows, 1, c.hc_mult * c.hidden_size];
-    linear(k, w.head_x.shaped(&streams)?, &site.mix, &mut w.head_mix)?;
+    linear(
+        k,
+        w.head_x.shaped(&streams)?,
+        &site.mix,
+        &mut w.head_mix,
+        &mut None,
+    )?;
     k.hc_head(HcHeadArgs {
         x: w.head_x.rows(rows)?,
         mix: w.head_mix.rows(rows)?,
@@ -874,34 +879,6 @@ fn collapse(c: &Config, k: &Kernels, site: &HcSite, w: &mut Workspace, rows: usi
         y: w.head_collapsed.rows_mut(rows)?,
         norm_eps: c.rms_norm_eps as f32,
         eps: c.hc_eps as f32,
-    })?;
-    Ok(())
-}
-
-/// y [M, G, N] = x [M, G, K] · w^T.
-fn linear(k: &Kernels, x: View, w: &Linear, y: &mut Tensor) -> Done {
-    let (rows, groups) = (x.shape()[0] as usize, x.shape()[1] as usize);
-    k.linear(LinearArgs {
-        x,
-        w: w.panels(),
-        y: y.shaped_mut(&[rows, groups, w.outputs])?,
-    })?;
-    Ok(())
-}
-
-/// The columns of one matrix in a stacked product `[T, N]`.
-fn part<'a>(product: &'a Tensor, shape: [usize; 2], part: &Part) -> Result<View<'a>, ModelError> {
-    Ok(product.shaped(&shape)?.slice(1, part.clone())?)
-}
-
-/// y [R, D] = rms(x [R, D]) · weight.
-fn rms(k: &Kernels, x: View, weight: &Tensor, y: &mut Tensor, c: &Config) -> Done {
-    let rows = x.shape()[0] as usize;
-    k.rmsnorm(RmsnormArgs {
-        x,
-        w: weight.view(),
-        y: y.rows_mut(rows)?,
-        eps: c.rms_norm_eps as f32,
     })?;
     Ok(())
 }

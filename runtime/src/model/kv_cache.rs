@@ -11,6 +11,7 @@ use tessera_device::{Device, Tensor};
 
 use super::ModelError;
 use super::config::{Config, LayerKind};
+use super::quantised::activation_dtype;
 
 /// The caches of all layers for a fixed number of sequences.
 pub struct KvCache {
@@ -132,8 +133,8 @@ struct Shape<'d> {
 }
 
 impl Shape<'_> {
-    fn zeros(&self, shape: &[i64]) -> Result<Tensor, ModelError> {
-        Ok(Tensor::zeros_on(self.device, DType::F32, shape)?)
+    fn zeros(&self, dtype: DType, shape: &[i64]) -> Result<Tensor, ModelError> {
+        Ok(Tensor::zeros_on(self.device, dtype, shape)?)
     }
 }
 
@@ -144,9 +145,10 @@ impl LayerCache {
             // A window beyond the context is never full, but the kernel asks for its slots.
             shape.context.max(config.sliding_window),
         );
-        let compressor = |width: usize| CompressorCache::new(kind, width, shape);
+        let keys = activation_dtype(config);
+        let compressor = |width: usize| CompressorCache::new(kind, keys, width, shape);
         Ok(LayerCache {
-            ring: shape.zeros(&[shape.sequences, slots as i64, width])?,
+            ring: shape.zeros(keys, &[shape.sequences, slots as i64, width])?,
             main: kind
                 .is_compressed()
                 .then(|| compressor(config.head_dim))
@@ -154,7 +156,7 @@ impl LayerCache {
             index: matches!(kind, LayerKind::CompressedSparse { .. })
                 .then(|| compressor(config.index_head_dim))
                 .transpose()?,
-            no_entries: shape.zeros(&[shape.sequences, 0, width])?,
+            no_entries: shape.zeros(keys, &[shape.sequences, 0, width])?,
         })
     }
 
@@ -172,21 +174,25 @@ impl LayerCache {
 impl CompressorCache {
     fn new(
         kind: LayerKind,
+        entries: DType,
         width: usize,
         shape: &Shape<'_>,
     ) -> Result<CompressorCache, ModelError> {
         let (ratio, blocks) = (kind.ratio(), kind.blocks_per_entry());
         let slots = (ratio * blocks + shape.most_tokens) as i64;
         let columns = (blocks * width) as i64;
-        let rows = || shape.zeros(&[shape.sequences, slots, columns]);
+        let rows = || shape.zeros(DType::F32, &[shape.sequences, slots, columns]);
         Ok(CompressorCache {
             keys: rows()?,
             gates: rows()?,
-            entries: shape.zeros(&[
-                shape.sequences,
-                (shape.context / ratio) as i64,
-                width as i64,
-            ])?,
+            entries: shape.zeros(
+                entries,
+                &[
+                    shape.sequences,
+                    (shape.context / ratio) as i64,
+                    width as i64,
+                ],
+            )?,
         })
     }
 }

@@ -1,13 +1,17 @@
 //! The DeepSeek-V4 model: its configuration, what it costs, and its forward pass.
 
 pub mod batch;
+pub mod codes;
 pub mod config;
 mod error;
 pub mod forward;
+mod forward_quantised;
 pub mod kernels;
 pub mod kv_cache;
+mod ops;
 pub mod parameters;
 pub mod plan;
+mod quantised;
 mod rope;
 pub mod sample;
 mod steps;

@@ -1,16 +1,18 @@
 //! A model's weights in the form kernels read: matrices packed into panels, vectors in f32, expert tables in i32.
 //!
 //! Matrices that are stored as bf16 stay bf16, which halves what a token reads; kernels widen them, so the result has the bits that
-//! widened weights give. f16 is widened here.
+//! widened weights give. f16 is widened here. Quantised weights stay codes with their scales (`codes.rs`); norms are bf16 then, as the
+//! activations are.
 //!
 //! Needs: a checkpoint that was compared with the configuration. Keeps: every conversion is a kernel's work; nothing here looks at a value.
 
 use std::ops::Range;
 
 use tessera_artifact::DType;
-use tessera_device::{Device, Tensor, View};
+use tessera_device::{Device, Tensor};
 
 use super::ModelError;
+use super::codes;
 use super::config::{Config, LayerKind, WeightFormat};
 use super::kernels::{ConvertArgs, Kernels, PackPanelsArgs};
 use crate::weights::{self, Checkpoint, Draft};
@@ -51,8 +53,8 @@ pub struct HcSite {
 }
 
 pub struct Attention {
-    /// Everything that multiplies the block's input, stacked: one launch.
-    pub inputs: Linear,
+    /// Everything that multiplies the block's input.
+    pub inputs: Inputs,
     pub wq_a: Part,
     pub q_norm: Tensor,
     pub wq_b: Linear,
@@ -80,15 +82,13 @@ pub struct Indexer {
 }
 
 pub struct Moe {
-    /// The router's matrix and the shared expert's first two, stacked.
-    pub inputs: Linear,
+    /// The router's matrix and the shared expert's first two.
+    pub inputs: Inputs,
     pub gate: Part,
     pub choice: Choice,
-    /// `[E, cdiv(I, 64), D, 64]`
-    pub w1: Tensor,
-    pub w3: Tensor,
-    /// `[E, cdiv(D, 64), I, 64]`
-    pub w2: Tensor,
+    pub w1: Experts,
+    pub w3: Experts,
+    pub w2: Experts,
     pub shared_w1: Part,
     pub shared_w3: Part,
     pub shared_w2: Linear,
@@ -113,10 +113,35 @@ pub struct DraftBlock {
     pub hc_head: HcSite,
 }
 
-/// G packed matrices of one shape, `[G, cdiv(N, 64), K, 64]`; G is 1 but for grouped projections.
+/// Matrices that multiply one block's input, stacked by the kind of their products: a launch or two.
+pub struct Inputs {
+    pub linear: Linear,
+    /// In quantised models the matrices that are not: those of the compressors, the indexer's head weights and the router, whose
+    /// products stay f32.
+    pub wide: Option<Linear>,
+}
+
+/// G matrices of one shape; G is 1 but for grouped projections.
 pub struct Linear {
-    pub panels: Tensor,
+    pub weights: Weights,
     pub outputs: usize,
+}
+
+/// What a linear map is multiplied with.
+pub enum Weights {
+    /// `[G, cdiv(N, 64), K, 64]`, f32 or bf16; products are f32.
+    Panels(Tensor),
+    /// `[G, N, K]` bf16; inputs and products are bf16.
+    Rows(Tensor),
+    /// G = 1; inputs are quantised, products are bf16.
+    Codes(codes::Matrix),
+}
+
+/// One matrix of every routed expert.
+pub enum Experts {
+    /// `[E, cdiv(N, 64), K, 64]`, f32 or bf16.
+    Panels(Tensor),
+    Codes(codes::Experts),
 }
 
 /// Columns of a stacked product that belong to one of its matrices.
@@ -126,7 +151,7 @@ impl Parameters {
     /// Reads and packs all weights; `progress` is told how many of how many tensors are done.
     ///
     /// # Errors
-    /// [`ModelError`]: the checkpoint does not fit the configuration, is in a format that is not run, or there is no memory.
+    /// [`ModelError`]: the checkpoint does not fit the configuration, has sizes that are not run, or there is no memory.
     pub fn load(
         config: &Config,
         checkpoint: &Checkpoint,
@@ -134,11 +159,7 @@ impl Parameters {
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Parameters, ModelError> {
         let draft = weights::check(config, checkpoint)?;
-        if config.weight_format != WeightFormat::Plain {
-            return Err(ModelError::Unsupported(
-                "this version runs checkpoints of f32, bf16 or f16 weights; this one is quantised to FP8".into(),
-            ));
-        }
+        codes::check_sizes(config)?;
         let total = checkpoint.tensors().count();
         Loader {
             device: kernels.library().device(),
@@ -159,20 +180,22 @@ impl Parameters {
             .layers
             .iter()
             .chain(self.draft.as_ref().map(|d| &d.layer));
-        let widths = blocks.flat_map(|b| [b.attn.inputs.outputs, b.moe.inputs.outputs]);
-        widths.max().unwrap_or(0)
+        let widths = blocks
+            .flat_map(|b| [&b.attn.inputs, &b.moe.inputs])
+            .flat_map(|inputs| [Some(&inputs.linear), inputs.wide.as_ref()]);
+        widths.flatten().map(|w| w.outputs).max().unwrap_or(0)
     }
 }
 
-struct Loader<'a> {
-    device: &'a Device,
-    config: &'a Config,
+pub(super) struct Loader<'a> {
+    pub device: &'a Device,
+    pub config: &'a Config,
     checkpoint: &'a Checkpoint,
-    kernels: &'a Kernels,
+    pub kernels: &'a Kernels,
     progress: &'a mut dyn FnMut(usize, usize),
     done: usize,
     total: usize,
-    bytes: usize,
+    pub bytes: usize,
 }
 
 impl Loader<'_> {
@@ -196,8 +219,8 @@ impl Loader<'_> {
             embed,
             layers,
             hc_head: self.hc_site("hc_head")?,
-            norm: self.vector("norm.weight")?,
-            head: self.linear("head.weight")?,
+            norm: self.norm("norm.weight")?,
+            head: self.packed("head.weight")?,
             draft: (draft == Draft::Mtp)
                 .then(|| self.draft("mtp.0"))
                 .transpose()?,
@@ -209,17 +232,17 @@ impl Loader<'_> {
         Ok(Layer {
             kind,
             attn_hc: self.hc_site(&format!("{at}.hc_attn"))?,
-            attn_norm: self.vector(&format!("{at}.attn_norm.weight"))?,
+            attn_norm: self.norm(&format!("{at}.attn_norm.weight"))?,
             attn: self.attention(&format!("{at}.attn"), kind)?,
             ffn_hc: self.hc_site(&format!("{at}.hc_ffn"))?,
-            ffn_norm: self.vector(&format!("{at}.ffn_norm.weight"))?,
+            ffn_norm: self.norm(&format!("{at}.ffn_norm.weight"))?,
             moe: self.moe(&format!("{at}.ffn"), hash)?,
         })
     }
 
     fn hc_site(&mut self, at: &str) -> Result<HcSite, ModelError> {
         Ok(HcSite {
-            mix: self.linear(&format!("{at}_fn"))?,
+            mix: self.packed(&format!("{at}_fn"))?,
             base: self.vector(&format!("{at}_base"))?,
             scale: self.vector(&format!("{at}_scale"))?,
         })
@@ -227,55 +250,58 @@ impl Loader<'_> {
 
     fn attention(&mut self, at: &str, kind: LayerKind) -> Result<Attention, ModelError> {
         let groups = self.config.o_groups;
-        let mut stack = Stack::default();
-        let wq_a = self.push(&mut stack, &format!("{at}.wq_a.weight"))?;
-        let wkv = self.push(&mut stack, &format!("{at}.wkv.weight"))?;
+        let mut stacks = self.stacks();
+        let wq_a = self.push_linear(&mut stacks, &format!("{at}.wq_a"))?;
+        let wkv = self.push_linear(&mut stacks, &format!("{at}.wkv"))?;
         let compressor = kind
             .is_compressed()
-            .then(|| self.compressor(&mut stack, &format!("{at}.compressor")))
+            .then(|| self.compressor(&mut stacks, &format!("{at}.compressor")))
             .transpose()?;
         let indexer = matches!(kind, LayerKind::CompressedSparse { .. })
-            .then(|| self.indexer(&mut stack, &format!("{at}.indexer")))
+            .then(|| self.indexer(&mut stacks, &format!("{at}.indexer")))
             .transpose()?;
         Ok(Attention {
-            inputs: self.stacked(stack)?,
+            inputs: self.stacked(stacks)?,
             wq_a,
-            q_norm: self.vector(&format!("{at}.q_norm.weight"))?,
-            wq_b: self.linear(&format!("{at}.wq_b.weight"))?,
+            q_norm: self.norm(&format!("{at}.q_norm.weight"))?,
+            wq_b: self.linear(&format!("{at}.wq_b"))?,
             wkv,
-            kv_norm: self.vector(&format!("{at}.kv_norm.weight"))?,
+            kv_norm: self.norm(&format!("{at}.kv_norm.weight"))?,
             sink: self.vector(&format!("{at}.attn_sink"))?,
-            wo_a: self.grouped(&format!("{at}.wo_a.weight"), groups)?,
-            wo_b: self.linear(&format!("{at}.wo_b.weight"))?,
+            wo_a: match self.is_quantised() {
+                true => self.dequantised(&format!("{at}.wo_a"), groups)?,
+                false => self.grouped(&format!("{at}.wo_a.weight"), groups)?,
+            },
+            wo_b: self.linear(&format!("{at}.wo_b"))?,
             compressor,
             indexer,
         })
     }
 
-    fn compressor(&mut self, stack: &mut Stack, at: &str) -> Result<Compressor, ModelError> {
+    fn compressor(&mut self, stacks: &mut Stacks, at: &str) -> Result<Compressor, ModelError> {
         Ok(Compressor {
-            wkv: self.push(stack, &format!("{at}.wkv.weight"))?,
-            wgate: self.push(stack, &format!("{at}.wgate.weight"))?,
+            wkv: self.push(&mut stacks.wide, &format!("{at}.wkv.weight"))?,
+            wgate: self.push(&mut stacks.wide, &format!("{at}.wgate.weight"))?,
             ape: self.converted(&format!("{at}.ape"), DType::F32)?,
-            norm: self.vector(&format!("{at}.norm.weight"))?,
+            norm: self.norm(&format!("{at}.norm.weight"))?,
         })
     }
 
-    fn indexer(&mut self, stack: &mut Stack, at: &str) -> Result<Indexer, ModelError> {
+    fn indexer(&mut self, stacks: &mut Stacks, at: &str) -> Result<Indexer, ModelError> {
         Ok(Indexer {
-            wq_b: self.linear(&format!("{at}.wq_b.weight"))?,
-            weights_proj: self.push(stack, &format!("{at}.weights_proj.weight"))?,
-            compressor: self.compressor(stack, &format!("{at}.compressor"))?,
+            wq_b: self.linear(&format!("{at}.wq_b"))?,
+            weights_proj: self.push(&mut stacks.wide, &format!("{at}.weights_proj.weight"))?,
+            compressor: self.compressor(stacks, &format!("{at}.compressor"))?,
         })
     }
 
     fn moe(&mut self, at: &str, hash: bool) -> Result<Moe, ModelError> {
-        let mut stack = Stack::default();
-        let gate = self.push(&mut stack, &format!("{at}.gate.weight"))?;
-        let shared_w1 = self.push(&mut stack, &format!("{at}.shared_experts.w1.weight"))?;
-        let shared_w3 = self.push(&mut stack, &format!("{at}.shared_experts.w3.weight"))?;
+        let mut stacks = self.stacks();
+        let gate = self.push(&mut stacks.wide, &format!("{at}.gate.weight"))?;
+        let shared_w1 = self.push_linear(&mut stacks, &format!("{at}.shared_experts.w1"))?;
+        let shared_w3 = self.push_linear(&mut stacks, &format!("{at}.shared_experts.w3"))?;
         Ok(Moe {
-            inputs: self.stacked(stack)?,
+            inputs: self.stacked(stacks)?,
             gate,
             choice: if hash {
                 Choice::Table {
@@ -291,20 +317,40 @@ impl Loader<'_> {
             w2: self.experts(at, "w2", &["w2"])?,
             shared_w1,
             shared_w3,
-            shared_w2: self.linear(&format!("{at}.shared_experts.w2.weight"))?,
+            shared_w2: self.linear(&format!("{at}.shared_experts.w2"))?,
         })
     }
 
     fn draft(&mut self, at: &str) -> Result<DraftBlock, ModelError> {
         Ok(DraftBlock {
             layer: self.layer(at, LayerKind::Window, false)?,
-            e_proj: self.linear(&format!("{at}.e_proj.weight"))?,
-            h_proj: self.linear(&format!("{at}.h_proj.weight"))?,
-            enorm: self.vector(&format!("{at}.enorm.weight"))?,
-            hnorm: self.vector(&format!("{at}.hnorm.weight"))?,
-            norm: self.vector(&format!("{at}.norm.weight"))?,
+            e_proj: self.linear(&format!("{at}.e_proj"))?,
+            h_proj: self.linear(&format!("{at}.h_proj"))?,
+            enorm: self.norm(&format!("{at}.enorm.weight"))?,
+            hnorm: self.norm(&format!("{at}.hnorm.weight"))?,
+            norm: self.norm(&format!("{at}.norm.weight"))?,
             hc_head: self.hc_site(&format!("{at}.hc_head"))?,
         })
+    }
+
+    /// Whether linear layers are codes with scales, and so activations bf16.
+    pub fn is_quantised(&self) -> bool {
+        self.config.weight_format != WeightFormat::Plain
+    }
+
+    fn stacks(&self) -> Stacks {
+        Stacks {
+            codes: self.is_quantised().then(codes::Stack::default),
+            wide: Stack::default(),
+        }
+    }
+
+    /// Puts a matrix that may be quantised below those of its kind; says which columns its product gets.
+    fn push_linear(&mut self, stacks: &mut Stacks, at: &str) -> Result<Part, ModelError> {
+        match &mut stacks.codes {
+            Some(codes) => self.push_codes(codes, at),
+            None => self.push(&mut stacks.wide, &format!("{at}.weight")),
+        }
     }
 
     /// Puts a matrix below those already in the stack; says which columns its product gets.
@@ -316,8 +362,23 @@ impl Loader<'_> {
         Ok(part)
     }
 
+    fn stacked(&mut self, stacks: Stacks) -> Result<Inputs, ModelError> {
+        let wide = match stacks.wide.matrices.is_empty() {
+            true => None,
+            false => Some(self.stacked_panels(stacks.wide)?),
+        };
+        match (stacks.codes, wide) {
+            (Some(codes), wide) => Ok(Inputs {
+                linear: self.stacked_codes(codes)?,
+                wide,
+            }),
+            (None, Some(linear)) => Ok(Inputs { linear, wide: None }),
+            (None, None) => unreachable!("every block multiplies its input with something"),
+        }
+    }
+
     /// One matrix of several with the same inputs, each from the start of a panel.
-    fn stacked(&mut self, stack: Stack) -> Result<Linear, ModelError> {
+    fn stacked_panels(&mut self, stack: Stack) -> Result<Linear, ModelError> {
         let outputs = stack.columns();
         let inputs = stack.matrices.first().map_or(0, |m| m.shape()[1]);
         let is_bf16 = stack.matrices.iter().all(|m| m.dtype() == DType::BF16);
@@ -333,12 +394,21 @@ impl Loader<'_> {
             start = end;
         }
         Ok(Linear {
-            panels,
+            weights: Weights::Panels(panels),
             outputs: outputs as usize,
         })
     }
 
-    fn linear(&mut self, name: &str) -> Result<Linear, ModelError> {
+    /// A matrix that may be quantised.
+    fn linear(&mut self, at: &str) -> Result<Linear, ModelError> {
+        match self.is_quantised() {
+            true => self.linear_codes(at),
+            false => self.packed(&format!("{at}.weight")),
+        }
+    }
+
+    /// A matrix that never is.
+    fn packed(&mut self, name: &str) -> Result<Linear, ModelError> {
         self.grouped(name, 1)
     }
 
@@ -357,13 +427,21 @@ impl Loader<'_> {
             })?;
         }
         Ok(Linear {
-            panels,
+            weights: Weights::Panels(panels),
             outputs: outputs as usize,
         })
     }
 
     /// One matrix of every routed expert; `together`: the matrices that one launch reads, all of one type.
-    fn experts(&mut self, at: &str, matrix: &str, together: &[&str]) -> Result<Tensor, ModelError> {
+    fn experts(
+        &mut self,
+        at: &str,
+        matrix: &str,
+        together: &[&str],
+    ) -> Result<Experts, ModelError> {
+        if self.is_quantised() {
+            return Ok(Experts::Codes(self.expert_codes(at, matrix)?));
+        }
         let (hidden, inter) = (
             self.config.hidden_size as i64,
             self.config.moe_intermediate_size as i64,
@@ -384,7 +462,17 @@ impl Loader<'_> {
                 panels: panels.view_mut()?.select(0, expert as i64)?,
             })?;
         }
-        Ok(panels)
+        Ok(Experts::Panels(panels))
+    }
+
+    /// A norm's weight, in the type of the activations.
+    fn norm(&mut self, name: &str) -> Result<Tensor, ModelError> {
+        if !self.is_quantised() {
+            return self.vector(name);
+        }
+        let norm = self.source(name)?;
+        self.bytes += norm.byte_count();
+        Ok(norm)
     }
 
     fn vector(&mut self, name: &str) -> Result<Tensor, ModelError> {
@@ -392,7 +480,7 @@ impl Loader<'_> {
     }
 
     /// A tensor of rank 1 or 2 in the type that kernels read.
-    fn converted(&mut self, name: &str, dtype: DType) -> Result<Tensor, ModelError> {
+    pub fn converted(&mut self, name: &str, dtype: DType) -> Result<Tensor, ModelError> {
         let source = self.source(name)?;
         let mut target = Tensor::zeros_on(self.device, dtype, source.shape())?;
         self.bytes += target.byte_count();
@@ -432,12 +520,16 @@ impl Loader<'_> {
     }
 
     /// A checkpoint's tensor as it is, on the device.
-    fn source(&mut self, name: &str) -> Result<Tensor, ModelError> {
+    pub fn source(&mut self, name: &str) -> Result<Tensor, ModelError> {
         let stored = self.checkpoint.tensor(name)?;
-        let shape: Vec<i64> = stored.shape.iter().map(|&n| n as i64).collect();
+        let dtype = device_dtype(stored.dtype, name)?;
+        let mut shape: Vec<i64> = stored.shape.iter().map(|&n| n as i64).collect();
+        if let (DType::E2M1, Some(inputs)) = (dtype, shape.last_mut()) {
+            // Two codes to a byte.
+            *inputs *= 2;
+        }
         self.done += 1;
         (self.progress)(self.done, self.total);
-        let dtype = device_dtype(stored.dtype, name)?;
         Ok(Tensor::from_bytes_on(
             self.device,
             dtype,
@@ -449,6 +541,14 @@ impl Loader<'_> {
 
 fn panels_of(outputs: i64) -> i64 {
     (outputs + PANEL - 1) / PANEL
+}
+
+/// Matrices that multiply one input.
+struct Stacks {
+    /// In quantised models.
+    codes: Option<codes::Stack>,
+    /// Those that are not quantised.
+    wide: Stack,
 }
 
 /// Matrices `[N, K]` of one K that are multiplied together.
@@ -473,16 +573,14 @@ fn device_dtype(dtype: weights::Dtype, name: &str) -> Result<DType, ModelError> 
         Dtype::F16 => DType::F16,
         Dtype::I64 => DType::I64,
         Dtype::I32 => DType::I32,
+        Dtype::F8E4M3 => DType::E4M3,
+        Dtype::F8E8M0 => DType::UE8M0,
+        // Checked against the configuration before: only packed experts are stored so.
+        Dtype::I8 | Dtype::U8 => DType::E2M1,
         other => {
             return Err(ModelError::Unsupported(format!(
-                "`{name}` is stored as {other}; this version runs F32, BF16 and F16 weights"
+                "`{name}` is stored as {other}; this version runs F32, BF16, F16, F8_E4M3 and packed FP4 weights"
             )));
         }
     })
-}
-
-impl Linear {
-    pub fn panels(&self) -> View<'_> {
-        self.panels.view()
-    }
 }

@@ -1,6 +1,6 @@
 //! Watching a forward pass: every named intermediate value, under the names of the golden files.
 
-use tessera_device::View;
+use tessera_device::{View, ViewMut};
 
 use super::ModelError;
 
@@ -10,6 +10,15 @@ pub trait Trace {
     /// # Errors
     /// Whatever the watcher meets; the forward pass stops with it.
     fn record(&mut self, name: &str, value: View) -> Result<(), ModelError>;
+
+    /// May put another value where one was recorded, so that what follows is computed from it: for the comparison of single components.
+    ///
+    /// # Errors
+    /// As [`record`](Self::record).
+    fn replace(&mut self, name: &str, value: ViewMut) -> Result<(), ModelError> {
+        let _ = (name, value);
+        Ok(())
+    }
 }
 
 /// A trace or none, with the prefix of the part that is running.
@@ -41,6 +50,22 @@ impl<'a> Tracer<'a> {
         match &mut self.trace {
             None => Ok(()),
             Some(trace) => trace.record(&format!("{}{name}", self.prefix), value),
+        }
+    }
+
+    /// Records a value that may be replaced.
+    pub fn watch<'v>(
+        &mut self,
+        name: &str,
+        value: impl FnOnce() -> Result<ViewMut<'v>, ModelError>,
+    ) -> Result<(), ModelError> {
+        match &mut self.trace {
+            None => Ok(()),
+            Some(trace) => {
+                let (name, value) = (format!("{}{name}", self.prefix), value()?);
+                trace.record(&name, value.as_view())?;
+                trace.replace(&name, value)
+            }
         }
     }
 }

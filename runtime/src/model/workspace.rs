@@ -7,7 +7,8 @@ use tessera_device::{Device, Tensor, View, ViewMut};
 
 use super::ModelError;
 use super::batch::Batch;
-use super::config::{Config, LayerKind};
+use super::config::{Config, LayerKind, WeightFormat};
+use super::quantised::{Quantised, activation_dtype};
 
 /// Rows of the first axis that a call uses.
 pub(super) trait Rows {
@@ -59,7 +60,8 @@ fn extents(shape: &[usize]) -> [i64; 4] {
 }
 
 /// Letters: T tokens, D hidden, N streams, H heads, A head dim, Q query rank, G groups, R rank of a group, E experts, K chosen, I width of an
-/// expert, V vocabulary, F half the rotary dims, J index heads, L index head dim.
+/// expert, V vocabulary, F half the rotary dims, J index heads, L index head dim. Streams, inputs and outputs of modules are bf16 in quantised
+/// models and f32 in others; what a router, a softmax or a norm computes inside is f32 in both.
 pub(super) struct Workspace {
     pub most_tokens: usize,
     pub ids: Tensor,
@@ -143,6 +145,8 @@ pub(super) struct Workspace {
     pub logits: Tensor,
     /// Only with a draft block.
     pub draft: Option<DraftWorkspace>,
+    /// Only in quantised models.
+    pub quantised: Option<Quantised>,
 }
 
 pub(super) struct DraftWorkspace {
@@ -163,12 +167,13 @@ pub(super) struct Rope {
     pub sine: Tensor,
 }
 
-/// Rows of one tile of the experts' products: the instances of `expert_up` and `expert_down`.
-pub(super) fn rows_per_tile(tokens: usize) -> usize {
-    match tokens {
-        0..=1 => 1,
-        2..=32 => 8,
-        _ => 64,
+/// Rows of one tile of the experts' products: the instances of `expert_up` and `expert_down`, and of those on codes.
+pub(super) fn rows_per_tile(tokens: usize, quantised: bool) -> usize {
+    match (tokens, quantised) {
+        (0..=1, false) => 1,
+        (0..=32, _) => 8,
+        (_, false) => 64,
+        (_, true) => 32,
     }
 }
 
@@ -202,6 +207,11 @@ impl Workspace {
             let shape = &extents(shape)[..shape.len()];
             Ok(Tensor::zeros_on(device, DType::F32, shape)?)
         };
+        let activation = activation_dtype(config);
+        let activations = |shape: &[usize]| -> Result<Tensor, ModelError> {
+            let shape = &extents(shape)[..shape.len()];
+            Ok(Tensor::zeros_on(device, activation, shape)?)
+        };
         let ints = |shape: &[usize]| -> Result<Tensor, ModelError> {
             let shape = &extents(shape)[..shape.len()];
             Ok(Tensor::zeros_on(device, DType::I32, shape)?)
@@ -219,18 +229,18 @@ impl Workspace {
         let has_index = c.layers.iter().any(|kind| sparse(&kind));
         let entries = c.layers.iter().filter(sparse).map(|k| context / k.ratio());
         let index = |width: usize| if has_index { width } else { 0 };
-        let tiles = [1, 8, 64]
+        let tiles = [1, 8, 32, 64]
             .map(|rows| most_tiles(pairs, c.n_routed_experts, rows))
             .into_iter()
             .max()
-            .expect("three candidates");
+            .expect("four candidates");
         let draft = with_draft.then(|| -> Result<DraftWorkspace, ModelError> {
             Ok(DraftWorkspace {
-                embedded: floats(&[t, 1, d])?,
-                e: floats(&[t, d])?,
-                e_proj: floats(&[t, d])?,
-                h: floats(&[t, n, d])?,
-                h_proj: floats(&[t, n, d])?,
+                embedded: activations(&[t, 1, d])?,
+                e: activations(&[t, d])?,
+                e_proj: activations(&[t, d])?,
+                h: activations(&[t, n, d])?,
+                h_proj: activations(&[t, n, d])?,
                 logits: floats(&[t, c.vocab_size])?,
             })
         });
@@ -243,29 +253,29 @@ impl Workspace {
             picked: ints(&[t])?,
             rope_main: rope()?,
             rope_compress: rope()?,
-            x: floats(&[t, n, d])?,
-            x_next: floats(&[t, n, d])?,
+            x: activations(&[t, n, d])?,
+            x_next: activations(&[t, n, d])?,
             mix: floats(&[t, c.hc_coefficients()])?,
             pre: floats(&[t, n])?,
             post: floats(&[t, n])?,
             comb: floats(&[t, n, n])?,
-            collapsed: floats(&[t, d])?,
-            input: floats(&[t, d])?,
-            output: floats(&[t, d])?,
-            projected: floats(&[t, most_columns])?,
-            q_residual: floats(&[t, c.q_lora_rank])?,
-            q_raw: floats(&heads)?,
-            q: floats(&heads)?,
-            kv_normed: floats(&[t, c.head_dim])?,
-            kv: floats(&[t, c.head_dim])?,
-            index_q_raw: floats(&[t, index(c.index_n_heads), c.index_head_dim])?,
-            index_q: floats(&[t, index(c.index_n_heads), c.index_head_dim])?,
+            collapsed: activations(&[t, d])?,
+            input: activations(&[t, d])?,
+            output: activations(&[t, d])?,
+            projected: activations(&[t, most_columns])?,
+            q_residual: activations(&[t, c.q_lora_rank])?,
+            q_raw: activations(&heads)?,
+            q: activations(&heads)?,
+            kv_normed: activations(&[t, c.head_dim])?,
+            kv: activations(&[t, c.head_dim])?,
+            index_q_raw: activations(&[t, index(c.index_n_heads), c.index_head_dim])?,
+            index_q: activations(&[t, index(c.index_n_heads), c.index_head_dim])?,
             index_scores: floats(&[t, entries.max().unwrap_or(0)])?,
             picks: ints(&[t, index(c.index_topk)])?,
             no_picks: ints(&[t, 0])?,
-            core: floats(&heads)?,
-            core_derot: floats(&heads)?,
-            o_low: floats(&[t, c.o_groups, c.o_lora_rank])?,
+            core: activations(&heads)?,
+            core_derot: activations(&heads)?,
+            o_low: activations(&[t, c.o_groups, c.o_lora_rank])?,
             gate_scores: floats(&[t, c.n_routed_experts])?,
             experts: ints(&[t, c.num_experts_per_tok])?,
             expert_weights: floats(&[t, c.num_experts_per_tok])?,
@@ -276,16 +286,20 @@ impl Workspace {
             tile_end: ints(&[tiles])?,
             tiles: ints(&[1])?,
             expert_h: floats(&[pairs, c.moe_intermediate_size])?,
-            expert_y: floats(&[pairs, d])?,
+            expert_y: activations(&[pairs, d])?,
             shared_h: floats(&[t, c.moe_intermediate_size])?,
-            shared_y: floats(&[t, d])?,
+            shared_y: activations(&[t, d])?,
             routed: floats(&[t, d])?,
-            head_x: floats(&[t, n, d])?,
+            head_x: activations(&[t, n, d])?,
             head_mix: floats(&[t, n])?,
-            head_collapsed: floats(&[t, d])?,
-            head_norm: floats(&[t, d])?,
+            head_collapsed: activations(&[t, d])?,
+            head_norm: activations(&[t, d])?,
             logits: floats(&[t, c.vocab_size])?,
             draft: draft.transpose()?,
+            quantised: match c.weight_format {
+                WeightFormat::Plain => None,
+                WeightFormat::Fp8 { .. } => Some(Quantised::new(device, c, t, most_columns)?),
+            },
         })
     }
 }

@@ -128,6 +128,7 @@ macro_rules! float_op {
                 Kind::Reciprocal => 1.0 / x(0),
                 Kind::Neg => -x(0),
                 Kind::Abs => x(0).abs(),
+                Kind::CopySign => x(1).copysign(x(0)),
                 Kind::MinNan | Kind::MaxNan if any_nan() => <$ty>::NAN,
                 Kind::Min | Kind::MinNan => least(x(0), x(1)),
                 Kind::Max | Kind::MaxNan => -least(-x(0), -x(1)),

@@ -114,6 +114,8 @@ pub enum Kind {
     Not,
     Neg,
     Abs,
+    /// The sign of the first, the magnitude of the second.
+    CopySign,
     Shl,
     Shr,
     BitField,
@@ -764,6 +766,7 @@ fn kind_of(op: &str) -> Result<(Kind, Ty), String> {
         "not" => Kind::Not,
         "neg" => Kind::Neg,
         "abs" => Kind::Abs,
+        "copysign" if has("f32") => Kind::CopySign,
         "shl" => Kind::Shl,
         "shr" => Kind::Shr,
         "bfe" => Kind::BitField,

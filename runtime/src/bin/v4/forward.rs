@@ -111,6 +111,7 @@ impl Trace for Dump {
         };
         let dtype = match value.dtype() {
             DType::I32 => Dtype::I32,
+            DType::BF16 => Dtype::BF16,
             _ => Dtype::F32,
         };
         let bytes = value.to_tensor()?.bytes()?.to_vec();

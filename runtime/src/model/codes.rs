@@ -1,0 +1,239 @@
+//! Quantised weights in the form kernels read: the checkpoint's codes, one matrix or several below each other, with their scales.
+//!
+//! E4M3 matrices have one scale for each 128 x 128 block; routed experts may be E2M1 with one for each 32 inputs of an output. Codes stay as
+//! they are stored; scales of blocks are put in the order in which products read them, in f32.
+//!
+//! Needs: a checkpoint that was compared with the configuration. Keeps: every conversion is a kernel's work.
+
+use tessera_artifact::DType;
+use tessera_device::Tensor;
+
+use super::ModelError;
+use super::config::{Config, ExpertFormat, WeightFormat};
+use super::kernels::{ConvertArgs, DequantiseE4m3Args, ScalesByKArgs};
+use super::parameters::{Linear, Loader, Part, Weights};
+
+/// Rows and columns that share a scale.
+const BLOCK: i64 = 128;
+/// Scales of one block of inputs come in a row whose length is a multiple of this.
+const SCALES_STEP: i64 = 4;
+
+/// An E4M3 matrix.
+pub struct Matrix {
+    /// `[N, K]`
+    pub codes: Tensor,
+    /// `[cdiv(K, 128), Q]`, Q at least `cdiv(N, 128)` and a multiple of four.
+    pub scales: Tensor,
+}
+
+/// One matrix of every routed expert.
+pub struct Experts {
+    /// `[E, N, K]`, E2M1 or E4M3.
+    pub codes: Tensor,
+    /// `[E, N, cdiv(K, 32)]` UE8M0 for E2M1, `[E, cdiv(N, 128), cdiv(K, 128)]` f32 for E4M3.
+    pub scales: Tensor,
+}
+
+/// Matrices of one K that are multiplied together, each from the start of a block.
+#[derive(Default)]
+pub(super) struct Stack {
+    matrices: Vec<(Tensor, Tensor)>,
+}
+
+impl Stack {
+    fn rows(&self) -> i64 {
+        let blocks = self.matrices.iter().map(|(w, _)| blocks(w.shape()[0]));
+        blocks.sum::<i64>() * BLOCK
+    }
+}
+
+fn blocks(extent: i64) -> i64 {
+    (extent + BLOCK - 1) / BLOCK
+}
+
+/// Kernels for quantised models are written for the released models' heads and streams.
+///
+/// # Errors
+/// [`ModelError::Unsupported`] with all sizes that differ.
+pub(super) fn check_sizes(config: &Config) -> Result<(), ModelError> {
+    if config.weight_format == WeightFormat::Plain {
+        return Ok(());
+    }
+    let has_indexer = config
+        .layers
+        .iter()
+        .any(|kind| kind.blocks_per_entry() == 2);
+    let fixed = [
+        ("head_dim", config.head_dim, 512),
+        ("qk_rope_head_dim", config.qk_rope_head_dim, 64),
+        ("hc_mult", config.hc_mult, 4),
+        (
+            "index_head_dim",
+            if has_indexer {
+                config.index_head_dim
+            } else {
+                128
+            },
+            128,
+        ),
+    ];
+    let mut problems: Vec<String> = fixed
+        .iter()
+        .filter(|(_, found, runs)| found != runs)
+        .map(|(key, found, runs)| format!("`{key}` is {found} and must be {runs}"))
+        .collect();
+    let groups = [
+        ("hidden_size", config.hidden_size),
+        ("moe_intermediate_size", config.moe_intermediate_size),
+    ];
+    for (key, width) in groups {
+        if config.weight_format
+            == (WeightFormat::Fp8 {
+                experts: ExpertFormat::Fp4,
+            })
+            && !width.is_multiple_of(32)
+        {
+            problems.push(format!(
+                "`{key}` is {width} and must be a multiple of 32, the inputs that share a scale of an FP4 expert"
+            ));
+        }
+    }
+    match problems.is_empty() {
+        true => Ok(()),
+        false => Err(ModelError::Unsupported(format!(
+            "quantised checkpoints run at the released models' sizes only: {}",
+            problems.join("; ")
+        ))),
+    }
+}
+
+impl Loader<'_> {
+    /// Puts an E4M3 matrix below those already in the stack; says which columns its product gets.
+    pub fn push_codes(&mut self, stack: &mut Stack, at: &str) -> Result<Part, ModelError> {
+        let weight = self.source(&format!("{at}.weight"))?;
+        let scales = self.converted(&format!("{at}.scale"), DType::F32)?;
+        let start = stack.rows();
+        let part = start..start + weight.shape()[0];
+        stack.matrices.push((weight, scales));
+        Ok(part)
+    }
+
+    /// One matrix of all in the stack.
+    pub fn stacked_codes(&mut self, stack: Stack) -> Result<Linear, ModelError> {
+        let (rows, inputs) = (
+            stack.rows(),
+            stack.matrices.first().map_or(0, |m| m.0.shape()[1]),
+        );
+        let mut codes = self.zeros(DType::E4M3, &[rows, inputs])?;
+        let columns = (rows / BLOCK + SCALES_STEP - 1) / SCALES_STEP * SCALES_STEP;
+        let mut scales = self.zeros(DType::F32, &[blocks(inputs), columns])?;
+        let mut start = 0;
+        for (weight, by_n) in &stack.matrices {
+            let outputs = weight.shape()[0];
+            self.kernels.convert(ConvertArgs {
+                x: weight.view(),
+                y: codes.view_mut()?.slice(0, start..start + outputs)?,
+            })?;
+            let first = start / BLOCK;
+            self.kernels.scales_by_k(ScalesByKArgs {
+                scales: by_n.view(),
+                by_k: scales
+                    .view_mut()?
+                    .slice(1, first..first + blocks(outputs))?,
+            })?;
+            start += blocks(outputs) * BLOCK;
+        }
+        Ok(Linear {
+            weights: Weights::Codes(Matrix { codes, scales }),
+            outputs: rows as usize,
+        })
+    }
+
+    /// An E4M3 matrix of its own.
+    pub fn linear_codes(&mut self, at: &str) -> Result<Linear, ModelError> {
+        let codes = self.source(&format!("{at}.weight"))?;
+        let by_n = self.converted(&format!("{at}.scale"), DType::F32)?;
+        self.bytes += codes.byte_count();
+        let (outputs, inputs) = (codes.shape()[0], codes.shape()[1]);
+        let columns = (blocks(outputs) + SCALES_STEP - 1) / SCALES_STEP * SCALES_STEP;
+        let mut scales = self.zeros(DType::F32, &[blocks(inputs), columns])?;
+        self.kernels.scales_by_k(ScalesByKArgs {
+            scales: by_n.view(),
+            by_k: scales.view_mut()?,
+        })?;
+        Ok(Linear {
+            weights: Weights::Codes(Matrix { codes, scales }),
+            outputs: outputs as usize,
+        })
+    }
+
+    /// An E4M3 matrix `[G · N, K]` as G matrices in bf16.
+    pub fn dequantised(&mut self, at: &str, groups: usize) -> Result<Linear, ModelError> {
+        let codes = self.source(&format!("{at}.weight"))?;
+        let scales = self.converted(&format!("{at}.scale"), DType::F32)?;
+        let (rows, inputs) = (codes.shape()[0], codes.shape()[1]);
+        let mut weights = self.zeros(DType::BF16, &[rows, inputs])?;
+        self.kernels.dequantise_e4m3(DequantiseE4m3Args {
+            w: codes.view(),
+            scales: scales.view(),
+            y: weights.view_mut()?,
+        })?;
+        let (groups, outputs) = (groups as i64, rows / groups as i64);
+        Ok(Linear {
+            weights: Weights::Rows(weights.reshape(&[groups, outputs, inputs])?),
+            outputs: outputs as usize,
+        })
+    }
+
+    /// One matrix of every routed expert.
+    pub fn expert_codes(&mut self, at: &str, matrix: &str) -> Result<Experts, ModelError> {
+        let count = self.config.n_routed_experts;
+        let is_fp4 = self.config.weight_format
+            == WeightFormat::Fp8 {
+                experts: ExpertFormat::Fp4,
+            };
+        let mut stacked: Option<Experts> = None;
+        for expert in 0..count {
+            let at = format!("{at}.experts.{expert}.{matrix}");
+            let weight = self.source(&format!("{at}.weight"))?;
+            let scales = match is_fp4 {
+                true => self.scales(&format!("{at}.scale"))?,
+                false => self.converted(&format!("{at}.scale"), DType::F32)?,
+            };
+            let all = match &mut stacked {
+                Some(all) => all,
+                None => {
+                    let of_all = |one: &Tensor| [&[count as i64], one.shape()].concat();
+                    stacked.insert(Experts {
+                        codes: self.zeros(weight.dtype(), &of_all(&weight))?,
+                        scales: self.zeros(scales.dtype(), &of_all(&scales))?,
+                    })
+                }
+            };
+            for (one, all) in [(&weight, &mut all.codes), (&scales, &mut all.scales)] {
+                self.kernels.convert(ConvertArgs {
+                    x: one.view(),
+                    y: all.view_mut()?.select(0, expert as i64)?,
+                })?;
+            }
+        }
+        Ok(stacked.expect("the configuration has at least one expert"))
+    }
+
+    /// Scales of an FP4 expert, which are powers of two.
+    fn scales(&mut self, name: &str) -> Result<Tensor, ModelError> {
+        let scales = self.source(name)?;
+        match scales.dtype() {
+            DType::UE8M0 => Ok(scales),
+            other => Err(ModelError::Unsupported(format!(
+                "`{name}` is stored as {other}; scales of FP4 experts must be F8_E8M0"
+            ))),
+        }
+    }
+
+    fn zeros(&mut self, dtype: DType, shape: &[i64]) -> Result<Tensor, ModelError> {
+        let tensor = Tensor::zeros_on(self.device, dtype, shape)?;
+        self.bytes += tensor.byte_count();
+        Ok(tensor)
+    }
+}

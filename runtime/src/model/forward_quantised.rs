@@ -1,0 +1,196 @@
+//! The steps of a quantised model's forward pass that have other kernels: entries, the indexer's operands, experts.
+
+use super::ModelError;
+use super::forward::Pass;
+use super::kernels::{
+    CloseE2m1Args, CloseE4m3Args, ExpertDownArgs, ExpertDownCodesArgs, ExpertUpArgs,
+    ExpertUpCodesArgs, HadamardE2m1Args, HeadWeightsArgs, PoolArgs, SwigluArgs,
+};
+use super::kv_cache::CompressorCache;
+use super::ops::{Done, linear, part};
+use super::parameters::{Compressor, Experts, Indexer, Inputs, Moe, Weights};
+use super::workspace::Rows;
+
+impl Pass<'_, '_> {
+    /// Writes the entries of the blocks that tokens close: pooled rows, normed, turned, rounded to what their cache keeps.
+    pub fn close(&mut self, p: &Compressor, cache: &mut CompressorCache, name: &str) -> Done {
+        let (c, k, t) = (self.c, self.k, self.t);
+        let w = &mut *self.w;
+        let Some(quantised) = &mut w.quantised else {
+            return Err(no_workspace());
+        };
+        let is_index = name == "idx";
+        let pooled = match is_index {
+            true => &mut quantised.index_pooled,
+            false => &mut quantised.pooled,
+        };
+        k.pool(PoolArgs {
+            keys: cache.keys.view(),
+            gates: cache.gates.view(),
+            ape: p.ape.view(),
+            pos: w.positions.rows(t)?,
+            seq: w.sequences.rows(t)?,
+            pooled: pooled.rows_mut(t)?,
+        })?;
+        self.tracer
+            .watch(&format!("{name}.pooled"), || pooled.rows_mut(t))?;
+        let (pooled, norm) = (pooled.rows(t)?, p.norm.view());
+        let (pos, seq) = (w.positions.rows(t)?, w.sequences.rows(t)?);
+        let (f, eps) = (self.frequencies.compress.view(), c.rms_norm_eps as f32);
+        let ratio = p.ape.shape()[0];
+        let entries = cache.entries.view_mut()?;
+        match is_index {
+            true => k.close_e2m1(CloseE2m1Args {
+                pooled,
+                norm,
+                f,
+                pos,
+                seq,
+                entries,
+                eps,
+                ratio,
+            })?,
+            false => k.close_e4m3(CloseE4m3Args {
+                pooled,
+                norm,
+                f,
+                pos,
+                seq,
+                entries,
+                eps,
+                ratio,
+            })?,
+        }
+        Ok(())
+    }
+
+    /// index_q [T, J, L] transformed and rounded to FP4, head_weights [T, J] with all scales.
+    pub fn quantise_index(&mut self, p: &Indexer, inputs: &Inputs, scale: f32) -> Done {
+        let (c, k, t) = (self.c, self.k, self.t);
+        let w = &mut *self.w;
+        k.hadamard_e2m1(HadamardE2m1Args {
+            x: w.index_q
+                .shaped_mut(&[t * c.index_n_heads, c.index_head_dim])?,
+        })?;
+        let (Some(quantised), Some(wide)) = (&mut w.quantised, &inputs.wide) else {
+            return Err(no_workspace());
+        };
+        let weights = &mut quantised.head_weights;
+        k.head_weights(HeadWeightsArgs {
+            x: part(&quantised.wide, [t, wide.outputs], &p.weights_proj)?,
+            y: weights.rows_mut(t)?,
+            scale,
+        })?;
+        self.tracer.watch("idx.head_w", || weights.rows_mut(t))
+    }
+
+    /// Routed experts, expert_y [T K, D] by pair, and the shared one, shared_y [T, D].
+    pub fn experts(&mut self, p: &Moe, pairs: usize, rows: usize, tiles: usize) -> Done {
+        let (c, k, t) = (self.c, self.k, self.t);
+        let w = &mut *self.w;
+        let (hidden, inter) = (c.hidden_size, c.moe_intermediate_size);
+        let choices = c.num_experts_per_tok as i64;
+        let limit = c.swiglu_limit as f32;
+        let product = [t, p.inputs.linear.outputs];
+        let pair = w.pair.rows(pairs)?;
+        let tile_expert = w.tile_expert.rows(tiles)?;
+        let tile_first = w.tile_first.rows(tiles)?;
+        let tile_end = w.tile_end.rows(tiles)?;
+        let weight = w.expert_weights.shaped(&[pairs])?;
+        let gate = part(&w.projected, product, &p.shared_w1)?;
+        let up = part(&w.projected, product, &p.shared_w3)?;
+        match (&p.w1, &p.w3, &p.w2) {
+            (Experts::Panels(w1), Experts::Panels(w3), Experts::Panels(w2)) => {
+                // h [T K, I] by sorted row
+                k.expert_up(ExpertUpArgs {
+                    x: w.input.rows(t)?,
+                    w1: w1.view(),
+                    w3: w3.view(),
+                    pair,
+                    tile_expert,
+                    tile_first,
+                    tile_end,
+                    tiles: w.tiles.view(),
+                    weight,
+                    h: w.expert_h.rows_mut(pairs)?,
+                    choices,
+                    rows: rows as i64,
+                    limit,
+                })?;
+                k.expert_down(ExpertDownArgs {
+                    h: w.expert_h.rows(pairs)?,
+                    w2: w2.view(),
+                    pair,
+                    tile_expert,
+                    tile_first,
+                    tile_end,
+                    tiles: w.tiles.view(),
+                    y: w.expert_y.rows_mut(pairs)?,
+                    rows: rows as i64,
+                })?;
+                k.swiglu(SwigluArgs {
+                    gate,
+                    up,
+                    y: w.shared_h.rows_mut(t)?,
+                    limit,
+                })?;
+                linear(
+                    k,
+                    w.shared_h.shaped(&[t, 1, inter])?,
+                    &p.shared_w2,
+                    &mut w.shared_y,
+                    &mut None,
+                )
+            }
+            (Experts::Codes(w1), Experts::Codes(w3), Experts::Codes(w2)) => {
+                let (Some(quantised), Weights::Codes(shared_w2)) =
+                    (&mut w.quantised, &p.shared_w2.weights)
+                else {
+                    return Err(no_workspace());
+                };
+                // The codes of the block's input are those of the last product.
+                let (h, hs) = quantised.expert_h.to_fill(pairs, inter)?;
+                k.expert_up_codes(ExpertUpCodesArgs {
+                    x: quantised.input.codes(t, hidden)?,
+                    xs: quantised.input.scales(t, hidden)?,
+                    w1: w1.codes.view(),
+                    s1: w1.scales.view(),
+                    w3: w3.codes.view(),
+                    s3: w3.scales.view(),
+                    pair,
+                    tile_expert,
+                    tile_first,
+                    tile_end,
+                    tiles: w.tiles.view(),
+                    weight,
+                    h,
+                    hs,
+                    choices,
+                    rows: rows as i64,
+                    limit,
+                })?;
+                k.expert_down_codes(ExpertDownCodesArgs {
+                    h: quantised.expert_h.codes(pairs, inter)?,
+                    hs: quantised.expert_h.scales(pairs, inter)?,
+                    w2: w2.codes.view(),
+                    s2: w2.scales.view(),
+                    pair,
+                    tile_expert,
+                    tile_first,
+                    tile_end,
+                    tiles: w.tiles.view(),
+                    y: w.expert_y.rows_mut(pairs)?,
+                    rows: rows as i64,
+                })?;
+                quantised.swiglu(k, gate, up, limit)?;
+                let y = w.shared_y.rows_mut(t)?;
+                quantised.input.product(k, shared_w2, t, y)
+            }
+            _ => unreachable!("all matrices of a layer's experts are loaded alike"),
+        }
+    }
+}
+
+fn no_workspace() -> ModelError {
+    ModelError::Input("the session has no workspace for quantised products".into())
+}

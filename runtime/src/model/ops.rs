@@ -1,0 +1,145 @@
+//! Steps of the forward pass whose kernels follow from the types of weights and activations.
+
+use std::mem::swap;
+
+use tessera_artifact::DType;
+use tessera_device::{Tensor, View, ViewMut};
+
+use super::ModelError;
+use super::config::Config;
+use super::kernels::{
+    GemmArgs, GemmFewArgs, Kernels, LinearArgs, NormRotateArgs, NormRotateBf16Args, RmsnormArgs,
+    RotateArgs, RotateBf16Args,
+};
+use super::parameters::{Linear, Part, Weights};
+use super::quantised::Quantised;
+use super::workspace::{Rope, Rows};
+
+pub(super) type Done = Result<(), ModelError>;
+
+/// Rows up to which the kernel for few rows is used.
+const FEW: usize = 64;
+
+/// y `[M, G, N]` = x `[M, G, K]` · w^T.
+pub(super) fn linear(
+    k: &Kernels,
+    x: View,
+    w: &Linear,
+    y: &mut Tensor,
+    quantised: &mut Option<Quantised>,
+) -> Done {
+    let [rows, groups, inputs] = [0, 1, 2].map(|axis| x.shape()[axis]);
+    let y = y.shaped_mut(&[rows as usize, groups as usize, w.outputs])?;
+    match &w.weights {
+        Weights::Panels(panels) => k.linear(LinearArgs {
+            x,
+            w: panels.view(),
+            y,
+        })?,
+        Weights::Rows(weights) => grouped(k, x, weights, y)?,
+        Weights::Codes(matrix) => {
+            let Some(quantised) = quantised else {
+                return Err(ModelError::Input(
+                    "the session has no workspace for quantised products".into(),
+                ));
+            };
+            quantised.input.quantise(k, x.reshape(&[rows, inputs])?)?;
+            let y = y.reshape(&[rows, w.outputs as i64])?;
+            quantised.input.product(k, matrix, rows as usize, y)?;
+        }
+    }
+    Ok(())
+}
+
+/// The same in bf16, group by group.
+fn grouped(k: &Kernels, x: View, weights: &Tensor, mut y: ViewMut) -> Done {
+    for group in 0..weights.shape()[0] {
+        let x = x.select(1, group)?;
+        let w = weights.view().select(0, group)?;
+        let y = y.reborrow().select(1, group)?;
+        match x.shape()[0] as usize {
+            0..=FEW => k.gemm_few(GemmFewArgs { x, w, y })?,
+            _ => k.gemm(GemmArgs { x, w, y })?,
+        }
+    }
+    Ok(())
+}
+
+/// The columns of one matrix in a stacked product `[T, N]`.
+pub(super) fn part<'a>(
+    product: &'a Tensor,
+    shape: [usize; 2],
+    part: &Part,
+) -> Result<View<'a>, ModelError> {
+    Ok(product.shaped(&shape)?.slice(1, part.clone())?)
+}
+
+/// y `[R, D]` = rms(x `[R, D]`) · weight.
+pub(super) fn rms(k: &Kernels, x: View, weight: &Tensor, y: &mut Tensor, c: &Config) -> Done {
+    let shape = [x.shape()[0] as usize, x.shape()[1] as usize];
+    let (w, y, eps) = (weight.view(), y.shaped_mut(&shape)?, c.rms_norm_eps as f32);
+    k.rmsnorm(RmsnormArgs { x, w, y, eps })?;
+    Ok(())
+}
+
+/// y `[T, H, A]`: each head of x normalised, its last dims turned.
+pub(super) fn norm_rotate(
+    k: &Kernels,
+    x: &Tensor,
+    rope: &Rope,
+    y: &mut Tensor,
+    t: usize,
+    c: &Config,
+) -> Done {
+    let (cosine, sine) = (rope.cosine.rows(t)?, rope.sine.rows(t)?);
+    let (x, y, eps) = (x.rows(t)?, y.rows_mut(t)?, c.rms_norm_eps as f32);
+    match x.dtype() {
+        DType::BF16 => k.norm_rotate_bf16(NormRotateBf16Args {
+            x,
+            cosine,
+            sine,
+            y,
+            eps,
+        })?,
+        _ => k.norm_rotate(NormRotateArgs {
+            x,
+            cosine,
+            sine,
+            y,
+            eps,
+        })?,
+    }
+    Ok(())
+}
+
+/// y `[T, H, A]`: the last dims of x turned by `sign` times the position. x may hold anything afterwards.
+pub(super) fn turn(
+    k: &Kernels,
+    x: &mut Tensor,
+    rope: &Rope,
+    y: &mut Tensor,
+    shape: &[usize; 3],
+    sign: f32,
+) -> Done {
+    let t = shape[0];
+    let (cosine, sine) = (rope.cosine.rows(t)?, rope.sine.rows(t)?);
+    match x.dtype() {
+        DType::BF16 => {
+            k.rotate_bf16(RotateBf16Args {
+                x: x.shaped_mut(shape)?,
+                cosine,
+                sine,
+                sign,
+            })?;
+            swap(x, y);
+        }
+        _ => k.rotate(RotateArgs {
+            x: x.shaped(shape)?,
+            cosine,
+            sine,
+            y: y.shaped_mut(shape)?,
+            sign,
+        })?,
+    }
+    Ok(())
+}

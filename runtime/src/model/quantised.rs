@@ -1,0 +1,176 @@
+//! What a quantised model's forward pass holds besides: activations as E4M3 codes, products that stay f32, rows of entries being closed.
+//!
+//! Activations are bf16 between modules; each product with codes quantises its input anew, in groups of 128 with power-of-two scales.
+
+use tessera_artifact::DType;
+use tessera_device::{Device, Tensor, View, ViewMut};
+
+use super::ModelError;
+use super::codes::Matrix;
+use super::config::{Config, WeightFormat};
+use super::kernels::{GemmFp8Args, GemmFp8FewArgs, Kernels, QuantiseE4m3Args, SwigluE4m3Args};
+use super::workspace::Rows;
+
+/// Inputs that share a scale.
+const GROUP: usize = 128;
+/// The scales of one group come in a row whose length is a multiple of this.
+const SCALES_STEP: usize = 4;
+/// Rows up to which the kernels for few rows are used.
+const FEW: usize = 64;
+
+/// Letters as in `workspace.rs`.
+pub(super) struct Quantised {
+    /// The input of the last product.
+    pub input: Codes,
+    /// `[T, columns]` f32: products of a block's input with the matrices that are not quantised.
+    pub wide: Tensor,
+    /// `[T, J]`
+    pub head_weights: Tensor,
+    /// `[T, A]` and `[T, L]`: pooled rows of the blocks that tokens close.
+    pub pooled: Tensor,
+    pub index_pooled: Tensor,
+    /// `[T K, I]`
+    pub expert_h: Codes,
+    /// `[T]`: the shared expert's routing weights.
+    ones: Tensor,
+}
+
+/// E4M3 codes of up to so many rows of several widths, with their scales.
+pub(super) struct Codes {
+    codes: Tensor,
+    scales: Tensor,
+}
+
+/// The type of activations between modules.
+pub(super) fn activation_dtype(config: &Config) -> DType {
+    match config.weight_format {
+        WeightFormat::Plain => DType::F32,
+        WeightFormat::Fp8 { .. } => DType::BF16,
+    }
+}
+
+impl Quantised {
+    pub fn new(
+        device: &Device,
+        config: &Config,
+        t: usize,
+        columns: usize,
+    ) -> Result<Quantised, ModelError> {
+        let c = config;
+        let (rows, inner) = (t as i64, c.moe_intermediate_size);
+        let zeros = |dtype, shape: &[usize]| -> Result<Tensor, ModelError> {
+            let shape: Vec<i64> = shape.iter().map(|&n| n as i64).collect();
+            Ok(Tensor::zeros_on(device, dtype, &shape)?)
+        };
+        let widths = [
+            (t, c.hidden_size),
+            (t * c.hc_mult, c.hidden_size),
+            (t, c.q_lora_rank),
+            (t, c.o_groups * c.o_lora_rank),
+            (t, inner),
+        ];
+        Ok(Quantised {
+            input: Codes::new(device, &widths)?,
+            wide: zeros(DType::F32, &[t, columns])?,
+            head_weights: zeros(DType::BF16, &[t, c.index_n_heads])?,
+            pooled: zeros(DType::BF16, &[t, c.head_dim])?,
+            index_pooled: zeros(DType::BF16, &[t, c.index_head_dim])?,
+            expert_h: Codes::new(device, &[(t * c.num_experts_per_tok, inner)])?,
+            ones: Tensor::from_slice(&[rows], &vec![1.0f32; t])?.to_device(device)?,
+        })
+    }
+
+    /// The shared expert's activation, quantised for its second matrix.
+    pub fn swiglu(
+        &mut self,
+        k: &Kernels,
+        gate: View,
+        up: View,
+        limit: f32,
+    ) -> Result<(), ModelError> {
+        let (rows, width) = (gate.shape()[0] as usize, gate.shape()[1] as usize);
+        let (codes, scales) = self.input.to_fill(rows, width)?;
+        k.swiglu_e4m3(SwigluE4m3Args {
+            gate,
+            up,
+            weight: self.ones.rows(rows)?,
+            q: codes,
+            s: scales.slice(1, 0..rows as i64)?,
+            limit,
+        })?;
+        Ok(())
+    }
+}
+
+impl Codes {
+    /// Room for any of these numbers of rows and widths, one at a time.
+    fn new(device: &Device, sizes: &[(usize, usize)]) -> Result<Codes, ModelError> {
+        let most = |size: &dyn Fn(usize, usize) -> usize| {
+            sizes.iter().map(|&(r, w)| size(r, w)).max().unwrap_or(0) as i64
+        };
+        Ok(Codes {
+            codes: Tensor::zeros_on(device, DType::E4M3, &[most(&|rows, width| rows * width)])?,
+            scales: Tensor::zeros_on(
+                device,
+                DType::F32,
+                &[most(&|rows, width| {
+                    width.div_ceil(GROUP) * rows.next_multiple_of(SCALES_STEP)
+                })],
+            )?,
+        })
+    }
+
+    /// `[rows, width]`
+    pub fn codes(&self, rows: usize, width: usize) -> Result<View<'_>, ModelError> {
+        self.codes.shaped(&[rows, width])
+    }
+
+    /// `[cdiv(width, 128), P]`, P at least `rows`.
+    pub fn scales(&self, rows: usize, width: usize) -> Result<View<'_>, ModelError> {
+        let shape = [width.div_ceil(GROUP), rows.next_multiple_of(SCALES_STEP)];
+        self.scales.shaped(&shape)
+    }
+
+    /// Both, to be written.
+    pub fn to_fill(
+        &mut self,
+        rows: usize,
+        width: usize,
+    ) -> Result<(ViewMut<'_>, ViewMut<'_>), ModelError> {
+        let shape = [width.div_ceil(GROUP), rows.next_multiple_of(SCALES_STEP)];
+        Ok((
+            self.codes.shaped_mut(&[rows, width])?,
+            self.scales.shaped_mut(&shape)?,
+        ))
+    }
+
+    /// Quantises x `[M, K]` in groups of 128.
+    pub fn quantise(&mut self, k: &Kernels, x: View) -> Result<(), ModelError> {
+        let (rows, width) = (x.shape()[0] as usize, x.shape()[1] as usize);
+        let (codes, scales) = self.to_fill(rows, width)?;
+        k.quantise_e4m3(QuantiseE4m3Args {
+            x,
+            q: codes,
+            s: scales.slice(1, 0..rows as i64)?,
+        })?;
+        Ok(())
+    }
+
+    /// y `[M, N]` = codes `[M, K]` · w^T.
+    pub fn product(
+        &self,
+        k: &Kernels,
+        w: &Matrix,
+        rows: usize,
+        y: ViewMut,
+    ) -> Result<(), ModelError> {
+        let width = w.codes.shape()[1] as usize;
+        let (x, xs) = (self.codes(rows, width)?, self.scales(rows, width)?);
+        let (w, ws) = (w.codes.view(), w.scales.view());
+        match rows {
+            0..=FEW => k.gemm_fp8_few(GemmFp8FewArgs { x, xs, w, ws, y })?,
+            _ => k.gemm_fp8(GemmFp8Args { x, xs, w, ws, y })?,
+        }
+        Ok(())
+    }
+}

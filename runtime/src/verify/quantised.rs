@@ -1,0 +1,737 @@
+//! Running a golden case of a quantised model: components from stored inputs, single blocks, the whole model.
+//!
+//! Values that the files hold are put in the place of those computed, as far as a step asks for: so a component, or a block, is computed
+//! from what the other implementation fed it with, and its error is its own. The bounds are those of `case.json`.
+//!
+//! Needs: `io.safetensors`, `trace.safetensors` and `case.json` beside the model.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use half::bf16;
+use serde_json::Value;
+use tessera_artifact::DType;
+use tessera_device::{Tensor, View, ViewMut};
+
+use super::Check;
+use crate::model::config::{Config, LayerKind};
+use crate::model::{Logits, Model, ModelError, Run, Session, Trace};
+use crate::weights::{self, SafetensorsFile};
+
+pub(super) fn verify(
+    model: &Model,
+    folder: &Path,
+    io: SafetensorsFile,
+    trace: SafetensorsFile,
+    progress: &mut dyn FnMut(&Check),
+) -> Result<Vec<Check>, ModelError> {
+    let path = folder.join("case.json");
+    let text = std::fs::read(&path)
+        .map_err(|error| ModelError::Input(format!("{}: {error}", path.display())))?;
+    let bounds: Value = serde_json::from_slice(&text)
+        .map_err(|error| ModelError::Input(format!("{}: {error}", path.display())))?;
+    let mut case = Case {
+        model,
+        io,
+        trace,
+        bounds,
+        checks: Vec::new(),
+        progress,
+    };
+    case.components()?;
+    for run in 0.. {
+        if case.io.get(&format!("r{run}.input_ids")).is_none() {
+            break;
+        }
+        case.blocks(run)?;
+        case.chained(run)?;
+    }
+    Ok(case.checks)
+}
+
+struct Case<'a> {
+    model: &'a Model,
+    io: SafetensorsFile,
+    trace: SafetensorsFile,
+    bounds: Value,
+    checks: Vec<Check>,
+    progress: &'a mut dyn FnMut(&Check),
+}
+
+/// Token ids of one stored run, `[B][P + N]`.
+struct Ids {
+    ids: Vec<Vec<u32>>,
+    next: Option<Vec<Vec<u32>>>,
+    prompt: usize,
+}
+
+impl Ids {
+    fn batch(&self) -> usize {
+        self.ids.len()
+    }
+
+    fn length(&self) -> usize {
+        self.ids.first().map_or(0, Vec::len)
+    }
+
+    fn runs(&self, from: usize, to: usize) -> Vec<Run<'_>> {
+        (0..self.batch())
+            .map(|sequence| Run {
+                sequence,
+                ids: &self.ids[sequence][from..to],
+                next_ids: self.next.as_ref().map(|next| &next[sequence][from..to]),
+            })
+            .collect()
+    }
+}
+
+impl Case<'_> {
+    /// Every stored component of the first run's prefill, computed from the stored components before it.
+    fn components(&mut self) -> Result<(), ModelError> {
+        let ids = self.ids(0)?;
+        let (batch, prompt) = (ids.batch(), ids.prompt);
+        let mut session = self.session(&ids)?;
+        let config = self.model.config();
+        let mut forced = Forced::default();
+        for tensor in self.io.tensors() {
+            if let Some(name) = block_border(tensor.name, "r0.prefill.", config) {
+                forced.values.insert(name, stored(&tensor)?);
+            }
+        }
+        for prefix in prefixes(config) {
+            let rows = self.rows(&prefix)?;
+            for tensor in self.trace.tensors() {
+                let Some(name) = tensor.name.strip_prefix(&prefix) else {
+                    continue;
+                };
+                let (base, thinned) = match name.strip_suffix("@rows") {
+                    Some(base) => (base, true),
+                    None => (name, false),
+                };
+                if !REPLACED.contains(&base) {
+                    continue;
+                }
+                let mut value = stored(&tensor)?;
+                if thinned {
+                    value.tokens = Some(tokens_at(&rows, batch, prompt));
+                } else if base.ends_with("pooled") {
+                    let closing = closing(ratio(config, &prefix), prompt);
+                    value.tokens = Some(tokens_at(&closing, batch, prompt));
+                }
+                forced
+                    .values
+                    .insert(format!("{prefix}{}", recorded_name(base)), value);
+            }
+        }
+        let runs = ids.runs(0, prompt);
+        self.model
+            .forward(&mut session, &runs, Logits::All, Some(&mut forced))?;
+        for prefix in prefixes(config) {
+            self.compare_components(&prefix, &forced.seen, batch, prompt)?;
+        }
+        Ok(())
+    }
+
+    fn compare_components(
+        &mut self,
+        prefix: &str,
+        seen: &BTreeMap<String, Seen>,
+        batch: usize,
+        prompt: usize,
+    ) -> Result<(), ModelError> {
+        let rows = self.rows(prefix)?;
+        let names: Vec<String> = self
+            .trace
+            .tensors()
+            .filter_map(|tensor| Some(tensor.name.strip_prefix(prefix)?.to_string()))
+            .filter(|name| {
+                !["decode.", "cache."].iter().any(|p| name.starts_with(p))
+                    && !name.ends_with(".gap")
+                    && name != "rows"
+            })
+            .collect();
+        for name in names {
+            let (base, thinned) = match name.strip_suffix("@rows") {
+                Some(base) => (base, true),
+                None => (&name[..], false),
+            };
+            let tensor = self.trace.tensor(&format!("{prefix}{name}"))?;
+            let expected = values_of(&tensor)?;
+            let tokens = batch * prompt;
+            let of = |name: &str| get(seen, &format!("{prefix}{name}"));
+            let mut found = of(recorded_name(base))?.values.clone();
+            if base.ends_with("pooled") {
+                let closing = closing(ratio(self.model.config(), prefix), prompt);
+                found = taken(&found, &tokens_at(&closing, batch, prompt), tokens);
+            } else if base.ends_with("_hc.mix") {
+                self.scale_mix(base, prefix, seen, &mut found)?;
+            } else if base == "idx.scores" {
+                // Entries that are not visible hold anything.
+                let width = found.len() / tokens;
+                let ratio = ratio(self.model.config(), prefix);
+                for (token, row) in found.chunks_mut(width.max(1)).enumerate() {
+                    let closed = (token % prompt + 1) / ratio;
+                    row[closed.min(width)..].fill(f64::NEG_INFINITY);
+                }
+            }
+            let at = tokens_at(&rows, batch, prompt);
+            if thinned {
+                found = taken(&found, &at, tokens);
+            }
+            let last = tensor.shape.last().copied().unwrap_or(1);
+            if base == "idx.topk" || base == "gate.topk_idx" {
+                let wrong = differing_sets(&expected, &found, expected.len() / last.max(1));
+                self.check(
+                    format!("{prefix}{base} (tokens with other picks)"),
+                    wrong as f64,
+                    0.0,
+                );
+                continue;
+            }
+            if base == "gate.topk_w" || base == "moe.expert_out" {
+                // Stored in an order of its own; ours is by expert.
+                let picks = self.trace.tensor(&format!("{prefix}gate.topk_idx"))?;
+                let choices = picks.shape.last().copied().unwrap_or(1);
+                let picks: Vec<f64> = picks.to_i64()?.iter().map(|&v| v as f64).collect();
+                let theirs = taken(&picks, &at, tokens);
+                found = reordered(&found, &theirs, choices);
+            }
+            // The file has no bound for the attention's input, which is computed as the experts' is.
+            let bounded = if base == "attn.in" { "ffn.in" } else { base };
+            let bound = self.bounds["component_bounds"][bounded]["float32"].clone();
+            let is_bf16 = tensor.dtype == weights::Dtype::BF16;
+            self.compare(
+                &format!("{prefix}{base}"),
+                &bound,
+                &expected,
+                &found,
+                is_bf16,
+                0,
+            )?;
+        }
+        Ok(())
+    }
+
+    /// The pass records plain products; the files hold them times the inverse root mean square of the streams.
+    fn scale_mix(
+        &self,
+        base: &str,
+        prefix: &str,
+        seen: &BTreeMap<String, Seen>,
+        mix: &mut [f64],
+    ) -> Result<(), ModelError> {
+        let config = self.model.config();
+        let of = |name: String| get(seen, &name).map(|seen| &seen.replaced);
+        let streams = match (base, prefix) {
+            ("ffn_hc.mix", _) => of(format!("{prefix}mid"))?,
+            (_, "mtp.") => of("mtp.block_in".into())?,
+            _ => match prefix[1..prefix.len() - 1].parse::<usize>() {
+                Ok(0) => of("embedded".into())?,
+                Ok(layer) => of(format!("hidden.{}", layer - 1))?,
+                Err(_) => return Err(ModelError::Input(format!("no layer `{prefix}`"))),
+            },
+        };
+        let width = config.hc_mult * config.hidden_size;
+        for (mix, streams) in mix
+            .chunks_mut(config.hc_coefficients())
+            .zip(streams.chunks(width))
+        {
+            let squares: f64 = streams.iter().map(|v| v * v).sum();
+            let factor = (squares / width as f64 + config.rms_norm_eps)
+                .sqrt()
+                .recip();
+            mix.iter_mut().for_each(|value| *value *= factor);
+        }
+        Ok(())
+    }
+
+    /// Every block from its stored input: the prefill at once, then token by token, with a cache of its own.
+    fn blocks(&mut self, run: usize) -> Result<(), ModelError> {
+        let ids = self.ids(run)?;
+        let mut session = self.session(&ids)?;
+        let mut steps: BTreeMap<String, Vec<Vec<f64>>> = BTreeMap::new();
+        for (phase, from, to) in phases(&ids) {
+            let prefix = format!("r{run}.{phase}.");
+            let step = (from >= ids.prompt).then(|| from - ids.prompt);
+            let mut forced = Forced::default();
+            for tensor in self.io.tensors() {
+                if let Some(name) = block_border(tensor.name, &prefix, self.model.config()) {
+                    let mut value = stored(&tensor)?;
+                    if let Some(step) = step {
+                        value = value.step(ids.batch(), ids.length() - ids.prompt, step);
+                    }
+                    forced.values.insert(name, value);
+                }
+            }
+            let runs = ids.runs(from, to);
+            let output = self
+                .model
+                .forward(&mut session, &runs, Logits::All, Some(&mut forced))?;
+            let logits = widened(&output.logits)?;
+            let draft = output.draft_logits.as_ref().map(widened).transpose()?;
+            let mut keep = |name: &str, values: Vec<f64>| {
+                let steps = steps.entry(format!("{prefix}{name}")).or_default();
+                steps.push(values);
+            };
+            keep("logits", logits);
+            if let Some(draft) = draft {
+                keep("mtp.logits", draft);
+            }
+            for (name, seen) in forced.seen {
+                if let Some(name) = stored_border(&name) {
+                    keep(&name, seen.values);
+                }
+            }
+        }
+        for (name, steps) in steps {
+            let Some(tensor) = self.io.get(&name) else {
+                continue;
+            };
+            let is_bf16 = tensor.dtype == weights::Dtype::BF16;
+            let expected = values_of(&tensor)?;
+            let found = by_sequence(&steps, ids.batch());
+            let tokens = tensor.shape.iter().take(2).product();
+            let bound = self.bounds["bounds"][&name]["float32"].clone();
+            self.compare(&name, &bound, &expected, &found, is_bf16, tokens)?;
+        }
+        Ok(())
+    }
+
+    /// The whole model from token ids: weak, since one value on the other side of a rounding boundary moves all that follow.
+    fn chained(&mut self, run: usize) -> Result<(), ModelError> {
+        if run > 0 {
+            return Ok(());
+        }
+        let ids = self.ids(run)?;
+        let mut session = self.session(&ids)?;
+        let mut found: BTreeMap<&str, Vec<Vec<f64>>> = BTreeMap::new();
+        for (phase, from, to) in phases(&ids) {
+            let runs = ids.runs(from, to);
+            let output = self.model.forward(&mut session, &runs, Logits::All, None)?;
+            found
+                .entry(phase)
+                .or_default()
+                .push(widened(&output.logits)?);
+        }
+        for (phase, steps) in found {
+            let name = format!("r{run}.{phase}.logits");
+            let expected = values_of(&self.io.tensor(&name)?)?;
+            let found = by_sequence(&steps, ids.batch());
+            let vocabulary = self.model.config().vocab_size;
+            let (mut cosine, mut same, mut tokens) = (1.0f64, 0.0, 0.0);
+            for (e, f) in expected.chunks(vocabulary).zip(found.chunks(vocabulary)) {
+                let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+                // Not `min`, which would pass over a NaN.
+                let c = dot(e, f) / (dot(e, e) * dot(f, f)).sqrt();
+                cosine = if c >= cosine { cosine } else { c };
+                same += f64::from(u8::from(largest(e) == largest(f)));
+                tokens += 1.0;
+            }
+            // The file bounds components and blocks. Of whole models it has what variants of its own gave; the worst of them is taken.
+            let worst = &self.bounds["chained"]["short14"][phase];
+            let (cosine_min, argmax_min) = (
+                number(&worst["cosine_min"], "chained.short14.cosine_min")?,
+                number(&worst["same_argmax"], "chained.short14.same_argmax")?,
+            );
+            self.check(
+                format!("chained.{phase}.logits (1 - least cosine)"),
+                1.0 - cosine,
+                1.0 - cosine_min,
+            );
+            self.check(
+                format!("chained.{phase}.logits (other largest)"),
+                1.0 - same / tokens,
+                1.0 - argmax_min,
+            );
+        }
+        Ok(())
+    }
+
+    /// Positions that thinned components of a block are stored for.
+    fn rows(&self, prefix: &str) -> Result<Vec<usize>, ModelError> {
+        let Some(rows) = self.trace.get(&format!("{prefix}rows")) else {
+            return Ok(Vec::new());
+        };
+        Ok(rows.to_i64()?.iter().map(|&row| row as usize).collect())
+    }
+
+    fn ids(&self, run: usize) -> Result<Ids, ModelError> {
+        let read = |name: &str| -> Result<Option<Vec<Vec<u32>>>, ModelError> {
+            let Some(tensor) = self.io.get(name) else {
+                return Ok(None);
+            };
+            let width = tensor.shape.last().copied().unwrap_or(0).max(1);
+            let ids = tensor.to_i64()?;
+            let ids: Option<Vec<u32>> = ids.iter().map(|&id| u32::try_from(id).ok()).collect();
+            let ids = ids.ok_or_else(|| {
+                ModelError::Input(format!("`{name}` holds a number that is no token"))
+            })?;
+            Ok(Some(ids.chunks(width).map(<[u32]>::to_vec).collect()))
+        };
+        let name = format!("r{run}.input_ids");
+        let ids = read(&name)?
+            .ok_or_else(|| ModelError::Input(format!("io.safetensors has no `{name}`")))?;
+        let next = match self.model.has_draft() {
+            true => read(&format!("r{run}.mtp_ids"))?,
+            false => None,
+        };
+        let logits = self.io.tensor(&format!("r{run}.prefill.logits"))?;
+        Ok(Ids {
+            ids,
+            next,
+            prompt: logits.shape.get(1).copied().unwrap_or(0),
+        })
+    }
+
+    fn session(&self, ids: &Ids) -> Result<Session, ModelError> {
+        let most = ids.batch() * ids.prompt.max(1);
+        self.model.session(ids.batch(), ids.length().max(1), most)
+    }
+
+    /// By the bound's own measures: share of equal bits, relative error, share of equal bits of the median token.
+    fn compare(
+        &mut self,
+        name: &str,
+        bound: &Value,
+        expected: &[f64],
+        found: &[f64],
+        is_bf16: bool,
+        tokens: usize,
+    ) -> Result<(), ModelError> {
+        if !bound.is_object() {
+            return Err(ModelError::Input(format!(
+                "case.json has no bound for `{name}`"
+            )));
+        }
+        let fits = expected.len() == found.len();
+        let found: Vec<f64> = match is_bf16 {
+            true => found.iter().map(|&v| bf16::from_f64(v).to_f64()).collect(),
+            false => found.to_vec(),
+        };
+        let same = |e: &[f64], f: &[f64]| -> f64 {
+            let equal = e.iter().zip(f).filter(|(e, f)| e.to_bits() == f.to_bits());
+            equal.count() as f64 / e.len().max(1) as f64
+        };
+        if let Some(least) = bound.get("same_min") {
+            let least = number(least, name)?;
+            let share = if fits { same(expected, &found) } else { 0.0 };
+            self.check(format!("{name} (other bits)"), 1.0 - share, 1.0 - least);
+        }
+        if let Some(most) = bound.get("rms_max") {
+            let most = number(most, name)?;
+            let error = if fits {
+                relative_error(expected, &found)
+            } else {
+                f64::INFINITY
+            };
+            self.check(format!("{name} (relative error)"), error, most);
+        }
+        if let (Some(least), true) = (bound.get("median_token_min"), tokens > 0) {
+            let least = number(least, name)?;
+            let width = (expected.len() / tokens).max(1);
+            let mut shares: Vec<f64> = expected
+                .chunks(width)
+                .zip(found.chunks(width))
+                .map(|(e, f)| same(e, f))
+                .collect();
+            shares.sort_by(f64::total_cmp);
+            let median = shares.get(shares.len() / 2).copied().unwrap_or(0.0);
+            self.check(
+                format!("{name} (other bits, median token)"),
+                1.0 - median,
+                1.0 - least,
+            );
+        }
+        Ok(())
+    }
+
+    fn check(&mut self, name: String, error: f64, bound: f64) {
+        // Bounds are decimal fractions; what is taken from 1 is not.
+        let bound = if bound > 0.0 { bound + 1e-12 } else { bound };
+        let check = Check { name, error, bound };
+        (self.progress)(&check);
+        self.checks.push(check);
+    }
+}
+
+/// Components whose stored values take the place of the computed ones.
+const REPLACED: [&str; 24] = [
+    "attn_hc.pre",
+    "attn_hc.post",
+    "attn_hc.comb",
+    "attn_hc.collapsed",
+    "attn.in",
+    "attn.qr",
+    "attn.q",
+    "attn.kv",
+    "comp.pooled",
+    "comp.kv",
+    "idx.pooled",
+    "idx.k",
+    "idx.q",
+    "idx.head_w",
+    "attn.core",
+    "attn.core_derot",
+    "attn.o_a",
+    "attn.out",
+    "mid",
+    "ffn_hc.pre",
+    "ffn_hc.post",
+    "ffn_hc.comb",
+    "ffn_hc.collapsed",
+    "ffn.in",
+];
+
+/// The forward pass's name of a stored component.
+fn recorded_name(stored: &str) -> &str {
+    match stored {
+        "attn.qr" => "attn.q_residual",
+        "ffn.out" => "moe.out",
+        other => other,
+    }
+}
+
+/// The forward pass's name of a stored block border, if the tensor is one of this phase.
+fn block_border(name: &str, prefix: &str, config: &Config) -> Option<String> {
+    match name.strip_prefix(prefix)? {
+        "mtp.in" => Some("mtp.block_in".into()),
+        "mtp.out" => Some("mtp.block_out".into()),
+        name => match name.strip_prefix("stream.")?.parse::<usize>().ok()? {
+            0 => Some("embedded".into()),
+            layer if layer <= config.layers.len() => Some(format!("hidden.{}", layer - 1)),
+            _ => None,
+        },
+    }
+}
+
+/// The other way round.
+fn stored_border(name: &str) -> Option<String> {
+    match name {
+        "embedded" => Some("stream.0".into()),
+        "mtp.block_in" => Some("mtp.in".into()),
+        "mtp.block_out" => Some("mtp.out".into()),
+        name => {
+            let layer: usize = name.strip_prefix("hidden.")?.parse().ok()?;
+            Some(format!("stream.{}", layer + 1))
+        }
+    }
+}
+
+fn prefixes(config: &Config) -> Vec<String> {
+    let layers = (0..config.layers.len()).map(|layer| format!("L{layer}."));
+    layers.chain(["mtp.".to_string()]).collect()
+}
+
+/// Tokens per entry in a traced layer, 1 where there are none.
+fn ratio(config: &Config, prefix: &str) -> usize {
+    let layer = prefix
+        .strip_prefix('L')
+        .and_then(|rest| rest.strip_suffix('.'))
+        .and_then(|layer| layer.parse::<usize>().ok());
+    let kind = layer.and_then(|layer| config.layers.get(layer));
+    kind.copied().map_or(1, LayerKind::ratio).max(1)
+}
+
+/// The prefill, then each decode step: its name and its positions.
+fn phases(ids: &Ids) -> impl Iterator<Item = (&'static str, usize, usize)> {
+    let steps = (ids.prompt..ids.length()).map(|p| ("decode", p, p + 1));
+    std::iter::once(("prefill", 0, ids.prompt)).chain(steps)
+}
+
+/// What a step recorded, and what stood there afterwards.
+struct Seen {
+    values: Vec<f64>,
+    replaced: Vec<f64>,
+}
+
+fn get<'a>(seen: &'a BTreeMap<String, Seen>, name: &str) -> Result<&'a Seen, ModelError> {
+    seen.get(name).ok_or_else(|| {
+        ModelError::Input(format!("the forward pass records nothing called `{name}`"))
+    })
+}
+
+/// A stored value that takes a computed one's place.
+struct StoredValue {
+    values: Vec<f64>,
+    /// The tokens of the call that it has, in its order; `None`: all of what is computed.
+    tokens: Option<Vec<usize>>,
+}
+
+impl StoredValue {
+    /// One decode step of `[B, N, …]`.
+    fn step(mut self, batch: usize, steps: usize, step: usize) -> StoredValue {
+        let width = self.values.len() / (batch * steps).max(1);
+        self.values = (0..batch)
+            .flat_map(|b| self.values[(b * steps + step) * width..][..width].to_vec())
+            .collect();
+        self
+    }
+
+    /// Puts the values among those computed.
+    fn put(&self, to: &mut [f64]) {
+        match &self.tokens {
+            None => to.copy_from_slice(&self.values),
+            Some(tokens) => {
+                let width = self.values.len() / tokens.len().max(1);
+                for (row, &token) in self.values.chunks(width.max(1)).zip(tokens) {
+                    to[token * width..][..width].copy_from_slice(row);
+                }
+            }
+        }
+    }
+}
+
+fn stored(tensor: &weights::Tensor) -> Result<StoredValue, ModelError> {
+    Ok(StoredValue {
+        values: values_of(tensor)?,
+        tokens: None,
+    })
+}
+
+/// Every sequence's tokens at these positions, of `batch` sequences of `length` tokens.
+fn tokens_at(positions: &[usize], batch: usize, length: usize) -> Vec<usize> {
+    (0..batch)
+        .flat_map(|b| positions.iter().map(move |&p| b * length + p))
+        .collect()
+}
+
+/// Positions of the tokens that close a block.
+fn closing(ratio: usize, length: usize) -> Vec<usize> {
+    (0..length)
+        .filter(|p| (p + 1).is_multiple_of(ratio))
+        .collect()
+}
+
+/// Records everything, and puts stored values in the place of computed ones.
+#[derive(Default)]
+struct Forced {
+    values: BTreeMap<String, StoredValue>,
+    seen: BTreeMap<String, Seen>,
+}
+
+impl Trace for Forced {
+    fn record(&mut self, name: &str, value: View) -> Result<(), ModelError> {
+        let values = widened(&value)?;
+        let seen = Seen {
+            replaced: values.clone(),
+            values,
+        };
+        self.seen.insert(name.into(), seen);
+        Ok(())
+    }
+
+    fn replace(&mut self, name: &str, mut value: ViewMut) -> Result<(), ModelError> {
+        let (Some(stored), Some(seen)) = (self.values.get(name), self.seen.get_mut(name)) else {
+            return Ok(());
+        };
+        stored.put(&mut seen.replaced);
+        let replaced = seen.replaced.iter();
+        let tensor = match value.dtype() {
+            DType::BF16 => {
+                let values: Vec<bf16> = replaced.map(|&v| bf16::from_f64(v)).collect();
+                Tensor::from_slice(value.shape(), &values)?
+            }
+            _ => {
+                let values: Vec<f32> = replaced.map(|&v| v as f32).collect();
+                Tensor::from_slice(value.shape(), &values)?
+            }
+        };
+        Ok(value.copy_from(&tensor.view())?)
+    }
+}
+
+fn widened(value: &View) -> Result<Vec<f64>, ModelError> {
+    Ok(match value.dtype() {
+        DType::I32 => value.to_vec::<i32>()?.into_iter().map(f64::from).collect(),
+        DType::BF16 => value.to_vec::<bf16>()?.into_iter().map(f64::from).collect(),
+        _ => value.to_vec::<f32>()?.into_iter().map(f64::from).collect(),
+    })
+}
+
+fn values_of(tensor: &weights::Tensor) -> Result<Vec<f64>, ModelError> {
+    Ok(match tensor.dtype {
+        weights::Dtype::I32 | weights::Dtype::I64 => {
+            tensor.to_i64()?.iter().map(|&v| v as f64).collect()
+        }
+        _ => tensor.to_f64()?,
+    })
+}
+
+fn number(value: &Value, name: &str) -> Result<f64, ModelError> {
+    value
+        .as_f64()
+        .ok_or_else(|| ModelError::Input(format!("case.json has no number for `{name}`")))
+}
+
+/// Some tokens' rows of a value of `all` tokens.
+fn taken(values: &[f64], tokens: &[usize], all: usize) -> Vec<f64> {
+    let width = values.len() / all.max(1);
+    let rows = tokens
+        .iter()
+        .map(|&token| &values[token * width..][..width]);
+    rows.flatten().copied().collect()
+}
+
+/// What steps of `[B, 1 or P, …]` make together: each sequence's values one after another.
+fn by_sequence(steps: &[Vec<f64>], batch: usize) -> Vec<f64> {
+    (0..batch)
+        .flat_map(|b| {
+            steps.iter().flat_map(move |step| {
+                let width = step.len() / batch;
+                step[b * width..][..width].iter().copied()
+            })
+        })
+        .collect()
+}
+
+/// Values by chosen expert in ascending order, in the order of `picks`.
+fn reordered(values: &[f64], picks: &[f64], choices: usize) -> Vec<f64> {
+    let width = values.len() / picks.len().max(1);
+    let tokens = picks.chunks(choices).zip(values.chunks(choices * width));
+    tokens
+        .flat_map(|(picks, values)| {
+            picks.iter().flat_map(move |pick| {
+                let place = picks.iter().filter(|other| *other < pick).count();
+                values[place * width..][..width].iter().copied()
+            })
+        })
+        .collect()
+}
+
+/// Tokens whose numbers (-1: none) are not the same, in whatever order.
+fn differing_sets(expected: &[f64], found: &[f64], tokens: usize) -> usize {
+    let sets = |values: &[f64]| -> Vec<Vec<f64>> {
+        let width = (values.len() / tokens.max(1)).max(1);
+        values.chunks(width).map(super::as_set).collect()
+    };
+    let (expected, found) = (sets(expected), sets(found));
+    let differing = expected.iter().zip(&found).filter(|(e, f)| e != f).count();
+    differing + expected.len().abs_diff(found.len())
+}
+
+/// Root mean square of the differences over that of the expected values; NaN if any difference is.
+fn relative_error(expected: &[f64], found: &[f64]) -> f64 {
+    let (mut error, mut size) = (0.0, 0.0);
+    for (e, f) in expected.iter().zip(found) {
+        // Equal infinities differ by nothing.
+        if e != f {
+            error += (e - f) * (e - f);
+        }
+        if e.is_finite() {
+            size += e * e;
+        }
+    }
+    if error == 0.0 {
+        0.0
+    } else {
+        (error / size).sqrt()
+    }
+}
+
+/// Place of the largest value.
+fn largest(values: &[f64]) -> Option<usize> {
+    let places = values.iter().enumerate();
+    places
+        .max_by(|a, b| a.1.total_cmp(b.1))
+        .map(|(place, _)| place)
+}
