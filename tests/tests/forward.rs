@@ -56,6 +56,16 @@ fn golden_g1_mixed_tiny_mtp() {
 }
 
 #[test]
+fn golden_quantised_window_sparse_heavy() {
+    golden("quant/q1_w_c_h");
+}
+
+#[test]
+fn golden_quantised_heavy_and_draft() {
+    golden("quant/q2_h_mtp");
+}
+
+#[test]
 fn golden_g2_real_head_r128() {
     golden("g2_real_head_r128");
 }

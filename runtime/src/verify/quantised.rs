@@ -45,6 +45,7 @@ pub(super) fn verify(
         }
         case.blocks(run)?;
         case.chained(run)?;
+        case.ways(run)?;
     }
     Ok(case.checks)
 }
@@ -95,7 +96,7 @@ impl Case<'_> {
         let mut forced = Forced::default();
         for tensor in self.io.tensors() {
             if let Some(name) = block_border(tensor.name, "r0.prefill.", config) {
-                forced.values.insert(name, stored(&tensor)?);
+                forced.border(&tensor, name, stored(&tensor)?);
             }
         }
         for prefix in prefixes(config) {
@@ -252,6 +253,9 @@ impl Case<'_> {
         let mut steps: BTreeMap<String, Vec<Vec<f64>>> = BTreeMap::new();
         for (phase, from, to) in phases(&ids) {
             let prefix = format!("r{run}.{phase}.");
+            if self.io.tensors().all(|t| !t.name.starts_with(&prefix)) {
+                continue;
+            }
             let step = (from >= ids.prompt).then(|| from - ids.prompt);
             let mut forced = Forced::default();
             for tensor in self.io.tensors() {
@@ -260,7 +264,7 @@ impl Case<'_> {
                     if let Some(step) = step {
                         value = value.step(ids.batch(), ids.length() - ids.prompt, step);
                     }
-                    forced.values.insert(name, value);
+                    forced.border(&tensor, name, value);
                 }
             }
             let runs = ids.runs(from, to);
@@ -284,7 +288,7 @@ impl Case<'_> {
             }
         }
         for (name, steps) in steps {
-            let Some(tensor) = self.io.get(&name) else {
+            let Some(tensor) = self.io.get(&name).filter(|_| self.is_fed(&name)) else {
                 continue;
             };
             let is_bf16 = tensor.dtype == weights::Dtype::BF16;
@@ -297,9 +301,30 @@ impl Case<'_> {
         Ok(())
     }
 
+    /// Whether the value that a border of blocks is computed from is stored, too.
+    fn is_fed(&self, name: &str) -> bool {
+        let mut parts = name.splitn(3, '.').skip(2);
+        let Some(border) = parts.next() else {
+            return false;
+        };
+        let before = match border {
+            "stream.0" => return true,
+            "mtp.out" => "mtp.in".to_string(),
+            "mtp.logits" => "mtp.out".to_string(),
+            _ => match border.strip_prefix("stream.").map(str::parse::<usize>) {
+                Some(Ok(layer)) => format!("stream.{}", layer - 1),
+                // `logits` and `mtp.in` follow from the last streams.
+                _ => format!("stream.{}", self.model.config().layers.len()),
+            },
+        };
+        let start = &name[..name.len() - border.len()];
+        let stored = |border: &str| self.io.get(&format!("{start}{border}")).is_some();
+        stored(&before) || !border.starts_with("stream.") && stored(LAST_STREAM)
+    }
+
     /// The whole model from token ids: weak, since one value on the other side of a rounding boundary moves all that follow.
     fn chained(&mut self, run: usize) -> Result<(), ModelError> {
-        if run > 0 {
+        if run > 0 || self.bounds.get("chained").is_none() {
             return Ok(());
         }
         let ids = self.ids(run)?;
@@ -347,6 +372,67 @@ impl Case<'_> {
         Ok(())
     }
 
+    /// The same bits whether sequences come whole, in chunks, token by token or alone.
+    fn ways(&mut self, run: usize) -> Result<(), ModelError> {
+        let ids = self.ids(run)?;
+        let length = ids.length();
+        let whole = self.feed(&ids, length)?;
+        for (way, chunk) in [("in chunks of 7", super::CHUNK), ("token by token", 1)] {
+            let fed = self.feed(&ids, chunk)?;
+            self.check(
+                format!("r{run} {way} (bits that differ)"),
+                differing_bits(&whole, &fed) as f64,
+                0.0,
+            );
+        }
+        if ids.batch() > 1 {
+            let mut alone = Vec::new();
+            for sequence in 0..ids.batch() {
+                let one = Ids {
+                    ids: vec![ids.ids[sequence].clone()],
+                    next: ids.next.as_ref().map(|next| vec![next[sequence].clone()]),
+                    prompt: ids.prompt,
+                };
+                alone.extend(self.feed(&one, length)?);
+            }
+            self.check(
+                format!("r{run} one sequence at a time (bits that differ)"),
+                differing_bits(&whole, &alone) as f64,
+                0.0,
+            );
+        }
+        Ok(())
+    }
+
+    /// All logits, `chunk` tokens of each sequence at a time, by sequence.
+    fn feed(&self, ids: &Ids, chunk: usize) -> Result<Vec<f64>, ModelError> {
+        let length = ids.length();
+        let most = ids.batch() * chunk.min(length);
+        let mut session = self.model.session(ids.batch(), length, most)?;
+        let mut steps = Vec::new();
+        let mut drafts = Vec::new();
+        for from in (0..length).step_by(chunk) {
+            let runs = ids.runs(from, (from + chunk).min(length));
+            let output = self.model.forward(&mut session, &runs, Logits::All, None)?;
+            steps.push(widened(&output.logits)?);
+            if let Some(draft) = &output.draft_logits {
+                drafts.push(widened(draft)?);
+            }
+        }
+        // A sequence's logits, then its draft's.
+        let (logits, drafts) = (
+            by_sequence(&steps, ids.batch()),
+            by_sequence(&drafts, ids.batch()),
+        );
+        let parts = |values: &[f64], b: usize| {
+            let width = values.len() / ids.batch();
+            values[b * width..][..width].to_vec()
+        };
+        Ok((0..ids.batch())
+            .flat_map(|b| [parts(&logits, b), parts(&drafts, b)].concat())
+            .collect())
+    }
+
     /// Positions that thinned components of a block are stored for.
     fn rows(&self, prefix: &str) -> Result<Vec<usize>, ModelError> {
         let Some(rows) = self.trace.get(&format!("{prefix}rows")) else {
@@ -375,11 +461,15 @@ impl Case<'_> {
             true => read(&format!("r{run}.mtp_ids"))?,
             false => None,
         };
-        let logits = self.io.tensor(&format!("r{run}.prefill.logits"))?;
+        let prefix = format!("r{run}.prefill.");
+        let prefill = self.io.tensors().find(|t| t.name.starts_with(&prefix));
+        let prompt = prefill.and_then(|t| t.shape.get(1).copied());
         Ok(Ids {
             ids,
             next,
-            prompt: logits.shape.get(1).copied().unwrap_or(0),
+            prompt: prompt.ok_or_else(|| {
+                ModelError::Input(format!("io.safetensors has nothing called `{prefix}…`"))
+            })?,
         })
     }
 
@@ -491,9 +581,13 @@ fn recorded_name(stored: &str) -> &str {
     }
 }
 
+/// The streams before the head and the draft block, in cases that hold fewer layers than the model they were made with.
+const LAST_STREAM: &str = "last_stream";
+
 /// The forward pass's name of a stored block border, if the tensor is one of this phase.
 fn block_border(name: &str, prefix: &str, config: &Config) -> Option<String> {
     match name.strip_prefix(prefix)? {
+        LAST_STREAM => Some(format!("hidden.{}", config.layers.len() - 1)),
         "mtp.in" => Some("mtp.block_in".into()),
         "mtp.out" => Some("mtp.block_out".into()),
         name => match name.strip_prefix("stream.")?.parse::<usize>().ok()? {
@@ -609,6 +703,17 @@ struct Forced {
     seen: BTreeMap<String, Seen>,
 }
 
+impl Forced {
+    /// A stored border of blocks; that which the head is fed with comes before a layer's output.
+    fn border(&mut self, tensor: &weights::Tensor, name: String, value: StoredValue) {
+        if tensor.name.ends_with(LAST_STREAM) {
+            self.values.insert(name, value);
+        } else {
+            self.values.entry(name).or_insert(value);
+        }
+    }
+}
+
 impl Trace for Forced {
     fn record(&mut self, name: &str, value: View) -> Result<(), ModelError> {
         let values = widened(&value)?;
@@ -682,6 +787,11 @@ fn by_sequence(steps: &[Vec<f64>], batch: usize) -> Vec<f64> {
             })
         })
         .collect()
+}
+
+fn differing_bits(a: &[f64], b: &[f64]) -> usize {
+    let pairs = a.iter().zip(b);
+    pairs.filter(|(a, b)| a.to_bits() != b.to_bits()).count() + a.len().abs_diff(b.len())
 }
 
 /// Values by chosen expert in ascending order, in the order of `picks`.
