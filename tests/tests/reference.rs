@@ -122,12 +122,12 @@ fn differences_from_a_golden_case_are_found() {
         ["L1.attn.q"]
     );
     assert_eq!(
-        wrong_names("L0.attn.kv", |data| data[9] *= 1.01),
-        ["L0.attn.kv"]
+        wrong_names("L1.attn.kv", |data| data[9] *= 1.01),
+        ["L1.attn.kv"]
     );
     assert_eq!(
-        wrong_names("L0.idx.topk", |data| *data.last_mut().unwrap() += 40.0),
-        ["L0.idx.topk"]
+        wrong_names("L1.idx.topk", |data| *data.last_mut().unwrap() += 40.0),
+        ["L1.idx.topk"]
     );
     assert_eq!(
         wrong_names("L1.comp.visible", |data| data[0] = 1.0),

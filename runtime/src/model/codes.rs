@@ -197,7 +197,7 @@ impl Loader<'_> {
             let at = format!("{at}.experts.{expert}.{matrix}");
             let weight = self.source(&format!("{at}.weight"))?;
             let scales = match is_fp4 {
-                true => self.scales(&format!("{at}.scale"))?,
+                true => self.source(&format!("{at}.scale"))?,
                 false => self.converted(&format!("{at}.scale"), DType::F32)?,
             };
             let all = match &mut stacked {
@@ -218,17 +218,6 @@ impl Loader<'_> {
             }
         }
         Ok(stacked.expect("the configuration has at least one expert"))
-    }
-
-    /// Scales of an FP4 expert, which are powers of two.
-    fn scales(&mut self, name: &str) -> Result<Tensor, ModelError> {
-        let scales = self.source(name)?;
-        match scales.dtype() {
-            DType::UE8M0 => Ok(scales),
-            other => Err(ModelError::Unsupported(format!(
-                "`{name}` is stored as {other}; scales of FP4 experts must be F8_E8M0"
-            ))),
-        }
     }
 
     fn zeros(&mut self, dtype: DType, shape: &[i64]) -> Result<Tensor, ModelError> {

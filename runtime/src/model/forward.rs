@@ -27,7 +27,7 @@ use super::rope::Frequencies;
 use super::steps::Steps;
 use super::trace::{Trace, Tracer};
 use super::workspace::{DraftWorkspace, Rows, Workspace, most_tiles, rows_per_tile};
-use crate::weights::Checkpoint;
+use crate::weights::{Checkpoint, Draft};
 use tessera_device::{Device, Tensor, View};
 
 /// A loaded model.
@@ -106,6 +106,11 @@ impl Model {
     /// What the weights take in memory.
     pub fn weight_bytes(&self) -> usize {
         self.parameters.bytes
+    }
+
+    /// What the checkpoint has under `mtp.`: of the two kinds of draft modules only one is run.
+    pub fn draft_kind(&self) -> Draft {
+        self.parameters.draft_kind
     }
 
     /// Whether the checkpoint holds a multi-token-prediction block.

@@ -15,7 +15,7 @@ use super::ModelError;
 use super::codes;
 use super::config::{Config, LayerKind, WeightFormat};
 use super::kernels::{ConvertArgs, Kernels, PackPanelsArgs};
-use crate::weights::{self, Checkpoint, Draft};
+use crate::weights::{self, Checkpoint, Draft, Mismatch, WeightsError};
 
 /// Columns of a panel; the kernels of `linear.tl` are written for it.
 const PANEL: i64 = 64;
@@ -29,6 +29,8 @@ pub struct Parameters {
     pub norm: Tensor,
     pub head: Linear,
     pub draft: Option<DraftBlock>,
+    /// What the checkpoint has under `mtp.`, whether it is run or not.
+    pub draft_kind: Draft,
     /// What all of it takes in memory.
     pub bytes: usize,
 }
@@ -224,6 +226,7 @@ impl Loader<'_> {
             draft: (draft == Draft::Mtp)
                 .then(|| self.draft("mtp.0"))
                 .transpose()?,
+            draft_kind: draft,
             bytes: self.bytes,
         })
     }
@@ -527,6 +530,15 @@ impl Loader<'_> {
         if let (DType::E2M1, Some(inputs)) = (dtype, shape.last_mut()) {
             // Two codes to a byte.
             *inputs *= 2;
+        }
+        if let Some(what) = weights::bad_code(&stored) {
+            return Err(ModelError::Weights(WeightsError::Mismatch {
+                path: self.checkpoint.path().to_path_buf(),
+                mismatches: vec![Mismatch::Value {
+                    name: name.into(),
+                    what,
+                }],
+            }));
         }
         self.done += 1;
         (self.progress)(self.done, self.total);

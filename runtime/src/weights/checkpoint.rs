@@ -1,4 +1,4 @@
-//! A model's weights: one file, or the shards of an index, seen as one set of tensors.
+//! A model's weights: one file, or the shards of an index, seen as one set of tensors under their published names.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 
+use super::names::{Published, published};
 use super::{SafetensorsFile, Tensor, WeightsError};
 
 pub const SINGLE_FILE: &str = "model.safetensors";
@@ -14,6 +15,7 @@ pub const INDEX_FILE: &str = "model.safetensors.index.json";
 /// The index of the largest released model takes about 15 MB.
 const MAX_INDEX_BYTES: u64 = 50_000_000;
 const MAX_SHARDS: usize = 4096;
+const MAX_EXPERTS: usize = 1024;
 
 /// All the tensors of a model, by name.
 #[derive(Debug)]
@@ -21,8 +23,25 @@ pub struct Checkpoint {
     /// Where the weights came from: the single file or the index.
     path: PathBuf,
     files: Vec<SafetensorsFile>,
-    /// Name to index into `files`.
-    owner: BTreeMap<String, usize>,
+    places: BTreeMap<String, Place>,
+}
+
+/// Where a tensor is.
+#[derive(Debug)]
+struct Place {
+    /// Index into `files`.
+    file: usize,
+    /// Its name there, or that of the tensor that it is a part of.
+    stored: String,
+    part: Option<MatrixOfMany>,
+}
+
+/// One matrix of a tensor that holds those of all experts.
+#[derive(Debug)]
+struct MatrixOfMany {
+    /// How many matrices come before it.
+    index: usize,
+    shape: [usize; 2],
 }
 
 impl Checkpoint {
@@ -34,15 +53,7 @@ impl Checkpoint {
         let (single, index) = (folder.join(SINGLE_FILE), folder.join(INDEX_FILE));
         if single.exists() {
             let file = SafetensorsFile::open(&single)?;
-            let owner = file
-                .tensors()
-                .map(|tensor| (tensor.name.to_string(), 0))
-                .collect();
-            Ok(Checkpoint {
-                path: single,
-                files: vec![file],
-                owner,
-            })
+            Checkpoint::over(single, vec![file])
         } else if index.exists() {
             Checkpoint::open_shards(folder, index)
         } else {
@@ -86,16 +97,41 @@ impl Checkpoint {
             }
         }
         if problems.is_empty() {
-            Ok(Checkpoint {
-                path: index,
-                files,
-                owner,
-            })
+            Checkpoint::over(index, files)
         } else {
             Err(WeightsError::Shards {
                 path: index,
                 problems,
             })
+        }
+    }
+
+    /// All tensors of the files under their published names.
+    fn over(path: PathBuf, files: Vec<SafetensorsFile>) -> Result<Checkpoint, WeightsError> {
+        let mut places = BTreeMap::new();
+        let mut problems = Vec::new();
+        for (index, file) in files.iter().enumerate() {
+            for tensor in file.tensors() {
+                for (name, part) in parts(&tensor) {
+                    let place = Place {
+                        file: index,
+                        stored: tensor.name.into(),
+                        part,
+                    };
+                    if let Some(other) = places.insert(name.clone(), place) {
+                        let (first, second) = (other.stored, tensor.name);
+                        problems.push(format!("`{first}` and `{second}` are both `{name}`"));
+                    }
+                }
+            }
+        }
+        match problems.is_empty() {
+            true => Ok(Checkpoint {
+                path,
+                files,
+                places,
+            }),
+            false => Err(WeightsError::Shards { path, problems }),
         }
     }
 
@@ -105,13 +141,22 @@ impl Checkpoint {
 
     /// All tensors in the order of their names.
     pub fn tensors(&self) -> impl Iterator<Item = Tensor<'_>> {
-        self.owner.keys().filter_map(|name| self.get(name))
+        self.places.keys().filter_map(|name| self.get(name))
     }
 
     pub fn get(&self, name: &str) -> Option<Tensor<'_>> {
-        self.owner
-            .get(name)
-            .and_then(|&file| self.files[file].get(name))
+        let (name, place) = self.places.get_key_value(name)?;
+        let stored = self.files[place.file].get(&place.stored)?;
+        let Some(part) = &place.part else {
+            return Some(Tensor { name, ..stored });
+        };
+        let bytes = part.shape.iter().product::<usize>() * stored.dtype.size();
+        Some(Tensor {
+            name,
+            dtype: stored.dtype,
+            shape: &part.shape,
+            bytes: stored.bytes.get(part.index * bytes..)?.get(..bytes)?,
+        })
     }
 
     /// As [`get`](Self::get), for a tensor that must be there.
@@ -124,6 +169,34 @@ impl Checkpoint {
             name: name.into(),
         })
     }
+}
+
+/// The published names that a stored tensor has, and which part of it each is.
+fn parts(tensor: &Tensor) -> Vec<(String, Option<MatrixOfMany>)> {
+    let (at, matrices) = match published(tensor.name) {
+        Published::One(name) => return vec![(name, None)],
+        Published::Experts { at, matrices } => (at, matrices),
+    };
+    let &[experts, rows, columns] = tensor.shape else {
+        // Not what it should be: it keeps its name, and the comparison with the configuration reports it.
+        return vec![(tensor.name.into(), None)];
+    };
+    // More experts than any model has are no experts.
+    if rows % matrices.len() != 0 || experts > MAX_EXPERTS {
+        return vec![(tensor.name.into(), None)];
+    }
+    let shape = [rows / matrices.len(), columns];
+    (0..experts)
+        .flat_map(|expert| {
+            let at = format!("{at}.{expert}");
+            let parts = matrices.iter().enumerate();
+            parts.map(move |(place, matrix)| {
+                let index = expert * matrices.len() + place;
+                let part = MatrixOfMany { index, shape };
+                (format!("{at}.{matrix}.weight"), Some(part))
+            })
+        })
+        .collect()
 }
 
 /// Tensor name and shard file name, as often as the index has them.

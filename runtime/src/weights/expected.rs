@@ -25,9 +25,11 @@ pub enum Draft {
 }
 
 const FLOAT: &[Dtype] = &[Dtype::F32, Dtype::BF16, Dtype::F16];
+const BF16: &[Dtype] = &[Dtype::BF16];
 const E4M3: &[Dtype] = &[Dtype::F8E4M3];
 const PACKED_E2M1: &[Dtype] = &[Dtype::I8, Dtype::U8];
 const SCALE: &[Dtype] = &[Dtype::F8E8M0, Dtype::F32];
+const POWER_OF_TWO: &[Dtype] = &[Dtype::F8E8M0];
 const EXPERT_IDS: &[Dtype] = &[Dtype::I64, Dtype::I32];
 
 /// Copies of shared tables that some releases carry.
@@ -218,14 +220,19 @@ impl Table<'_> {
                 self.add(
                     &format!("{at}.scale"),
                     vec![outputs, inputs.div_ceil(32)],
-                    SCALE,
+                    POWER_OF_TWO,
                 );
             }
         }
     }
 
+    /// A tensor that is never quantised. Beside quantised ones, matrices and norms are what activations are.
     fn float(&mut self, name: &str, shape: &[usize]) {
-        self.add(name, shape.to_vec(), FLOAT);
+        let dtypes = match self.config.weight_format {
+            WeightFormat::Fp8 { .. } if name.ends_with(".weight") => BF16,
+            _ => FLOAT,
+        };
+        self.add(name, shape.to_vec(), dtypes);
     }
 
     fn add(&mut self, name: &str, shape: Vec<usize>, dtypes: &'static [Dtype]) {
@@ -249,6 +256,14 @@ pub fn check(config: &Config, checkpoint: &Checkpoint) -> Result<Draft, WeightsE
     expected.sort_unstable_by(|a, b| a.name.cmp(&b.name));
 
     let mut mismatches = Vec::new();
+    let has_codes = |tensor: Tensor| tensor.dtype == Dtype::F8E4M3;
+    if config.weight_format == WeightFormat::Plain && checkpoint.tensors().any(has_codes) {
+        // First, since all that follows is its consequence.
+        mismatches.push(Mismatch::Value {
+            name: "quantization_config".into(),
+            what: "config.json has none, and the weights are quantised; use the config.json that came with them".into(),
+        });
+    }
     for tensor in checkpoint.tensors() {
         let ignored =
             IGNORED.contains(&tensor.name) || (draft == Draft::OtherKind && is_draft(tensor.name));
@@ -320,6 +335,20 @@ fn compare(expected: &ExpectedTensor, found: &Tensor, config: &Config) -> Option
         return bad_expert_row(found, config).map(|what| Mismatch::Value { name: name(), what });
     }
     None
+}
+
+/// The first code of a quantised tensor, or of its scales, that is no number: such a value would spread through every sum.
+pub fn bad_code(tensor: &Tensor) -> Option<String> {
+    let is_bad = match tensor.dtype {
+        Dtype::F8E4M3 => |byte: u8| byte & 0x7f == 0x7f,
+        Dtype::F8E8M0 => |byte: u8| byte == 0xff,
+        _ => return None,
+    };
+    let at = tensor.bytes.iter().position(|&byte| is_bad(byte))?;
+    Some(format!(
+        "element {at} has the code {:#04x}, which is no number; the file is damaged, fetch it again",
+        tensor.bytes[at]
+    ))
 }
 
 /// Each row of a hash layer's table must name distinct experts that exist: the router indexes with them.

@@ -10,12 +10,13 @@ mod error;
 mod expected;
 mod file;
 mod header;
+mod names;
 mod write;
 
 pub use checkpoint::Checkpoint;
 pub use dtype::Dtype;
 pub use error::{HeaderProblem, Mismatch, WeightsError};
-pub use expected::{Draft, ExpectedTensor, check, expected_tensors};
+pub use expected::{Draft, ExpectedTensor, bad_code, check, expected_tensors};
 pub use file::{SafetensorsFile, Tensor};
 pub use write::{TensorSpec, Writer};
 
