@@ -259,3 +259,28 @@ fn translated_code_is_kept_and_never_trusted() {
     std::fs::remove_dir_all(&folder).unwrap();
     assert_eq!(run(Path::new("/dev/null/cubins")), 1);
 }
+
+/// A column of a tensor in the GPU's memory, written from the host's.
+#[test]
+fn a_part_of_a_tensor_is_overwritten_and_the_rest_stays() {
+    let device = emulator::device();
+    let values: Vec<f32> = (0..12).map(|v| v as f32).collect();
+    let mut tensor = Tensor::from_slice(&[3, 4], &values)
+        .unwrap()
+        .to_device(&device)
+        .unwrap();
+    let column = Tensor::from_slice(&[3, 2], &[50.0f32, 51.0, 52.0, 53.0, 54.0, 55.0]).unwrap();
+    let mut part = tensor.view_mut().unwrap().slice(1, 1..3).unwrap();
+    part.copy_from(&column.view()).unwrap();
+    let found = tensor.view().to_vec::<f32>().unwrap();
+    assert_eq!(
+        found,
+        [
+            0.0, 50.0, 51.0, 3.0, 4.0, 52.0, 53.0, 7.0, 8.0, 54.0, 55.0, 11.0
+        ]
+    );
+    let mut none = tensor.view_mut().unwrap().slice(0, 1..1).unwrap();
+    none.copy_from(&Tensor::zeros(DType::F32, &[0, 4]).unwrap().view())
+        .unwrap();
+    assert_eq!(tensor.view().to_vec::<f32>().unwrap(), found);
+}

@@ -759,11 +759,8 @@ impl Raw {
         }
     }
 
-    /// The same tensor in a copy of the bytes from its first to its last, which the second part holds.
-    fn on_host(
-        mut self,
-        buffer: &crate::cuda::CudaBuffer,
-    ) -> Result<(Raw, HostBuffer), TensorError> {
+    /// The bytes from the first to the last of its elements: where they start, counted from its address, and how many they are.
+    fn span(&self) -> (i64, usize) {
         let bits = i64::from(self.dtype.bits());
         let (mut low, mut high) = (0i64, 0i64);
         for (&extent, &stride) in self.shape.iter().zip(self.strides.iter()) {
@@ -779,6 +776,15 @@ impl Raw {
             true => 0,
             false => (end - first) as usize,
         };
+        (first, bytes)
+    }
+
+    /// The same tensor in a copy of the bytes from its first to its last, which the second part holds.
+    fn on_host(
+        mut self,
+        buffer: &crate::cuda::CudaBuffer,
+    ) -> Result<(Raw, HostBuffer), TensorError> {
+        let (first, bytes) = self.span();
         let mut copy = HostBuffer::zeroed(bytes).ok_or(TensorError::OutOfMemory { bytes })?;
         if bytes > 0 {
             let from = self.address.wrapping_add_signed(first);
@@ -1083,8 +1089,16 @@ impl<'a> ViewMut<'a> {
                 to: self.shape().to_vec(),
             });
         }
-        if self.raw.place != Place::Host {
-            return Err(TensorError::NotOnHost);
+        if let Some(buffer) = self.of {
+            // Through the host: what lies between the view's elements is written as it was.
+            let (raw, copy) = self.raw.on_host(buffer)?;
+            let (first, bytes) = self.raw.span();
+            let mut on_host = ViewMut { raw, of: None };
+            on_host.copy_from(source)?;
+            let address = self.raw.address.wrapping_add_signed(first);
+            return buffer
+                .write_at(address, &copy.as_slice()[..bytes])
+                .map_err(TensorError::Device);
         }
         let inner = self.raw.strides.last().copied().unwrap_or(1);
         if inner != 1 && self.raw.dtype.bits() < 8 {

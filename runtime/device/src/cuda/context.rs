@@ -254,6 +254,19 @@ impl CudaBuffer {
         Ok(unsafe { gpu.copy_to_host(to, address) }?)
     }
 
+    /// Copies to an address within the buffer, after the launches so far.
+    pub(crate) fn write_at(&self, address: u64, from: &[u8]) -> Result<(), CudaError> {
+        let start = address.checked_sub(self.address);
+        let end = start.and_then(|start| start.checked_add(from.len() as u64));
+        assert!(
+            end.is_some_and(|end| end <= self.bytes as u64),
+            "a copy within the buffer"
+        );
+        let gpu = self.context.finish()?;
+        // SAFETY: both sides have that many bytes.
+        Ok(unsafe { gpu.copy_to_gpu(address, from) }?)
+    }
+
     pub(crate) fn read(&self, to: &mut [u8]) -> Result<(), CudaError> {
         self.read_at(self.address, to)
     }
