@@ -153,8 +153,17 @@ fn canonical(kernel: &ir::Kernel) -> String {
     tile::print::print(kernel)
 }
 
+/// As in a build with LLVM, but that there is no code: a fault at each kernel.
+#[cfg(not(feature = "llvm"))]
+pub fn compile(kernels: &[ir::Kernel], _options: &Options, sink: &mut Sink) -> Option<Vec<u8>> {
+    for kernel in kernels {
+        sink.report(internal(kernel, "this build of the compiler makes no code"));
+    }
+    None
+}
+
 #[cfg(feature = "llvm")]
-pub use native::{Dump, build, compile, dump};
+pub use native::{CodeFacts, Dump, build, compile, dump, facts};
 
 #[cfg(feature = "llvm")]
 mod native {
@@ -164,6 +173,7 @@ mod native {
     use super::*;
     use crate::mlir::{self, CodegenError, Lowering, MlirContext};
     use crate::schedule::{self, Network, Plain, Plan};
+    use crate::target::ptxas::{Ptxas, Report};
     use crate::target::{self, nvptx::SM_90A};
     use tessera_artifact::{CpuCode, KernelEntry, Manifest, PtxCode, TensorMap, write_archive};
 
@@ -288,12 +298,8 @@ mod native {
         plan: Option<&Plan>,
         mlir: &MlirContext,
     ) -> Result<Code, Box<Diagnostic>> {
-        let mut emitted = mlir::gpu::emit(mlir.melior(), kernel, plan, &SM_90A)?;
-        let fault = |error: CodegenError| Box::new(internal(kernel, &error.to_string()));
+        let (emitted, ptx) = gpu_text(kernel, plan, mlir)?;
         let maps = plan.map_or(&[][..], |plan| &plan.maps);
-        mlir.lower(&mut emitted.module, Lowering::Nvptx)
-            .map_err(fault)?;
-        let ptx = target::llvm::ptx(mlir, &emitted.module, &SM_90A).map_err(fault)?;
         Ok(Code {
             symbol: emitted.symbol,
             threads: emitted.threads,
@@ -311,6 +317,84 @@ mod native {
             tensor_cores: plan.is_some(),
             traps: emitted.traps.into_iter().map(|t| t.message).collect(),
             bytes: ptx.into_bytes(),
+        })
+    }
+
+    fn gpu_text<'c>(
+        kernel: &ir::Kernel,
+        plan: Option<&Plan>,
+        mlir: &'c MlirContext,
+    ) -> Result<(mlir::gpu::Emitted<'c>, String), Box<Diagnostic>> {
+        let mut emitted = mlir::gpu::emit(mlir.melior(), kernel, plan, &SM_90A)?;
+        let fault = |error: CodegenError| Box::new(internal(kernel, &error.to_string()));
+        mlir.lower(&mut emitted.module, Lowering::Nvptx)
+            .map_err(fault)?;
+        let ptx = target::llvm::ptx(mlir, &emitted.module, &SM_90A).map_err(fault)?;
+        Ok((emitted, ptx))
+    }
+
+    /// What is to be said of one code of a kernel for GPUs.
+    #[derive(Clone, Debug)]
+    pub struct CodeFacts {
+        /// Roles and rings; `None`: plain code.
+        pub plan: Option<Plan>,
+        pub threads: u32,
+        pub shared_bytes: u32,
+        pub scratch_bytes: u64,
+        /// In shared memory and in scratch: name, place, bytes.
+        pub tiles: Vec<(String, mlir::gpu::Place, u64)>,
+        pub barriers: usize,
+        /// Checks while it runs.
+        pub traps: usize,
+        /// What ptxas says, if there is one, and of which function.
+        pub assembled: Option<(String, Result<Report, String>)>,
+    }
+
+    /// The codes of each kernel for GPUs, the faster first.
+    pub fn facts(
+        kernels: &[&ir::Kernel],
+        ptxas: Option<&Ptxas>,
+        threads: usize,
+    ) -> Vec<Result<Vec<CodeFacts>, Box<Diagnostic>>> {
+        in_parallel(threads, kernels.len(), |at, mlir| {
+            let kernel = kernels[at];
+            let network = schedule::network(kernel, &SM_90A)
+                .map_err(|error| Box::new(internal(kernel, &error.to_string())))?;
+            let mut codes = vec![];
+            if let Ok(network) = &network {
+                codes.push(code_facts(
+                    &network.kernel,
+                    Some(&network.plan),
+                    ptxas,
+                    mlir,
+                )?);
+            }
+            codes.push(code_facts(&optimise_for_gpu(kernel)?, None, ptxas, mlir)?);
+            Ok(codes)
+        })
+    }
+
+    fn code_facts(
+        kernel: &ir::Kernel,
+        plan: Option<&Plan>,
+        ptxas: Option<&Ptxas>,
+        mlir: &MlirContext,
+    ) -> Result<CodeFacts, Box<Diagnostic>> {
+        let (emitted, ptx) = gpu_text(kernel, plan, mlir)?;
+        let report = ptxas.map(|ptxas| ptxas.assemble(&ptx, SM_90A.arch));
+        let report = report.map(|made| match made {
+            Ok(assembled) => Ok(assembled.report),
+            Err(why) => Err(why.to_string()),
+        });
+        Ok(CodeFacts {
+            plan: plan.cloned(),
+            threads: emitted.threads,
+            shared_bytes: emitted.shared_bytes,
+            scratch_bytes: emitted.scratch_bytes,
+            tiles: emitted.tiles,
+            barriers: emitted.barriers,
+            traps: emitted.traps.len(),
+            assembled: report.map(|report| (emitted.symbol, report)),
         })
     }
 

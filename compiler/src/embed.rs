@@ -147,12 +147,30 @@ impl Build {
             path: out_dir.clone(),
             why,
         })?;
-        let module = rust_module(read.manifest(), &format!("{}.tlk", self.out), &self.runtime);
+        let mut module = rust_module(read.manifest(), &format!("{}.tlk", self.out), &self.runtime);
+        module.push_str(&self.sources()?);
         for (extension, bytes) in [("tlk", &archive[..]), ("rs", module.as_bytes())] {
             let path = out_dir.join(format!("{}.{extension}", self.out));
             std::fs::write(&path, bytes).map_err(|why| EmbedError::File { path, why })?;
         }
         Ok(())
+    }
+
+    /// The sources, for programs that run their tests.
+    fn sources(&self) -> Result<String, EmbedError> {
+        let mut text = "\n/// The sources: each file's path and text.\n#[allow(dead_code)]\npub static SOURCES: &[(&str, &str)] = &[\n".to_owned();
+        for path in &self.paths {
+            for file in sources(path)? {
+                let whole = file.canonicalize().map_err(|why| EmbedError::File {
+                    path: file.clone(),
+                    why,
+                })?;
+                let name = file.display().to_string();
+                text.push_str(&format!("    ({name:?}, include_str!({whole:?})),\n"));
+            }
+        }
+        text.push_str("];\n");
+        Ok(text)
     }
 
     fn ready(&self, path: &Path) -> Result<Vec<u8>, EmbedError> {

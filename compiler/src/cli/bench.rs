@@ -66,6 +66,7 @@ pub(super) fn run(arguments: &Bench, format: MessageFormat) -> ExitCode {
         variant: None,
         time,
         gpu,
+        library: None,
     };
     let mut sink = Sink::default();
     let parsed = driver::parse(&map, &mut sink);

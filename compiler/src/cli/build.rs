@@ -7,10 +7,13 @@ use std::time::Instant;
 use clap::{Args, ValueEnum};
 use tessera_artifact::CpuVariant;
 
-use super::{MessageFormat, files};
+use super::{MessageFormat, facts, files};
 use crate::diag::Sink;
 use crate::driver::{self, Dump, Options};
 use crate::embed;
+use crate::target::ptxas::Ptxas;
+use crate::tile::analysis::Ledger;
+use crate::tile::ir::Kernel;
 
 /// Options of every command that compiles.
 #[derive(Args)]
@@ -114,7 +117,7 @@ pub(super) struct Build {
     /// Only kernels whose name holds this text
     #[arg(long)]
     kernel: Option<String>,
-    /// Say how long it took
+    /// Say how long it took, and of code for GPUs what it takes: registers, spills, shared memory by tile, stages, roles, barriers, guards
     #[arg(short, long)]
     verbose: bool,
     /// Files, or directories to search
@@ -142,16 +145,16 @@ pub(super) fn run(arguments: &Build, format: MessageFormat) -> ExitCode {
         let written = write(arguments.output.as_deref(), text.as_bytes());
         return worst(files::report(&sink.finish(), &map, format), written);
     }
-    let kernels = driver::front(&files, &mut sink).map(|all| {
-        all.into_iter()
-            .filter(|k| {
-                arguments
-                    .kernel
-                    .as_ref()
-                    .is_none_or(|part| k.name.contains(part.as_str()))
-            })
-            .collect::<Vec<_>>()
+    let checked = driver::front_with_ledgers(&files, &mut sink).map(|all| {
+        let wanted = |k: &Kernel| {
+            (arguments.kernel.as_ref()).is_none_or(|part| k.name.contains(part.as_str()))
+        };
+        all.into_iter().filter(|(k, _)| wanted(k)).unzip()
     });
+    let (kernels, ledgers): (Option<Vec<Kernel>>, Vec<Ledger>) = match checked {
+        Some((kernels, ledgers)) => (Some(kernels), ledgers),
+        None => (None, vec![]),
+    };
     let front = start.elapsed();
     let mut bytes = None;
     if let Some(kernels) = &kernels {
@@ -170,10 +173,27 @@ pub(super) fn run(arguments: &Build, format: MessageFormat) -> ExitCode {
             start.elapsed() - front
         );
     }
+    if let (true, true, Some(kernels)) = (arguments.verbose, options.ptx, &kernels) {
+        describe_codes(kernels, &ledgers, &options, &mut sink);
+    }
     let code = files::report(&sink.finish(), &map, format);
     match bytes {
         Some(bytes) => worst(code, write(arguments.output.as_deref(), &bytes)),
         None => code,
+    }
+}
+
+/// What the code for GPUs is like, on standard error, beside what is written.
+fn describe_codes(kernels: &[Kernel], ledgers: &[Ledger], options: &Options, sink: &mut Sink) {
+    let here = std::env::current_dir().unwrap_or_default();
+    let ptxas = Ptxas::find(&here, std::env::var_os("PATH").as_deref());
+    let all: Vec<&Kernel> = kernels.iter().collect();
+    let codes = driver::facts(&all, ptxas.as_ref(), options.threads);
+    for ((kernel, ledger), codes) in kernels.iter().zip(ledgers).zip(codes) {
+        match codes {
+            Ok(codes) => eprint!("{}", facts::facts(kernel, ledger, &codes)),
+            Err(d) => sink.report(*d),
+        }
     }
 }
 
@@ -203,12 +223,7 @@ fn describe(emit: Option<Emit>, bytes: Vec<u8>, options: &Options) -> Vec<u8> {
     }
 }
 
-fn dump(
-    kernels: &[crate::tile::ir::Kernel],
-    stage: Emit,
-    options: &Options,
-    sink: &mut Sink,
-) -> Option<Vec<u8>> {
+fn dump(kernels: &[Kernel], stage: Emit, options: &Options, sink: &mut Sink) -> Option<Vec<u8>> {
     let stage = match stage {
         Emit::Tile => Dump::Tile,
         Emit::TileOpt => Dump::TileOptimised,

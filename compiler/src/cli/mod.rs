@@ -11,6 +11,8 @@ mod check;
 mod doctor;
 #[cfg(feature = "llvm")]
 mod explain;
+#[cfg(feature = "llvm")]
+mod facts;
 mod files;
 mod fmt;
 mod ledger;

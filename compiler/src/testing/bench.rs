@@ -14,12 +14,14 @@ use tessera_device::{Arg, Device, Kernel, Library, Scalar, Tensor};
 
 use super::count::dot_flops;
 use super::data::Data;
+use super::library::kernel_of;
 use super::plan::{Case, Input, Inputs, Plan, inputs_by, plan};
 use crate::diag::catalogue::testing as say;
 use crate::diag::{Diagnostic, Sink};
 use crate::driver::{self, Options};
 use crate::sema::Program;
 use crate::syntax::ast;
+use crate::tile::ir;
 
 /// How long one case is measured, warm-up besides, and on what.
 #[derive(Clone, Debug)]
@@ -29,6 +31,8 @@ pub struct BenchOptions {
     pub time: Duration,
     /// Instead of the CPU.
     pub gpu: Option<Device>,
+    /// Its kernels on its device, instead of compiling any; cases of instances that it lacks are left out.
+    pub library: Option<Library>,
 }
 
 impl Default for BenchOptions {
@@ -38,6 +42,7 @@ impl Default for BenchOptions {
             variant: None,
             time: Duration::from_millis(500),
             gpu: None,
+            library: None,
         }
     }
 }
@@ -129,6 +134,9 @@ pub fn each<'a>(
         let Some(prepared) = prepare(program, &plan, case, options, how, sink) else {
             return true;
         };
+        let Some(prepared) = prepared else {
+            continue;
+        };
         let failed = |what: String| say::run_failed(plan.span, "the bench", &case.label, &what);
         match prepared.and_then(|prepared| work(prepared).map_err(failed)) {
             Ok(true) => {}
@@ -142,7 +150,7 @@ pub fn each<'a>(
     true
 }
 
-/// `None` if the sink knows why.
+/// `None` if the sink knows why; the second, if the library lacks the instance.
 fn prepare(
     program: &Program<'_>,
     plan: &Plan<'_>,
@@ -150,28 +158,22 @@ fn prepare(
     options: &Options,
     how: &BenchOptions,
     sink: &mut Sink,
-) -> Option<Result<Prepared, Diagnostic>> {
+) -> Option<Option<Result<Prepared, Diagnostic>>> {
     let instance = driver::instance(program, plan.kernel, &case.instance, sink)?;
     let failed = |what: &dyn std::fmt::Display| {
         say::run_failed(plan.span, "the bench", &case.label, &what.to_string())
     };
     let (device, machine) = match machine(options, how).map_err(|e| failed(&e)) {
         Ok(found) => found,
-        Err(d) => return Some(Err(d)),
+        Err(d) => return Some(Some(Err(d))),
     };
-    let options = match machine {
-        Machine::Cpu { variant, .. } => Options {
-            cpu: vec![variant],
-            ptx: false,
-            ..options.clone()
+    let code = match &how.library {
+        Some(library) => match kernel_of(library, &instance) {
+            Some(kernel) => Ok(kernel),
+            None => return Some(None),
         },
-        Machine::Gpu { .. } => Options {
-            cpu: vec![],
-            ptx: true,
-            ..options.clone()
-        },
+        None => compiled(&instance, options, &machine, &device, sink)?.map_err(|e| failed(&e)),
     };
-    let archive = driver::compile(std::slice::from_ref(&instance), &options, sink)?;
     let tensor = |dtype: DType, shape: &[i64], contents: Option<(&_, u64)>| {
         Data::quick(dtype, shape, contents)
             .and_then(|tensor| match &device {
@@ -182,8 +184,7 @@ fn prepare(
     };
     let prepared = || -> Result<Prepared, Diagnostic> {
         let inputs = inputs_by(plan, case, &instance, &tensor).map_err(|d| *d)?;
-        let library = Library::load(&archive, &device).map_err(|e| failed(&e))?;
-        let code = library.kernel(&instance.name).map_err(|e| failed(&e))?;
+        let code = code?;
         let copy_rate = match (&machine, &device) {
             (Machine::Gpu { .. }, Device::Cuda(gpu)) => {
                 let (times, bytes) = gpu.time_copy(21).map_err(|e| failed(&e))?;
@@ -198,20 +199,63 @@ fn prepare(
             title: plan.title.clone(),
             case: case.label.clone(),
             machine,
-            code: code.clone(),
+            code,
             flops: dot_flops(&instance, &inputs.dims),
             inputs,
             copy_rate,
             device: device.clone(),
         })
     };
-    Some(prepared())
+    Some(Some(prepared()))
+}
+
+/// Code of this instance for the machine; `None` if the sink knows why there is none.
+fn compiled(
+    instance: &ir::Kernel,
+    options: &Options,
+    machine: &Machine,
+    device: &Device,
+    sink: &mut Sink,
+) -> Option<Result<Kernel, String>> {
+    let options = match machine {
+        Machine::Cpu { variant, .. } => Options {
+            cpu: vec![*variant],
+            ptx: false,
+            ..options.clone()
+        },
+        Machine::Gpu { .. } => Options {
+            cpu: vec![],
+            ptx: true,
+            ..options.clone()
+        },
+    };
+    let archive = driver::compile(std::slice::from_ref(instance), &options, sink)?;
+    let library = Library::load(&archive, device).map_err(|e| e.to_string());
+    let kernel = |library: Library| match library.kernel(&instance.name) {
+        Ok(kernel) => Ok(kernel.clone()),
+        Err(why) => Err(why.to_string()),
+    };
+    Some(library.and_then(kernel))
 }
 
 fn machine(options: &Options, how: &BenchOptions) -> Result<(Device, Machine), String> {
     if let Some(device) = &how.gpu {
         let name = device.to_string();
         return Ok((device.clone(), Machine::Gpu { name }));
+    }
+    if let Some(library) = &how.library {
+        let device = library.device().clone();
+        let machine = match &device {
+            Device::Cpu(cpu) => Machine::Cpu {
+                variant: features::choose(options.cpu.iter().copied(), None)
+                    .map_err(|why| why.to_string())?,
+                threads: cpu.threads(),
+            },
+            Device::Cuda(_) => Machine::Gpu {
+                name: device.to_string(),
+            },
+        };
+        return Ok((device, machine));
     }
     let variant = features::choose(options.cpu.iter().copied(), how.variant);
     let variant = variant.map_err(|e| e.to_string())?;

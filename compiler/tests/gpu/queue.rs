@@ -284,3 +284,38 @@ fn a_part_of_a_tensor_is_overwritten_and_the_rest_stays() {
         .unwrap();
     assert_eq!(tensor.view().to_vec::<f32>().unwrap(), found);
 }
+
+/// Of several launches under way the first that is not done has the blame, and the device is of no more use.
+#[test]
+fn the_kernel_that_hangs_is_named() {
+    let device = emulator::device_stuck(1);
+    let named = |name: &str| KernelEntry {
+        name: format!("m::{name}"),
+        ..entry(DType::F32, vec![code(0, "plain", vec![])])
+    };
+    let manifest = Manifest {
+        compiler: String::new(),
+        kernels: vec![named("a"), named("b"), named("c")],
+    };
+    let archive = write_archive(&manifest, &[PLAIN]).unwrap();
+    let library = Library::load(&archive, &device).unwrap();
+    let x = Tensor::zeros_on(&device, DType::F32, &[1, 16]).unwrap();
+    let mut y = Tensor::zeros_on(&device, DType::F32, &[1, 16]).unwrap();
+    for name in ["a", "b", "c"] {
+        queue(library.kernel(name).unwrap(), &x, &mut y).unwrap();
+    }
+    match y.view().to_vec::<f32>() {
+        Err(TensorError::Device(CudaError::Launch(why))) => {
+            assert_eq!(
+                *why,
+                LaunchError::Device {
+                    kernel: "m::b".into(),
+                    what: "it has not ended after 0.05 s".into(),
+                }
+            );
+        }
+        other => panic!("{other:?}"),
+    }
+    let later = queue(library.kernel("a").unwrap(), &x, &mut y).unwrap_err();
+    assert!(later.to_string().contains("m::b"), "{later}");
+}

@@ -157,7 +157,7 @@ pub struct Kernel(Arc<Inner>);
 struct Inner {
     name: Arc<str>,
     device: Device,
-    instances: Vec<Instance>,
+    instances: Vec<Arc<Instance>>,
     profiler: Arc<Profiler>,
 }
 
@@ -165,6 +165,12 @@ struct Instance {
     entry: KernelEntry,
     signature: Signature,
     code: Code,
+}
+
+impl Instance {
+    fn has_code(&self) -> bool {
+        !matches!(self.code, Code::None(_))
+    }
 }
 
 enum Code {
@@ -192,7 +198,7 @@ impl Library {
     pub fn load(bytes: &[u8], device: &Device) -> Result<Self, LibraryError> {
         let archive = Archive::read(bytes)?;
         let mut objects = Objects::default();
-        let mut families: BTreeMap<String, Vec<Instance>> = BTreeMap::new();
+        let mut families: BTreeMap<String, Vec<Arc<Instance>>> = BTreeMap::new();
         for entry in &archive.manifest().kernels {
             let code = load_code(&archive, entry, device, &mut objects)?;
             let instance = Instance {
@@ -203,7 +209,7 @@ impl Library {
             families
                 .entry(entry.name.clone())
                 .or_default()
-                .push(instance);
+                .push(Arc::new(instance));
         }
         let profiler = Arc::new(Profiler::default());
         let kernels = families
@@ -277,6 +283,19 @@ impl Library {
                 found,
             }),
         }
+    }
+
+    /// The one instance of the kernel of this whole name with these generic arguments, if it is there and this device has code for it.
+    pub fn instance(&self, name: &str, generics: &[(String, String)]) -> Option<Kernel> {
+        let kernel = &*self.kernels.get(name)?.0;
+        let instances = kernel.instances.iter();
+        let mut mine = instances.filter(|i| i.entry.generics == generics && i.has_code());
+        Some(Kernel(Arc::new(Inner {
+            name: Arc::clone(&kernel.name),
+            device: kernel.device.clone(),
+            instances: vec![Arc::clone(mine.next()?)],
+            profiler: Arc::clone(&kernel.profiler),
+        })))
     }
 
     /// Starts measuring the launches of this library's kernels.
@@ -458,6 +477,7 @@ impl Inner {
     fn pick(&self, args: &[Arg<'_>], request: &mut Request) -> Result<&Instance, LaunchError> {
         (self.instances.iter())
             .find(|instance| instance.signature.resolve(args, request).is_ok())
+            .map(|instance| &**instance)
             .ok_or_else(|| self.explain(args))
     }
 

@@ -131,6 +131,14 @@ pub fn plan(
 }
 
 impl MemoryPlan {
+    /// Tiles in shared memory and in scratch: name, place, bytes.
+    pub fn in_memory(&self, kernel: &Kernel) -> Vec<(String, Place, u64)> {
+        let all = kernel.tiles.iter().zip(&self.places).zip(&self.bytes);
+        all.filter(|((_, place), _)| matches!(place, Place::Shared(_) | Place::Scratch(_)))
+            .map(|((tile, &place), &bytes)| (tile.name.clone(), place, bytes))
+            .collect()
+    }
+
     /// Whether two tiles have bytes in common that more than one thread sees.
     pub fn overlap(&self, a: TileId, b: TileId) -> bool {
         let (a, b) = (a.index(), b.index());

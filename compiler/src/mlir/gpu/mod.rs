@@ -45,7 +45,8 @@ use melior::Context;
 use melior::ir::attribute::{Attribute, StringAttribute, TypeAttribute};
 use melior::ir::operation::{OperationBuilder, OperationLike};
 use melior::ir::{BlockLike, BlockRef, Identifier, Location, Module, Region};
-use memory::{MemoryPlan, Place};
+use memory::MemoryPlan;
+pub use memory::Place;
 use std::collections::{BTreeMap, BTreeSet};
 use tessera_artifact::{HostExpr, HostOp, ParamMode};
 
@@ -64,6 +65,8 @@ pub struct Emitted<'c> {
     pub traps: Vec<Trap>,
     /// Barriers in the code, a measure of how well dependences were seen.
     pub barriers: usize,
+    /// Those in shared memory and in scratch: name, place, bytes.
+    pub tiles: Vec<(String, Place, u64)>,
 }
 
 pub const DEFAULT_WARPS: u32 = 4;
@@ -243,6 +246,7 @@ pub fn emit<'c>(
         scratch_bytes: plan.scratch_bytes,
         traps,
         barriers: barriers_emitted,
+        tiles: plan.in_memory(kernel),
     })
 }
 

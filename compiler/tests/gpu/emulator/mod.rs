@@ -21,7 +21,7 @@ use std::ffi::CStr;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use machine::Launch;
 use ptx::Program;
@@ -39,50 +39,64 @@ pub fn device() -> Device {
 
 /// One with so many bytes of memory.
 pub fn device_with(memory: Option<usize>) -> Device {
-    let options = CudaOptions::default();
-    made(memory, (9, 0), options, Arc::default()).unwrap_or_else(|why| panic!("{why}"))
+    let state = State {
+        memory,
+        ..State::default()
+    };
+    let made = made(state, CudaOptions::default(), |_| {});
+    made.unwrap_or_else(|why| panic!("{why}"))
 }
 
-/// One that counts translations.
+/// One of another generation.
+pub fn device_of(compute_capability: (u32, u32)) -> Result<Device, CudaError> {
+    made(State::default(), CudaOptions::default(), |gpu| {
+        gpu.facts.compute_capability = compute_capability;
+    })
+}
+
+/// One that counts translations, and keeps them.
 pub fn device_keeping(folder: &Path, translations: &Arc<AtomicUsize>) -> Device {
     let options = CudaOptions {
         cubins: Some(folder.to_owned()),
         ..CudaOptions::default()
     };
-    made(None, (9, 0), options, Arc::clone(translations)).unwrap_or_else(|why| panic!("{why}"))
+    let made = made(State::default(), options, |gpu| {
+        gpu.translations = Arc::clone(translations);
+    });
+    made.unwrap_or_else(|why| panic!("{why}"))
 }
 
-/// One of another generation.
-pub fn device_of(compute_capability: (u32, u32)) -> Result<Device, CudaError> {
-    made(
-        None,
-        compute_capability,
-        CudaOptions::default(),
-        Arc::default(),
-    )
+/// One on which the launch behind so many others never ends.
+pub fn device_stuck(launches: usize) -> Device {
+    let state = State {
+        stuck_behind: Some(launches),
+        ..State::default()
+    };
+    let options = CudaOptions {
+        watchdog: Duration::from_millis(50),
+        ..CudaOptions::default()
+    };
+    made(state, options, |_| {}).unwrap_or_else(|why| panic!("{why}"))
 }
 
 fn made(
-    memory: Option<usize>,
-    compute_capability: (u32, u32),
+    state: State,
     options: CudaOptions,
-    translations: Arc<AtomicUsize>,
+    change: impl FnOnce(&mut Emulator),
 ) -> Result<Device, CudaError> {
-    let gpu = Emulator {
+    let mut gpu = Emulator {
         facts: GpuFacts {
             name: "emulated H100".to_owned(),
-            compute_capability,
+            compute_capability: (9, 0),
             multiprocessors: 4,
             shared_bytes: 227 * 1024,
             cache_bytes: 1 << 20,
             cuda: (12, 8),
         },
-        translations,
-        state: Mutex::new(State {
-            memory,
-            ..State::default()
-        }),
+        translations: Arc::default(),
+        state: Mutex::new(state),
     };
+    change(&mut gpu);
     Device::cuda_on(Arc::new(gpu), options)
 }
 
@@ -112,6 +126,8 @@ struct State {
     recordings: Vec<Vec<Work>>,
     /// Bytes that can still be allocated; `None`: as many as there are.
     memory: Option<usize>,
+    /// What is asked for behind so many marks is never done.
+    stuck_behind: Option<usize>,
 }
 
 /// What a queue holds.
@@ -300,7 +316,11 @@ impl Gpu for Emulator {
     }
 
     fn is_done(&self) -> Result<bool, CallError> {
-        match self.state().failure.take() {
+        let mut state = self.state();
+        if state.stuck_behind.is_some_and(|n| state.marks.len() > n) {
+            return Ok(false);
+        }
+        match state.failure.take() {
             Some(error) => Err(CallError::Failed {
                 call: "while it ran",
                 error,
@@ -325,8 +345,9 @@ impl Gpu for Emulator {
     }
 
     fn has_passed(&self, mark: Mark) -> Result<bool, CallError> {
-        assert!(mark.0 < self.state().marks.len(), "it was forgotten");
-        Ok(true)
+        let state = self.state();
+        assert!(mark.0 < state.marks.len(), "it was forgotten");
+        Ok(state.stuck_behind.is_none_or(|n| mark.0 < n))
     }
 
     fn free_memory(&self) -> Result<(u64, u64), CallError> {

@@ -5,6 +5,8 @@ mod determinism;
 mod forward;
 mod generate;
 mod plan;
+#[cfg(feature = "selftest")]
+mod selftest;
 mod setup;
 mod verify;
 
@@ -36,6 +38,9 @@ enum Command {
     Bench(bench::Args),
     /// Shows what a configuration costs: weights, cache, operations.
     Plan(plan::Args),
+    /// Runs the kernels' own tests and benches on the device; exit code 1 where a result is wrong.
+    #[cfg(feature = "selftest")]
+    Selftest(selftest::Args),
 }
 
 /// What a command ends with, besides errors.
@@ -56,6 +61,8 @@ fn main() -> ExitCode {
         Command::Generate(args) => generate::run(args, &cli.options),
         Command::Bench(args) => bench::run(args, &cli.options),
         Command::Plan(args) => plan::run(args, &cli.options),
+        #[cfg(feature = "selftest")]
+        Command::Selftest(args) => selftest::run(args, &cli.options),
     };
     match result {
         Ok(Outcome::Fine) => ExitCode::SUCCESS,
