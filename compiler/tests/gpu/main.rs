@@ -6,6 +6,7 @@ mod few_rows;
 mod harness;
 mod kernels;
 mod launches;
+mod library;
 mod lowering;
 mod measuring;
 mod queue;

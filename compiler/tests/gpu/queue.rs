@@ -1,12 +1,12 @@
 //! Launches that are queued and recorded: who learns of their failures, and what replaying does.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use crate::emulator;
 use crate::launches::{PLAIN, code, entry, library, library_on};
 use tessera_artifact::*;
+use tessera_device::cuda::Cubins;
 use tessera_device::{CudaError, Device, Kernel, LaunchError, Library, Tensor, TensorError};
 
 /// Block c fails check 2 if `x[0] = c`, else adds 1 to `y[0]`. The words: x, its strides, y, its strides, M, N, grid, record, scratch.
@@ -214,18 +214,27 @@ fn a_gpu_that_there_is_no_code_for_is_an_error() {
     }
 }
 
-/// Translated code is kept; an entry that was damaged, or that holds no code, is made again; a folder that cannot be is no error.
+/// Translated code is kept; an entry that was damaged, or that holds no code, is made again; without a folder or a program that works the
+/// driver translates.
 #[test]
 fn translated_code_is_kept_and_never_trusted() {
     let folder = std::env::temp_dir().join(format!("tessera-cubins-{}", std::process::id()));
-    let translations = Arc::default();
-    let run = |folder: &Path| {
-        let device = emulator::device_keeping(folder, &translations);
-        let library = library_on(
-            &device,
-            entry(DType::F32, vec![code(0, "plain", vec![])]),
-            &[PLAIN],
-        );
+    std::fs::create_dir_all(&folder).unwrap();
+    let (count, ptxas) = (folder.join("count"), folder.join("ptxas"));
+    // Called with `--version`, or with `-arch=… -o CUBIN PTX`.
+    let script = format!(
+        "#!/bin/sh\nif [ $# = 1 ]; then echo 1; exit; fi\necho >>{count:?}\n{{ printf cubin; cat \"$4\"; }} >\"$3\"\n"
+    );
+    std::fs::write(&ptxas, script).unwrap();
+    std::fs::set_permissions(&ptxas, std::fs::Permissions::from_mode(0o755)).unwrap();
+    // How often code was translated for it.
+    let run = |kept: &Path, ptxas: &Path| {
+        let device = emulator::device_keeping(Cubins {
+            folder: kept.to_owned(),
+            ptxas: ptxas.to_owned(),
+        });
+        let plain = entry(DType::F32, vec![code(0, "plain", vec![])]);
+        let library = library_on(&device, plain, &[PLAIN]);
         let x = Tensor::zeros_on(&device, DType::F32, &[1, 16]).unwrap();
         let mut y = Tensor::zeros_on(&device, DType::F32, &[1, 16]).unwrap();
         let kernel = library.kernel("k").unwrap();
@@ -233,31 +242,37 @@ fn translated_code_is_kept_and_never_trusted() {
             .launch(&[x.view().into(), y.view_mut().unwrap().into()])
             .unwrap();
         assert_eq!(y.view().to_vec::<f32>().unwrap()[0], 1.0);
-        translations.swap(0, Ordering::Relaxed)
+        let counted = std::fs::read(&count).unwrap_or_default().len();
+        let _ = std::fs::remove_file(&count);
+        counted
     };
-    assert_eq!(run(&folder), 1);
-    assert_eq!(run(&folder), 0);
-    let entries: Vec<_> = std::fs::read_dir(&folder).unwrap().collect();
-    let [Ok(kept)] = &entries[..] else {
+    let kept = folder.join("kept");
+    assert_eq!(run(&kept, &ptxas), 1);
+    assert_eq!(run(&kept, &ptxas), 0);
+    let entries: Vec<_> = std::fs::read_dir(&kept).unwrap().collect();
+    let [Ok(one)] = &entries[..] else {
         panic!("{entries:?}")
     };
-    let good = std::fs::read(kept.path()).unwrap();
+    let good = std::fs::read(one.path()).unwrap();
     for at in [0, 31, 32, 40, good.len() - 1] {
         let mut damaged = good.clone();
         damaged[at] ^= 1;
-        std::fs::write(kept.path(), &damaged).unwrap();
-        assert_eq!(run(&folder), 1, "byte {at}");
-        assert_eq!(std::fs::read(kept.path()).unwrap(), good);
-        std::fs::write(kept.path(), &good[..at]).unwrap();
-        assert_eq!(run(&folder), 1, "{at} bytes");
+        for bad in [&damaged[..], &good[..at]] {
+            std::fs::write(one.path(), bad).unwrap();
+            assert_eq!(run(&kept, &ptxas), 1, "byte {at}");
+            assert_eq!(std::fs::read(one.path()).unwrap(), good);
+        }
     }
     // Well kept, but no code.
     let nonsense = [blake3::hash(b"nonsense").as_bytes(), &b"nonsense"[..]].concat();
-    std::fs::write(kept.path(), nonsense).unwrap();
-    assert_eq!(run(&folder), 1);
-    assert_eq!(run(&folder), 0);
+    std::fs::write(one.path(), nonsense).unwrap();
+    assert_eq!(run(&kept, &ptxas), 1);
+    assert_eq!(run(&kept, &ptxas), 0);
+    assert_eq!(run(Path::new("/dev/null/cubins"), &ptxas), 1);
+    assert_eq!(run(&kept, Path::new("/dev/null/ptxas")), 0);
+    // A program that does something else.
+    assert_eq!(run(&kept, Path::new("/bin/false")), 0);
     std::fs::remove_dir_all(&folder).unwrap();
-    assert_eq!(run(Path::new("/dev/null/cubins")), 1);
 }
 
 /// A column of a tensor in the GPU's memory, written from the host's.

@@ -18,13 +18,12 @@ mod together;
 use std::alloc::{Layout, alloc, dealloc};
 use std::collections::BTreeMap;
 use std::ffi::CStr;
-use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use machine::Launch;
 use ptx::Program;
+use tessera_device::cuda::Cubins;
 use tessera_device::cuda::driver::{
     CallError, Function, Gpu, GpuFacts, MAP_WORDS, Mark, Recording, TiledTensor,
 };
@@ -54,16 +53,13 @@ pub fn device_of(compute_capability: (u32, u32)) -> Result<Device, CudaError> {
     })
 }
 
-/// One that counts translations, and keeps them.
-pub fn device_keeping(folder: &Path, translations: &Arc<AtomicUsize>) -> Device {
+/// One that keeps translated code.
+pub fn device_keeping(cubins: Cubins) -> Device {
     let options = CudaOptions {
-        cubins: Some(folder.to_owned()),
+        cubins: Some(cubins),
         ..CudaOptions::default()
     };
-    let made = made(State::default(), options, |gpu| {
-        gpu.translations = Arc::clone(translations);
-    });
-    made.unwrap_or_else(|why| panic!("{why}"))
+    made(State::default(), options, |_| {}).unwrap_or_else(|why| panic!("{why}"))
 }
 
 /// One on which the launch behind so many others never ends.
@@ -93,20 +89,17 @@ fn made(
             cache_bytes: 1 << 20,
             cuda: (12, 8),
         },
-        translations: Arc::default(),
         state: Mutex::new(state),
     };
     change(&mut gpu);
     Device::cuda_on(Arc::new(gpu), options)
 }
 
-/// What PTX is translated to: itself, behind this.
+/// Translated code, of which the emulator can only run what is PTX behind this.
 pub const CUBIN: &[u8] = b"cubin";
 
 struct Emulator {
     facts: GpuFacts,
-    /// How many there were.
-    translations: Arc<AtomicUsize>,
     state: Mutex<State>,
 }
 
@@ -257,14 +250,12 @@ impl Gpu for Emulator {
         Ok(())
     }
 
-    fn translate(&self, ptx: &CStr) -> Result<Vec<u8>, String> {
-        self.translations.fetch_add(1, Ordering::Relaxed);
-        Ok([CUBIN, ptx.to_bytes_with_nul()].concat())
-    }
-
     fn load(&self, code: &[u8], symbol: &CStr, shared_bytes: u32) -> Result<Function, String> {
-        let text = code.strip_prefix(CUBIN).unwrap_or(code);
-        let ptx = CStr::from_bytes_with_nul(text).map_err(|why| why.to_string())?;
+        let text = match code.strip_prefix(CUBIN) {
+            Some(text) => [text, &[0]].concat(),
+            None => code.to_vec(),
+        };
+        let ptx = CStr::from_bytes_with_nul(&text).map_err(|why| why.to_string())?;
         let program = ptx::parse(&ptx.to_string_lossy())?;
         if symbol.to_bytes() != program.name.as_bytes() {
             return Err(format!("it has `{}` and no {symbol:?}", program.name));

@@ -5,14 +5,13 @@
 
 use std::ffi::{CStr, CString};
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tessera_artifact::{Archive, KernelEntry, PtxCode};
 
 use super::context::{Context, CudaBuffer, CudaError};
-use super::cubins::Cubins;
+use super::cubins::{Cubins, Loader};
 use super::driver::{CallError, Function, Gpu};
 use super::queue::{Launched, MOST};
 use super::timing::{Part, Timing};
@@ -25,8 +24,8 @@ pub struct CudaOptions {
     pub ordinal: u32,
     /// A kernel that runs longer is taken to hang. The GPU then cannot be used any more in this process.
     pub watchdog: Duration,
-    /// Where translated kernels are kept from one program to the next; `None`: nowhere.
-    pub cubins: Option<PathBuf>,
+    /// Translated kernels that are kept from one program to the next; `None`: the driver translates.
+    pub cubins: Option<Cubins>,
 }
 
 impl Default for CudaOptions {
@@ -42,7 +41,7 @@ impl Default for CudaOptions {
 /// A GPU. Launches from several threads take turns.
 pub struct CudaDevice {
     pub(super) context: Arc<Context>,
-    cubins: Cubins,
+    loader: Loader,
     pub(super) memory: Mutex<Memory>,
     pub(super) timing: OnceLock<Timing>,
 }
@@ -102,9 +101,7 @@ impl CudaDevice {
         };
         Ok(CudaDevice {
             context,
-            cubins: Cubins {
-                folder: options.cubins,
-            },
+            loader: Loader::new(options.cubins),
             memory: Mutex::new(memory),
             timing: OnceLock::new(),
         })
@@ -238,7 +235,7 @@ impl CudaDevice {
             request.words[part.word] = arena.address() + part.offset as u64;
         }
         let code = kernel.choose(gpu, request, parameter).map_err(refused)?;
-        let function = code.function(gpu, &self.cubins).map_err(refused)?;
+        let function = code.function(gpu, &self.loader).map_err(refused)?;
         let ctas = self.ctas(gpu, &code.code, function, request.ctas);
         let ctas = ctas.map_err(|why| failed(why.into()))?;
         self.grow(scratch, code.code.scratch_bytes * u64::from(ctas), name)?;
@@ -430,17 +427,17 @@ impl CudaCode {
         Ok(())
     }
 
-    fn function(&self, gpu: &dyn Gpu, cubins: &Cubins) -> Result<Function, String> {
+    fn function(&self, gpu: &dyn Gpu, loader: &Loader) -> Result<Function, String> {
         let function = self
             .function
-            .get_or_init(|| translated(gpu, cubins, &self.ptx, &self.code));
+            .get_or_init(|| translated(gpu, loader, &self.ptx, &self.code));
         function.clone()
     }
 }
 
 fn translated(
     gpu: &dyn Gpu,
-    cubins: &Cubins,
+    loader: &Loader,
     ptx: &CStr,
     code: &PtxCode,
 ) -> Result<Function, String> {
@@ -453,7 +450,7 @@ fn translated(
     }
     let symbol =
         CString::new(code.symbol.as_str()).map_err(|_| "its symbol is no name".to_owned())?;
-    cubins
+    loader
         .load(gpu, ptx, &symbol, code.shared_bytes)
         .map_err(|why| format!("the driver refuses its PTX: {why}"))
 }

@@ -48,6 +48,9 @@ impl fmt::Display for DriverError {
                 f.write_str("no CUDA driver: the library libcuda.so.1 is not installed")
             }
             Self::Failed { call, code: 100 } => write!(f, "the CUDA driver finds no GPU ({call})"),
+            Self::Failed { call, code: 101 } => {
+                write!(f, "there is no GPU of that number ({call})")
+            }
             Self::Failed { call, code } => {
                 write!(f, "the CUDA driver does not work: {call} gave error {code}")
             }
@@ -175,12 +178,6 @@ pub trait Gpu: Send + Sync {
     /// # Errors
     /// [`CallError`], of the work that was waited for too.
     fn wait(&self) -> Result<(), CallError>;
-
-    /// Translates PTX to code that can be kept.
-    ///
-    /// # Errors
-    /// The translator's words.
-    fn translate(&self, ptx: &CStr) -> Result<Vec<u8>, String>;
 
     /// Loads translated code, or PTX with the zero at its end, and finds the entry `symbol`, whose blocks get `shared_bytes` of dynamic
     /// shared memory. It stays loaded.

@@ -240,51 +240,6 @@ impl Gpu for Installed {
         unsafe { result::stream::synchronize(self.stream) }.map_err(failed("cuStreamSynchronize"))
     }
 
-    fn translate(&self, ptx: &CStr) -> Result<Vec<u8>, String> {
-        self.enter().map_err(|why| why.to_string())?;
-        let mut log = Log::new();
-        let (mut options, mut values) = log.options();
-        let mut state = std::ptr::null_mut();
-        // SAFETY: the log has the length given and outlives the state; one handle is written.
-        let created = unsafe {
-            let count = options.len() as u32;
-            sys::cuLinkCreate_v2(
-                count,
-                options.as_mut_ptr(),
-                values.as_mut_ptr(),
-                &raw mut state,
-            )
-        };
-        created.result().map_err(|failure| log.says(failure))?;
-        let (mut start, mut bytes) = (std::ptr::null_mut(), 0);
-        let text = ptx.to_bytes_with_nul();
-        // SAFETY: the text ends with a zero and is not written to; start and length of the driver's copy are written.
-        let linked = unsafe {
-            sys::cuLinkAddData_v2(
-                state,
-                sys::CUjitInputType::CU_JIT_INPUT_PTX,
-                text.as_ptr().cast_mut().cast(),
-                text.len(),
-                std::ptr::null(),
-                0,
-                std::ptr::null_mut(),
-                std::ptr::null_mut(),
-            )
-            .result()
-            .and_then(|()| sys::cuLinkComplete(state, &raw mut start, &raw mut bytes).result())
-        };
-        let made = match linked {
-            // SAFETY: the driver's copy, which lives as long as the state.
-            Ok(()) => Ok(unsafe { std::slice::from_raw_parts(start.cast::<u8>(), bytes) }.to_vec()),
-            Err(failure) => Err(log.says(failure)),
-        };
-        // SAFETY: made above, of no more use.
-        let destroyed = unsafe { sys::cuLinkDestroy(state) };
-        // Nothing can be done about a failure.
-        let _ = destroyed;
-        made
-    }
-
     fn load(&self, code: &[u8], symbol: &CStr, shared_bytes: u32) -> Result<Function, String> {
         let words = |why: CallError| why.to_string();
         self.enter().map_err(words)?;

@@ -15,6 +15,7 @@ mod tensor_map;
 mod timing;
 
 pub use context::{CudaBuffer, CudaError};
+pub use cubins::Cubins;
 pub use device::{CudaDevice, CudaOptions};
 pub(crate) use device::{CudaKernel, launch_error};
 pub use installed::find;

@@ -10,6 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tessera::model::kernels::Kernels;
 use tessera::model::{Model, ModelError, Session};
 use tessera::weights::Draft;
+use tessera_device::cuda::Cubins;
 use tessera_device::{CpuOptions, CudaOptions, Device};
 
 #[derive(clap::Args)]
@@ -50,7 +51,7 @@ impl Options {
             DeviceKind::Cuda => Ok(Device::cuda_with(CudaOptions {
                 ordinal: self.gpu,
                 watchdog: Duration::from_secs(self.watchdog),
-                cubins: cache_folder().map(|cache| cache.join("cubins")),
+                cubins: cubins(),
             })?),
         }
     }
@@ -92,6 +93,16 @@ impl Options {
         }
         Ok(model)
     }
+}
+
+/// Kept where there is a folder for it and a `ptxas` on `PATH`.
+fn cubins() -> Option<Cubins> {
+    let path = std::env::var_os("PATH")?;
+    let mut programs = std::env::split_paths(&path).map(|folder| folder.join("ptxas"));
+    Some(Cubins {
+        folder: cache_folder()?.join("cubins"),
+        ptxas: programs.find(|program| program.is_file())?,
+    })
 }
 
 /// `$XDG_CACHE_HOME/tessera`, or `~/.cache/tessera`.
