@@ -408,3 +408,27 @@ fn a_request_has_the_same_bits_beside_any_neighbours() {
         assert_eq!(named("replayed"), named("launched"));
     }
 }
+
+#[cfg(feature = "selftest")]
+#[test]
+fn selftest_runs_the_kernels_own_tests_and_benches() {
+    let text = printed(&[
+        "selftest",
+        "--filter",
+        "dsv4::rotary::rope_table",
+        "--seconds",
+        "0.01",
+        "--json",
+    ]);
+    let found: Value = serde_json::from_str(&text).unwrap();
+    let tests = found["tests"].as_array().unwrap();
+    assert_eq!(tests.len(), 1, "{text}");
+    assert_eq!(
+        (&tests[0]["passed"], &tests[0]["cases"]),
+        (&json!(true), &json!(3))
+    );
+    let benches = found["benches"].as_array().unwrap();
+    assert_eq!(benches.len(), 1, "{text}");
+    assert!(benches[0]["median_s"].as_f64().unwrap() > 0.0);
+    assert_eq!(found["problems"], json!([]));
+}
