@@ -5,7 +5,6 @@ use std::fmt::Write;
 
 use crate::driver::CodeFacts;
 use crate::mlir::gpu::Place;
-use crate::schedule::Plan;
 use crate::tile::analysis::{Ledger, Proof};
 use crate::tile::ir::Kernel;
 
@@ -25,7 +24,9 @@ pub(super) fn facts(kernel: &Kernel, ledger: &Ledger, codes: &[CodeFacts]) -> St
             registers(code)
         );
         if let Some(plan) = &code.plan {
-            roles(&mut out, plan);
+            for line in plan.to_string().lines() {
+                let _ = writeln!(out, "    {line}");
+            }
         }
         let _ = writeln!(out, "    shared  {}", shared(code));
         let _ = writeln!(out, "    barriers {}", barriers(code));
@@ -84,30 +85,6 @@ fn registers(code: &CodeFacts) -> String {
         let _ = write!(text, "; {warning}");
     }
     text
-}
-
-fn roles(out: &mut String, plan: &Plan) {
-    let roles: Vec<String> = (plan.roles.iter())
-        .map(|role| {
-            let registers = role.registers.map(|n| format!(", {n} registers"));
-            format!(
-                "{} ({} warps{})",
-                role.name,
-                role.warps,
-                registers.unwrap_or_default()
-            )
-        })
-        .collect();
-    let _ = writeln!(out, "    roles   {}", roles.join(", "));
-    for ring in &plan.rings {
-        let _ = writeln!(
-            out,
-            "    stages  {} of {} bytes: {}",
-            ring.slots,
-            ring.slot_bytes,
-            plan.ring_name(ring)
-        );
-    }
 }
 
 fn shared(code: &CodeFacts) -> String {

@@ -244,17 +244,6 @@ impl Plan {
     }
 }
 
-impl Plan {
-    /// The names of a ring's channels.
-    pub fn ring_name(&self, ring: &Ring) -> String {
-        let names = ring.channels.iter();
-        let names: Vec<_> = names
-            .map(|c| self.channel_names[c.index()].as_str())
-            .collect();
-        names.join(" + ")
-    }
-}
-
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for role in &self.roles {
@@ -279,10 +268,15 @@ impl fmt::Display for Plan {
             )?;
         }
         for ring in &self.rings {
+            let names: Vec<_> = ring
+                .channels
+                .iter()
+                .map(|c| self.channel_names[c.index()].as_str())
+                .collect();
             writeln!(
                 f,
                 "ring {}: {} slots of {} bytes, {} readers",
-                self.ring_name(ring),
+                names.join(" + "),
                 ring.slots,
                 ring.slot_bytes,
                 ring.readers
