@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use super::driver::{CallError, DriverError, Gpu, GpuFacts};
+use super::driver::{CallError, DriverError, Gpu, GpuFacts, STAGED_BYTES};
 use super::queue::{MOST, Queue, RECORD_BYTES};
 use crate::launch::LaunchError;
 
@@ -197,9 +197,6 @@ fn allocate(gpu: &dyn Gpu, bytes: usize) -> Result<u64, CudaError> {
         why => CudaError::Call(why),
     })
 }
-
-/// So much is copied aside by the driver, and the host goes on.
-const STAGED_BYTES: usize = 64 << 10;
 
 /// Memory of a CUDA device.
 pub struct CudaBuffer {

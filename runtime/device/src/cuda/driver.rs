@@ -86,6 +86,9 @@ impl std::error::Error for CallError {}
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Function(pub usize);
 
+/// So much is copied to the GPU without waiting for what was asked for before.
+pub const STAGED_BYTES: usize = 64 << 10;
+
 /// Axes that a tensor map can have.
 pub const MAP_RANK: usize = 5;
 /// A tensor map is so many words of the kernel's parameter.

@@ -16,7 +16,7 @@ use tessera_artifact::DType;
 
 use super::driver::{
     CallError, Driver, DriverError, Function, Gpu, GpuFacts, MAP_RANK, MAP_WORDS, Mark, Recording,
-    TiledTensor,
+    STAGED_BYTES, TiledTensor,
 };
 
 /// Asks the driver what there is, without a context on any GPU.
@@ -217,9 +217,13 @@ impl Gpu for Installed {
 
     unsafe fn copy_to_gpu(&self, to: u64, from: &[u8]) -> Result<(), CallError> {
         self.enter()?;
-        // From memory that can be paged out the driver first copies aside, so that `from` is free afterwards.
         unsafe { result::memcpy_htod_async(to, from, self.stream) }
-            .map_err(failed("cuMemcpyHtoDAsync"))
+            .map_err(failed("cuMemcpyHtoDAsync"))?;
+        // Little goes into the command itself. Where the GPU reads pages of the host, more is read when the copy's turn comes.
+        match from.len() <= STAGED_BYTES {
+            true => Ok(()),
+            false => self.wait(),
+        }
     }
 
     unsafe fn copy_to_host(&self, to: &mut [u8], from: u64) -> Result<(), CallError> {
