@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use tessera::model::kernels::Kernels;
 use tessera::model::{Logits, Model, ModelError, Run};
-use tessera::weights::{Checkpoint, Draft, Dtype, TensorSpec, Writer};
+use tessera::weights::{Checkpoint, Draft, Dtype, SafetensorsFile, TensorSpec, Writer};
 use tessera_device::{CpuOptions, Device};
 
 struct Folder(PathBuf);
@@ -52,12 +52,16 @@ fn write(folder: &Folder, case: &str, tensors: &Tensors, changes: Value) {
         config[key] = value.clone();
     }
     std::fs::write(folder.0.join("config.json"), config.to_string()).unwrap();
+    write_tensors(&folder.0.join("model.safetensors"), tensors);
+}
+
+fn write_tensors(path: &Path, tensors: &Tensors) {
     let specs = tensors.iter().map(|(name, (dtype, shape, _))| TensorSpec {
         name: name.clone(),
         dtype: *dtype,
         shape: shape.clone(),
     });
-    let mut writer = Writer::create(&folder.0.join("model.safetensors"), specs.collect()).unwrap();
+    let mut writer = Writer::create(path, specs.collect()).unwrap();
     for (name, (_, _, bytes)) in tensors {
         writer.tensor(name, bytes).unwrap();
     }
@@ -443,4 +447,64 @@ fn verify_finds_a_wrong_scale() {
             .any(|name| name.starts_with("L0.") || name.starts_with("L1.attn.out")),
         "{wrong:?}"
     );
+}
+
+/// Files beside the model that are not of this model: an error with the tensor's name.
+#[test]
+fn verify_refuses_values_that_do_not_fit_the_model() {
+    let folder = Folder::new("values");
+    for file in std::fs::read_dir(golden(Q2)).unwrap() {
+        let path = file.unwrap().path();
+        std::fs::copy(&path, folder.0.join(path.file_name().unwrap())).unwrap();
+    }
+    let model = load(&folder.0).unwrap();
+    type Change = fn(&mut Tensors);
+    let cases: [(&str, Change, &str); 4] = [
+        (
+            "trace.safetensors",
+            |all| all.get_mut("mtp.rows").unwrap().2[..8].copy_from_slice(&9999i64.to_le_bytes()),
+            "`mtp.rows` names a token beyond the prompt of 131",
+        ),
+        (
+            "trace.safetensors",
+            |all| {
+                let kv = all.get_mut("mtp.attn.kv").unwrap();
+                kv.1[1] = 130;
+                kv.2.truncate(2 * 130 * 512 * 2);
+            },
+            "the stored values of `mtp.attn.kv` are 133120, and the model computes 134144",
+        ),
+        (
+            "io.safetensors",
+            |all| {
+                let ids = all.get_mut("r0.mtp_ids").unwrap();
+                ids.1 = vec![1, 143];
+                ids.2.truncate(143 * 8);
+            },
+            "are not of the same sequences",
+        ),
+        (
+            "io.safetensors",
+            |all| {
+                all.get_mut("r1.input_ids").unwrap().2[..8].copy_from_slice(&(-1i64).to_le_bytes())
+            },
+            "`r1.input_ids` holds a number that is no token",
+        ),
+    ];
+    for (file, change, expected) in cases {
+        let path = folder.0.join(file);
+        let good = std::fs::read(&path).unwrap();
+        let mut all: Tensors = SafetensorsFile::open(&path)
+            .unwrap()
+            .tensors()
+            .map(|t| (t.name.into(), (t.dtype, t.shape.to_vec(), t.bytes.to_vec())))
+            .collect();
+        change(&mut all);
+        std::fs::remove_file(&path).unwrap();
+        write_tensors(&path, &all);
+        let error = tessera::verify::verify(&model, &folder.0, &mut |_| {}).unwrap_err();
+        assert!(error.to_string().contains(expected), "{error}");
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, good).unwrap();
+    }
 }

@@ -149,7 +149,7 @@ impl Pass<'_, '_> {
                     return Err(no_workspace());
                 };
                 // The codes of the block's input are those of the last product.
-                let (h, hs) = quantised.expert_h.to_fill(pairs, inter)?;
+                let (h, hs) = quantised.expert_h.parts_mut(pairs, inter)?;
                 k.expert_up_codes(ExpertUpCodesArgs {
                     x: quantised.input.codes(t, hidden)?,
                     xs: quantised.input.scales(t, hidden)?,

@@ -89,7 +89,7 @@ impl Quantised {
         limit: f32,
     ) -> Result<(), ModelError> {
         let (rows, width) = (gate.shape()[0] as usize, gate.shape()[1] as usize);
-        let (codes, scales) = self.input.to_fill(rows, width)?;
+        let (codes, scales) = self.input.parts_mut(rows, width)?;
         k.swiglu_e4m3(SwigluE4m3Args {
             gate,
             up,
@@ -132,7 +132,7 @@ impl Codes {
     }
 
     /// Both, to be written.
-    pub fn to_fill(
+    pub fn parts_mut(
         &mut self,
         rows: usize,
         width: usize,
@@ -147,7 +147,7 @@ impl Codes {
     /// Quantises x `[M, K]` in groups of 128.
     pub fn quantise(&mut self, k: &Kernels, x: View) -> Result<(), ModelError> {
         let (rows, width) = (x.shape()[0] as usize, x.shape()[1] as usize);
-        let (codes, scales) = self.to_fill(rows, width)?;
+        let (codes, scales) = self.parts_mut(rows, width)?;
         k.quantise_e4m3(QuantiseE4m3Args {
             x,
             q: codes,

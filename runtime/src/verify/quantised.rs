@@ -5,17 +5,27 @@
 //!
 //! Needs: `io.safetensors`, `trace.safetensors` and `case.json` beside the model.
 
+mod forced;
+mod measures;
+mod names;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use half::bf16;
 use serde_json::Value;
-use tessera_artifact::DType;
-use tessera_device::{Device, Tensor, View, ViewMut};
+use tessera_device::Device;
 
+use self::forced::{Forced, Seen, get, stored, values_of, widened};
+use self::measures::{
+    by_sequence, closing, differing_bits, differing_sets, largest, relative_error, reordered,
+    taken, tokens_at,
+};
+use self::names::{
+    LAST_STREAM, REPLACED, block_border, prefixes, ratio, recorded_name, stored_border,
+};
 use super::Check;
-use crate::model::config::{Config, LayerKind};
-use crate::model::{Logits, Model, ModelError, Run, Session, Trace};
+use crate::model::{Logits, Model, ModelError, Run, Session};
 use crate::weights::{self, SafetensorsFile};
 
 pub(super) fn verify(
@@ -438,7 +448,16 @@ impl Case<'_> {
         let Some(rows) = self.trace.get(&format!("{prefix}rows")) else {
             return Ok(Vec::new());
         };
-        Ok(rows.to_i64()?.iter().map(|&row| row as usize).collect())
+        let prompt = self.ids(0)?.prompt;
+        let rows = rows.to_i64()?.into_iter().map(|row| {
+            let row = usize::try_from(row).ok().filter(|&row| row < prompt);
+            row.ok_or_else(|| {
+                ModelError::Input(format!(
+                    "`{prefix}rows` names a token beyond the prompt of {prompt}"
+                ))
+            })
+        });
+        rows.collect()
     }
 
     fn ids(&self, run: usize) -> Result<Ids, ModelError> {
@@ -464,13 +483,21 @@ impl Case<'_> {
         let prefix = format!("r{run}.prefill.");
         let prefill = self.io.tensors().find(|t| t.name.starts_with(&prefix));
         let prompt = prefill.and_then(|t| t.shape.get(1).copied());
-        Ok(Ids {
-            ids,
-            next,
-            prompt: prompt.ok_or_else(|| {
-                ModelError::Input(format!("io.safetensors has nothing called `{prefix}…`"))
-            })?,
-        })
+        let prompt = prompt.ok_or_else(|| {
+            ModelError::Input(format!("io.safetensors has nothing called `{prefix}…`"))
+        })?;
+        let lengths = ids.iter().chain(next.iter().flatten()).map(Vec::len);
+        let rows = next.as_ref().map_or(ids.len(), Vec::len);
+        let length = ids.first().map_or(0, Vec::len);
+        if prompt == 0
+            || rows != ids.len()
+            || lengths.into_iter().any(|n| n != length || n < prompt)
+        {
+            return Err(ModelError::Input(format!(
+                "`{name}`, its shifted ids and `{prefix}…` are not of the same sequences"
+            )));
+        }
+        Ok(Ids { ids, next, prompt })
     }
 
     /// Whose bounds hold: tensor cores keep about 14 bits of a sum of FP8 products.
@@ -552,304 +579,14 @@ impl Case<'_> {
     }
 }
 
-/// Components whose stored values take the place of the computed ones.
-const REPLACED: [&str; 24] = [
-    "attn_hc.pre",
-    "attn_hc.post",
-    "attn_hc.comb",
-    "attn_hc.collapsed",
-    "attn.in",
-    "attn.qr",
-    "attn.q",
-    "attn.kv",
-    "comp.pooled",
-    "comp.kv",
-    "idx.pooled",
-    "idx.k",
-    "idx.q",
-    "idx.head_w",
-    "attn.core",
-    "attn.core_derot",
-    "attn.o_a",
-    "attn.out",
-    "mid",
-    "ffn_hc.pre",
-    "ffn_hc.post",
-    "ffn_hc.comb",
-    "ffn_hc.collapsed",
-    "ffn.in",
-];
-
-/// The forward pass's name of a stored component.
-fn recorded_name(stored: &str) -> &str {
-    match stored {
-        "attn.qr" => "attn.q_residual",
-        "ffn.out" => "moe.out",
-        other => other,
-    }
-}
-
-/// The streams before the head and the draft block, in cases that hold fewer layers than the model they were made with.
-const LAST_STREAM: &str = "last_stream";
-
-/// The forward pass's name of a stored block border, if the tensor is one of this phase.
-fn block_border(name: &str, prefix: &str, config: &Config) -> Option<String> {
-    match name.strip_prefix(prefix)? {
-        LAST_STREAM => Some(format!("hidden.{}", config.layers.len() - 1)),
-        "mtp.in" => Some("mtp.block_in".into()),
-        "mtp.out" => Some("mtp.block_out".into()),
-        name => match name.strip_prefix("stream.")?.parse::<usize>().ok()? {
-            0 => Some("embedded".into()),
-            layer if layer <= config.layers.len() => Some(format!("hidden.{}", layer - 1)),
-            _ => None,
-        },
-    }
-}
-
-/// The other way round.
-fn stored_border(name: &str) -> Option<String> {
-    match name {
-        "embedded" => Some("stream.0".into()),
-        "mtp.block_in" => Some("mtp.in".into()),
-        "mtp.block_out" => Some("mtp.out".into()),
-        name => {
-            let layer: usize = name.strip_prefix("hidden.")?.parse().ok()?;
-            Some(format!("stream.{}", layer + 1))
-        }
-    }
-}
-
-fn prefixes(config: &Config) -> Vec<String> {
-    let layers = (0..config.layers.len()).map(|layer| format!("L{layer}."));
-    layers.chain(["mtp.".to_string()]).collect()
-}
-
-/// Tokens per entry in a traced layer, 1 where there are none.
-fn ratio(config: &Config, prefix: &str) -> usize {
-    let layer = prefix
-        .strip_prefix('L')
-        .and_then(|rest| rest.strip_suffix('.'))
-        .and_then(|layer| layer.parse::<usize>().ok());
-    let kind = layer.and_then(|layer| config.layers.get(layer));
-    kind.copied().map_or(1, LayerKind::ratio).max(1)
-}
-
 /// The prefill, then each decode step: its name and its positions.
 fn phases(ids: &Ids) -> impl Iterator<Item = (&'static str, usize, usize)> {
     let steps = (ids.prompt..ids.length()).map(|p| ("decode", p, p + 1));
     std::iter::once(("prefill", 0, ids.prompt)).chain(steps)
 }
 
-/// What a step recorded, and what stood there afterwards.
-struct Seen {
-    values: Vec<f64>,
-    replaced: Vec<f64>,
-}
-
-fn get<'a>(seen: &'a BTreeMap<String, Seen>, name: &str) -> Result<&'a Seen, ModelError> {
-    seen.get(name).ok_or_else(|| {
-        ModelError::Input(format!("the forward pass records nothing called `{name}`"))
-    })
-}
-
-/// A stored value that takes a computed one's place.
-struct StoredValue {
-    values: Vec<f64>,
-    /// The tokens of the call that it has, in its order; `None`: all of what is computed.
-    tokens: Option<Vec<usize>>,
-}
-
-impl StoredValue {
-    /// One decode step of `[B, N, …]`.
-    fn step(mut self, batch: usize, steps: usize, step: usize) -> StoredValue {
-        let width = self.values.len() / (batch * steps).max(1);
-        self.values = (0..batch)
-            .flat_map(|b| self.values[(b * steps + step) * width..][..width].to_vec())
-            .collect();
-        self
-    }
-
-    /// Puts the values among those computed.
-    fn put(&self, to: &mut [f64]) {
-        match &self.tokens {
-            None => to.copy_from_slice(&self.values),
-            Some(tokens) => {
-                let width = self.values.len() / tokens.len().max(1);
-                for (row, &token) in self.values.chunks(width.max(1)).zip(tokens) {
-                    to[token * width..][..width].copy_from_slice(row);
-                }
-            }
-        }
-    }
-}
-
-fn stored(tensor: &weights::Tensor) -> Result<StoredValue, ModelError> {
-    Ok(StoredValue {
-        values: values_of(tensor)?,
-        tokens: None,
-    })
-}
-
-/// Every sequence's tokens at these positions, of `batch` sequences of `length` tokens.
-fn tokens_at(positions: &[usize], batch: usize, length: usize) -> Vec<usize> {
-    (0..batch)
-        .flat_map(|b| positions.iter().map(move |&p| b * length + p))
-        .collect()
-}
-
-/// Positions of the tokens that close a block.
-fn closing(ratio: usize, length: usize) -> Vec<usize> {
-    (0..length)
-        .filter(|p| (p + 1).is_multiple_of(ratio))
-        .collect()
-}
-
-/// Records everything, and puts stored values in the place of computed ones.
-#[derive(Default)]
-struct Forced {
-    values: BTreeMap<String, StoredValue>,
-    seen: BTreeMap<String, Seen>,
-}
-
-impl Forced {
-    /// A stored border of blocks; that which the head is fed with comes before a layer's output.
-    fn border(&mut self, tensor: &weights::Tensor, name: String, value: StoredValue) {
-        if tensor.name.ends_with(LAST_STREAM) {
-            self.values.insert(name, value);
-        } else {
-            self.values.entry(name).or_insert(value);
-        }
-    }
-}
-
-impl Trace for Forced {
-    fn record(&mut self, name: &str, value: View) -> Result<(), ModelError> {
-        let values = widened(&value)?;
-        let seen = Seen {
-            replaced: values.clone(),
-            values,
-        };
-        self.seen.insert(name.into(), seen);
-        Ok(())
-    }
-
-    fn replace(&mut self, name: &str, mut value: ViewMut) -> Result<(), ModelError> {
-        let (Some(stored), Some(seen)) = (self.values.get(name), self.seen.get_mut(name)) else {
-            return Ok(());
-        };
-        stored.put(&mut seen.replaced);
-        let replaced = seen.replaced.iter();
-        let tensor = match value.dtype() {
-            DType::BF16 => {
-                let values: Vec<bf16> = replaced.map(|&v| bf16::from_f64(v)).collect();
-                Tensor::from_slice(value.shape(), &values)?
-            }
-            _ => {
-                let values: Vec<f32> = replaced.map(|&v| v as f32).collect();
-                Tensor::from_slice(value.shape(), &values)?
-            }
-        };
-        Ok(value.copy_from(&tensor.view())?)
-    }
-}
-
-fn widened(value: &View) -> Result<Vec<f64>, ModelError> {
-    Ok(match value.dtype() {
-        DType::I32 => value.to_vec::<i32>()?.into_iter().map(f64::from).collect(),
-        DType::BF16 => value.to_vec::<bf16>()?.into_iter().map(f64::from).collect(),
-        _ => value.to_vec::<f32>()?.into_iter().map(f64::from).collect(),
-    })
-}
-
-fn values_of(tensor: &weights::Tensor) -> Result<Vec<f64>, ModelError> {
-    Ok(match tensor.dtype {
-        weights::Dtype::I32 | weights::Dtype::I64 => {
-            tensor.to_i64()?.iter().map(|&v| v as f64).collect()
-        }
-        _ => tensor.to_f64()?,
-    })
-}
-
 fn number(value: &Value, name: &str) -> Result<f64, ModelError> {
     value
         .as_f64()
         .ok_or_else(|| ModelError::Input(format!("case.json has no number for `{name}`")))
-}
-
-/// Some tokens' rows of a value of `all` tokens.
-fn taken(values: &[f64], tokens: &[usize], all: usize) -> Vec<f64> {
-    let width = values.len() / all.max(1);
-    let rows = tokens
-        .iter()
-        .map(|&token| &values[token * width..][..width]);
-    rows.flatten().copied().collect()
-}
-
-/// What steps of `[B, 1 or P, …]` make together: each sequence's values one after another.
-fn by_sequence(steps: &[Vec<f64>], batch: usize) -> Vec<f64> {
-    (0..batch)
-        .flat_map(|b| {
-            steps.iter().flat_map(move |step| {
-                let width = step.len() / batch;
-                step[b * width..][..width].iter().copied()
-            })
-        })
-        .collect()
-}
-
-fn differing_bits(a: &[f64], b: &[f64]) -> usize {
-    let pairs = a.iter().zip(b);
-    pairs.filter(|(a, b)| a.to_bits() != b.to_bits()).count() + a.len().abs_diff(b.len())
-}
-
-/// Values by chosen expert in ascending order, in the order of `picks`.
-fn reordered(values: &[f64], picks: &[f64], choices: usize) -> Vec<f64> {
-    let width = values.len() / picks.len().max(1);
-    let tokens = picks.chunks(choices).zip(values.chunks(choices * width));
-    tokens
-        .flat_map(|(picks, values)| {
-            picks.iter().flat_map(move |pick| {
-                let place = picks.iter().filter(|other| *other < pick).count();
-                values[place * width..][..width].iter().copied()
-            })
-        })
-        .collect()
-}
-
-/// Tokens whose numbers (-1: none) are not the same, in whatever order.
-fn differing_sets(expected: &[f64], found: &[f64], tokens: usize) -> usize {
-    let sets = |values: &[f64]| -> Vec<Vec<f64>> {
-        let width = (values.len() / tokens.max(1)).max(1);
-        values.chunks(width).map(super::as_set).collect()
-    };
-    let (expected, found) = (sets(expected), sets(found));
-    let differing = expected.iter().zip(&found).filter(|(e, f)| e != f).count();
-    differing + expected.len().abs_diff(found.len())
-}
-
-/// Root mean square of the differences over that of the expected values; NaN if any difference is.
-fn relative_error(expected: &[f64], found: &[f64]) -> f64 {
-    let (mut error, mut size) = (0.0, 0.0);
-    for (e, f) in expected.iter().zip(found) {
-        // Equal infinities differ by nothing.
-        if e != f {
-            error += (e - f) * (e - f);
-        }
-        if e.is_finite() {
-            size += e * e;
-        }
-    }
-    if error == 0.0 {
-        0.0
-    } else {
-        (error / size).sqrt()
-    }
-}
-
-/// Place of the largest value.
-fn largest(values: &[f64]) -> Option<usize> {
-    let places = values.iter().enumerate();
-    places
-        .max_by(|a, b| a.1.total_cmp(b.1))
-        .map(|(place, _)| place)
 }
