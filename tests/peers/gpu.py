@@ -1,7 +1,8 @@
 """What the scripts that time a GPU share: launches timed by events, `tlc bench --step` beside them, and rounds in which all take turns.
 
-A launch is timed after a fill of 256 MiB that empties the cache and hides what the host takes; from both sides' times the median of an empty
-launch, timed the same way, is taken off.
+A launch is timed after 256 MiB have been read, which empties the cache and hides what the host takes; from both sides' times the median of an
+empty launch, timed the same way, is taken off. (Filling instead of reading leaves a cache full of what still has to go to memory, and costs
+whatever comes next up to 10 µs.)
 """
 import json, statistics, subprocess, sys
 
@@ -13,7 +14,7 @@ def timed(work, launches, flush):
     pairs = []
     for _ in range(launches):
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        flush.zero_()
+        flush.view(torch.float32).sum()
         torch.cuda._sleep(100_000)
         start.record()
         work()

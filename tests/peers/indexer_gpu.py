@@ -3,7 +3,7 @@
 usage: indexer_gpu.py [--tlc target/release/tlc] [--bench kernels-src/index_scores.tl] [--rounds 5] [--launches 10]
 
 Prefill: T queries against S keys of one sequence. Decode: T queries, each against E keys of its own (DeepGEMM's in pages of 64).
-As in gemm_gpu.py both sides take turns, each launch is timed by events after a fill of 256 MiB, and the median of an empty launch is taken off.
+As in gemm_gpu.py both sides take turns, each launch is timed by events after 256 MiB have been read, and the median of an empty launch is taken off.
 The ratio is DeepGEMM's time to ours, per round: above 1 ours is faster. Nothing is checked here but the time.
 """
 import argparse, math, re, statistics, sys

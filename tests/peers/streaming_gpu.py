@@ -2,7 +2,7 @@
 
 usage: streaming_gpu.py [--tlc target/release/tlc] [--sources kernels-src] [--rounds 3] [--launches 10] [--filter TEXT]
 
-As gemm_gpu.py: ours is `tlc bench --device cuda --step`, each round runs both, a launch is timed by events after a fill of 256 MiB that
+As gemm_gpu.py: ours is `tlc bench --device cuda --step`, each round runs both, a launch is timed by events after a read of 256 MiB that
 empties the cache, and from both sides' times that of an empty launch is taken off. Bytes are those of all tensors that the kernel reads or
 writes, each once. The copy is tlc's own measurement of one between two buffers, read and write counted; torch.copy_ of 1 GiB is printed
 beside it. Nothing is checked here but the time.

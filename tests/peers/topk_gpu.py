@@ -2,7 +2,7 @@
 
 usage: topk_gpu.py [--tlc target/release/tlc] [--bench kernels-src/indexer.tl] [--filter "top "] [--rounds 5] [--launches 10]
 
-As gemm_gpu.py does: `tlc bench --device cuda --step` and torch take turns in each round, each launch is timed by events after a fill of 256 MiB,
+As gemm_gpu.py does: `tlc bench --device cuda --step` and torch take turns in each round, each launch is timed by events after a read of 256 MiB,
 and the median of an empty launch is taken off on both sides. The ratio is torch's time to ours, per round: above 1 ours is faster. Scores are
 normal(0, 1) on both sides, and torch gives values beside the places. Nothing is checked here but the time.
 """

@@ -7,6 +7,7 @@
 //! Needs: a kernel after `tile::pass::pipeline_network`. Keeps: the program; what cannot be planned runs as the plain kernel instead.
 
 pub mod access;
+mod ahead;
 pub mod fold;
 pub mod layout;
 mod plan;
@@ -77,11 +78,28 @@ pub fn network(kernel: &Kernel, gpu: &GpuFacts) -> Result<Result<Network, Plain>
         };
         crate::tile::verify::after("split", &kernel).map_err(|b| PassError::Broken(Box::new(b)))?;
     }
+    for steps in AT_A_TIME {
+        let Some(several) = ahead::ahead(&kernel, steps) else {
+            break;
+        };
+        crate::tile::verify::after("ahead", &several)
+            .map_err(|b| PassError::Broken(Box::new(b)))?;
+        if let Ok(mut plan) = plan(&several, gpu)
+            && plan.has_room_ahead(steps, gpu)
+        {
+            plan.steps = steps;
+            let kernel = several;
+            return Ok(Ok(Network { kernel, plan }));
+        }
+    }
     Ok(match plan(&kernel, gpu) {
         Ok(plan) => Ok(Network { kernel, plan }),
         Err(why) => Err(Plain::Because(why)),
     })
 }
+
+/// Steps of a loop whose products may go ahead together, most first.
+const AT_A_TIME: [i64; 2] = [4, 2];
 
 /// Bits of an operand of a tensor core with f32 sums; `None`: no such operand. (tf32 tiles are stored as f32 and rounded when multiplied,
 /// which tensor cores don't do.)

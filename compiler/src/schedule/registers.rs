@@ -9,7 +9,7 @@
 
 use super::access::{self, Access};
 use super::fold;
-use super::layout::Layout;
+use super::layout::{Layout, WARPS_PER_GROUP};
 use super::plan::most_registers;
 use crate::target::nvptx::GpuFacts;
 use crate::tile::ir::*;
@@ -59,14 +59,26 @@ pub fn infer(kernel: &Kernel, warps: u32, gpu: &GpuFacts) -> Registers {
     }
 }
 
-/// Of a role whose warpgroups are `groups`. Folds may come in any order. `None` if sums of products cannot lie in registers.
-pub fn infer_role(kernel: &Kernel, role: BlockId, groups: u64) -> Option<Registers> {
+/// Of a role whose warpgroups are `groups`. Folds may come in any order. `handed`: layouts of tiles that another role hands over in its
+/// registers. `None` if sums of products cannot lie in registers, or those tiles come from another number of warps.
+pub fn infer_role(
+    kernel: &Kernel,
+    role: BlockId,
+    groups: u64,
+    handed: &BTreeMap<TileId, Layout>,
+) -> Option<Registers> {
+    if handed
+        .values()
+        .any(|l| l.warps() != groups * WARPS_PER_GROUP)
+    {
+        return None;
+    }
     let mut uses = Uses {
         any_order: true,
         ..Uses::default()
     };
     uses.block(kernel, role);
-    let mut seeds = BTreeMap::new();
+    let mut seeds = handed.clone();
     for &tile in &uses.sums {
         let [rows, columns] = kernel.tile(tile).shape[..] else {
             return None;
@@ -82,7 +94,8 @@ pub fn infer_role(kernel: &Kernel, role: BlockId, groups: u64) -> Option<Registe
     }
     let Uses { mut memory, .. } = uses.clone();
     let slots = (0..kernel.tiles.len()).filter(|&t| kernel.tiles[t].space == Space::Slot);
-    memory.extend(slots.map(|t| TileId(t as u32)));
+    let slots = slots.map(|t| TileId(t as u32));
+    memory.extend(slots.filter(|t| !handed.contains_key(t)));
     loop {
         if seeds.keys().any(|t| memory.contains(t)) {
             return None;
@@ -167,6 +180,9 @@ impl Uses {
                         self.memory.insert(*tile);
                     }
                 }
+                // To another role, in whatever layout it has.
+                OpKind::Put { src, .. } if is_whole_view(kernel, src) => {}
+                OpKind::Get { .. } => {}
                 OpKind::Dot { acc, a, b, .. } => {
                     match is_whole(kernel, acc) {
                         true => self.sums.insert(acc.tile),

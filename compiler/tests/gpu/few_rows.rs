@@ -59,14 +59,14 @@ fn product(
     y.to_host().unwrap().bytes().unwrap().to_vec()
 }
 
-#[test]
-fn few_rows_have_the_bits_of_many() {
+/// The library's products, compiled for the emulated device.
+fn products() -> Library {
     let map = sources();
     let mut sink = Sink::default();
     let files = driver::parse(&map, &mut sink);
     let kernels = driver::front(&files, &mut sink).expect("the library is right");
     let kernels: Vec<_> = (kernels.into_iter())
-        .filter(|k| k.name.starts_with("dsv4::gemm::gemm"))
+        .filter(|k| k.name.starts_with("dsv4::gemm"))
         .collect();
     let options = Options {
         cpu: vec![],
@@ -75,8 +75,12 @@ fn few_rows_have_the_bits_of_many() {
         ..Options::default()
     };
     let archive = driver::compile(&kernels, &options, &mut sink).expect("the library compiles");
-    let library = Library::load(&archive, &emulator::device()).unwrap();
+    Library::load(&archive, &emulator::device()).unwrap()
+}
 
+#[test]
+fn few_rows_have_the_bits_of_many() {
+    let library = products();
     let (many, columns) = (130, 200);
     for (dtype, few, name, depth) in [
         (DType::BF16, "gemm_few", "gemm", 200),
@@ -108,5 +112,52 @@ fn few_rows_have_the_bits_of_many() {
                 "{kernel} with {rows} rows: element of {columns} a row"
             );
         }
+    }
+}
+
+/// On two levels of scales, with groups left out and codes of every magnitude.
+#[test]
+fn few_rows_have_the_bits_of_many_with_weights_of_4_bits() {
+    let library = products();
+    let (many, columns, depth, levels) = (130, 200, 288, 2);
+    let x = random(&library, DType::E4M3, &[many, depth], 1);
+    let xs = random(&library, DType::F32, &[3, 132], 2);
+    let r = random(&library, DType::F32, &[columns], 3);
+    let mut state = 4u64;
+    let mut bytes = |count: i64, mask: u8| -> Vec<u8> {
+        let next = |_| {
+            state = state
+                .wrapping_mul(6364136223846793005)
+                .wrapping_add(1442695040888963407);
+            (state >> 40) as u8 & mask
+        };
+        (0..count).map(next).collect()
+    };
+    let on_device = |dtype, shape: &[i64], bytes: &[u8]| {
+        let host = Tensor::from_bytes(dtype, shape, bytes).expect("as many bytes as it has");
+        (host.to_device(library.device())).expect("the emulated device has memory for it")
+    };
+    let codes = bytes(columns * depth / 2, 0xff);
+    let w = on_device(DType::E2M1, &[columns, depth], &codes);
+    let steps = bytes(levels * 3 * columns * 4, 0xf);
+    let steps = on_device(DType::I32, &[levels, 3, columns], &steps);
+    let shape = [levels, columns, depth];
+    let mut wide = Tensor::zeros_on(library.device(), DType::E4M3, &shape)
+        .expect("the emulated device has memory for it");
+    let args = [
+        w.view().into(),
+        steps.view().into(),
+        wide.view_mut().unwrap().into(),
+    ];
+    let widen = library.kernel("widen_e2m1").unwrap();
+    widen.launch(&args).unwrap_or_else(|e| panic!("{e}"));
+
+    let all = product(&library, "gemm_fp4", &[&x, &xs, &wide, &r], many, columns);
+    assert!(all.iter().any(|&b| b != 0), "gemm_fp4 gives zeros");
+    for rows in [1, 8, 13, 64] {
+        let operands = [&x, &xs, &w, &steps, &r];
+        let some = product(&library, "gemm_fp4_few", &operands, rows, columns);
+        let differs = (some.chunks(2).zip(all.chunks(2))).position(|(a, b)| a != b);
+        assert_eq!(differs, None, "{rows} rows: element of {columns} a row");
     }
 }

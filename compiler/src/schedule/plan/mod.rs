@@ -6,12 +6,12 @@ mod roles;
 pub(super) use rings::BOX_ROWS;
 pub(super) use roles::{most_registers, row_bytes};
 
-use super::layout::{LANES, WARPS_PER_GROUP};
+use super::layout::{LANES, Layout, WARPS_PER_GROUP};
 use super::registers::Registers;
 use crate::target::nvptx::GpuFacts;
 use crate::tile::ir::*;
 use roles::computing;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 #[derive(Clone, Debug)]
@@ -22,6 +22,8 @@ pub struct Plan {
     pub slots: Vec<SlotPlace>,
     /// Tiles in registers.
     pub in_registers: Registers,
+    /// Channels from registers to registers: the layout on both sides.
+    pub handed: BTreeMap<ChannelId, Layout>,
     /// By `put`: its tensor map.
     pub maps: Vec<MapPlan>,
     pub map_of: BTreeMap<OpId, usize>,
@@ -30,6 +32,8 @@ pub struct Plan {
     /// Bytes of shared memory that rings and barriers take, from 0.
     pub shared_bytes: u64,
     pub threads: u32,
+    /// Steps of a loop whose products go ahead together.
+    pub steps: i64,
     /// Names for printing.
     tile_names: BTreeMap<TileId, String>,
     channel_names: Vec<String>,
@@ -41,6 +45,8 @@ pub struct RolePlan {
     pub op: OpId,
     pub first_warp: u32,
     pub warps: u32,
+    /// Registers that a thread's tiles and addresses take, by the plan's reckoning.
+    pub needed: u32,
     /// Registers of a thread from `setmaxnreg`; `None`: as at entry.
     pub registers: Option<u32>,
     /// One thread does all there is to do: it only starts bulk copies.
@@ -57,9 +63,13 @@ pub struct Ring {
     pub barriers: u64,
     /// Bytes that arrive in a slot.
     pub bytes: u64,
+    /// Warps that fill a slot from their registers; 0: bulk copies do.
+    pub writers: u32,
     /// Warpgroups that give a slot back; warps, if threads read vectors from it.
     pub readers: u32,
     pub by_warp: bool,
+    /// Whether it is put in the innermost loops.
+    pub each_step: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +106,9 @@ pub struct MapPlan {
     pub extents: Vec<u32>,
     pub swizzle: u32,
 }
+
+/// Left over where several steps' products are on their way.
+const AHEAD_REGISTERS: u32 = 32;
 
 /// Plans a network; the reason if it cannot run on tensor cores.
 ///
@@ -145,11 +158,13 @@ pub fn plan(kernel: &Kernel, gpu: &GpuFacts) -> Result<Plan, String> {
             any_order: true,
             ..Registers::default()
         },
+        handed: BTreeMap::new(),
         maps: vec![],
         map_of: BTreeMap::new(),
         staged: BTreeMap::new(),
         shared_bytes: 0,
         threads: 0,
+        steps: 1,
         tile_names: (0..kernel.tiles.len())
             .map(|i| (TileId(i as u32), kernel.tiles[i].name.clone()))
             .collect(),
@@ -159,27 +174,34 @@ pub fn plan(kernel: &Kernel, gpu: &GpuFacts) -> Result<Plan, String> {
     let mut most_needed = 0;
     let mut puts = vec![vec![]; kernel.channels.len()];
     let mut readers = vec![0; kernel.channels.len()];
-    for (op, name, body) in roles {
+    let mut writers = vec![0; kernel.channels.len()];
+    let bodies: Vec<BlockId> = roles.iter().map(|(_, _, body)| *body).collect();
+    let needs = plan.place_roles(kernel, &bodies)?;
+    for ((op, name, body), (warps, needed)) in roles.into_iter().zip(needs) {
         let single = only_starts_copies(kernel, body);
-        let (warps, registers, needed) = match single {
-            true => (WARPS_PER_GROUP, Registers::default(), 0),
-            false => computing(kernel, body)?,
-        };
+        let mut gets = BTreeSet::new();
         most_needed = most_needed.max(needed);
-        plan.in_registers.tiles.extend(registers.tiles);
-        plan.in_registers.maps.extend(registers.maps);
         kernel.walk(body, &mut |block, op| match &kernel.op(op).kind {
-            OpKind::Put { channel, .. } => puts[channel.index()].push((block, op)),
+            OpKind::Put { channel, .. } => {
+                puts[channel.index()].push((block, op));
+                if plan.handed.contains_key(channel) {
+                    writers[channel.index()] = warps as u32;
+                }
+            }
             OpKind::Get { channel, .. } => {
-                readers[channel.index()] += (warps / WARPS_PER_GROUP) as u32
+                gets.insert(*channel);
             }
             _ => {}
         });
+        for channel in gets {
+            readers[channel.index()] += (warps / WARPS_PER_GROUP) as u32;
+        }
         plan.roles.push(RolePlan {
             name,
             op,
             first_warp: warp as u32,
             warps: warps as u32,
+            needed: needed as u32,
             registers: None,
             single,
         });
@@ -194,8 +216,50 @@ pub fn plan(kernel: &Kernel, gpu: &GpuFacts) -> Result<Plan, String> {
     plan.place_slots(kernel, &puts)?;
     let stage_bytes = plan.stage_stores(kernel);
     plan.keep_batches_alike(kernel)?;
-    plan.make_rings(kernel, &puts, &readers, stage_bytes, gpu)?;
+    let ends = Ends {
+        puts,
+        readers,
+        writers,
+    };
+    plan.make_rings(kernel, &ends, stage_bytes, gpu)?;
     Ok(plan)
+}
+
+/// By channel.
+struct Ends {
+    puts: Vec<Vec<(BlockId, OpId)>>,
+    /// Warpgroups.
+    readers: Vec<u32>,
+    /// Warps, of those that are handed over in registers.
+    writers: Vec<u32>,
+}
+
+/// What a role hands over in its registers, and what it takes from others'.
+fn handed_over(
+    kernel: &Kernel,
+    body: BlockId,
+) -> (Vec<(ChannelId, TileId)>, Vec<(ChannelId, TileId)>) {
+    let mut from_tiles = vec![];
+    kernel.walk(kernel.body, &mut |_, op| {
+        if let OpKind::Put { channel, src, .. } = &kernel.op(op).kind
+            && matches!(src.base, Base::Tile(_))
+        {
+            from_tiles.push(*channel);
+        }
+    });
+    let (mut gives, mut takes) = (vec![], vec![]);
+    kernel.walk(body, &mut |_, op| match &kernel.op(op).kind {
+        OpKind::Put { channel, src, .. } => {
+            if let Base::Tile(tile) = src.base {
+                gives.push((*channel, tile));
+            }
+        }
+        OpKind::Get { channel, tile } if from_tiles.contains(channel) => {
+            takes.push((*channel, *tile));
+        }
+        _ => {}
+    });
+    (gives, takes)
 }
 
 /// Whether a role does nothing but start copies from tensors.
@@ -214,6 +278,77 @@ fn only_starts_copies(kernel: &Kernel, body: BlockId) -> bool {
 }
 
 impl Plan {
+    /// Whether steps may go ahead of each other: of one warpgroup, since where there are two, one computes while the other's products run; with
+    /// slots for the steps in hand and as many that are being filled, and registers to spare, since what is on its way cannot be put aside.
+    pub fn has_room_ahead(&self, steps: i64, gpu: &GpuFacts) -> bool {
+        let entry = gpu.registers_per_sm / self.threads;
+        let slots = |ring: &Ring| i64::from(ring.slots) >= 2 * steps || !ring.each_step;
+        let registers =
+            |role: &RolePlan| role.needed + AHEAD_REGISTERS <= role.registers.unwrap_or(entry);
+        let alone = self
+            .roles
+            .iter()
+            .filter(|r| !r.single)
+            .map(|r| r.warps)
+            .sum::<u32>()
+            == WARPS_PER_GROUP as u32;
+        alone && self.rings.iter().all(slots) && self.roles.iter().all(|r| r.single || registers(r))
+    }
+
+    /// Warps of each role and the registers that a thread of it needs. A role that takes tiles from another's registers comes after it.
+    fn place_roles(
+        &mut self,
+        kernel: &Kernel,
+        bodies: &[BlockId],
+    ) -> Result<Vec<(u64, u64)>, String> {
+        let mut found: Vec<Option<(u64, u64)>> = vec![None; bodies.len()];
+        while let Some(missing) = found.iter().position(Option::is_none) {
+            let before = found.iter().flatten().count();
+            for (i, &body) in bodies.iter().enumerate() {
+                let (gives, takes) = handed_over(kernel, body);
+                let known = takes
+                    .iter()
+                    .all(|(channel, _)| self.handed.contains_key(channel));
+                if found[i].is_some() || !known {
+                    continue;
+                }
+                if only_starts_copies(kernel, body) {
+                    found[i] = Some((WARPS_PER_GROUP, 0));
+                    continue;
+                }
+                let handed = takes
+                    .iter()
+                    .map(|(c, tile)| (*tile, self.handed[c].clone()));
+                let (warps, registers, needed) = computing(kernel, body, &handed.collect())?;
+                for (channel, tile) in gives {
+                    let name = &kernel.channels[channel.index()].name;
+                    let Some(layout) = registers.tiles.get(&tile) else {
+                        return Err(format!("`{name}` is put from a tile in memory"));
+                    };
+                    if kernel.tile(tile).dtype.bits() != 32 {
+                        return Err(format!(
+                            "`{name}` is put from a tile of {}",
+                            kernel.tile(tile).dtype
+                        ));
+                    }
+                    let known = self.handed.insert(channel, layout.clone());
+                    if known.is_some_and(|known| known != *layout) {
+                        return Err(format!("`{name}` is put from tiles that lie differently"));
+                    }
+                }
+                self.in_registers.tiles.extend(registers.tiles);
+                self.in_registers.maps.extend(registers.maps);
+                found[i] = Some((warps, needed));
+            }
+            if found.iter().flatten().count() == before {
+                return Err(format!(
+                    "role {missing} takes tiles from roles that take its own"
+                ));
+            }
+        }
+        Ok(found.into_iter().flatten().collect())
+    }
+
     /// Moves registers from roles that only start copies to those that compute. A block gets `threads * registers at entry` of them,
     /// and the sum after all moves may not exceed that: it hangs otherwise.
     fn share_registers(&mut self, needed: u64, gpu: &GpuFacts) {
@@ -266,6 +401,9 @@ impl fmt::Display for Plan {
                     ""
                 }
             )?;
+        }
+        if self.steps > 1 {
+            writeln!(f, "products of {} steps go ahead together", self.steps)?;
         }
         for ring in &self.rings {
             let names: Vec<_> = ring

@@ -1,7 +1,9 @@
 //! Where what crosses lies: slots and rings of channels, boxes of tensors, the bytes in which stores are staged.
 
-use super::{MapPlan, Plan, Ring, STAGE_BYTES, STAGED_ROW_BYTES, STAGED_ROWS, SlotPlace, Staged};
-use crate::schedule::layout::{Layout, WARPS_PER_GROUP};
+use super::{
+    Ends, MapPlan, Plan, Ring, STAGE_BYTES, STAGED_ROW_BYTES, STAGED_ROWS, SlotPlace, Staged,
+};
+use crate::schedule::layout::{LANES, Layout, WARPS_PER_GROUP};
 use crate::schedule::starts_aligned;
 use crate::target::nvptx::GpuFacts;
 use crate::tile::ir::*;
@@ -22,8 +24,21 @@ impl Plan {
         kernel: &Kernel,
         puts: &[Vec<(BlockId, OpId)>],
     ) -> Result<(), String> {
-        for (channel, puts) in kernel.channels.iter().zip(puts) {
+        for (number, (channel, puts)) in kernel.channels.iter().zip(puts).enumerate() {
             let name = &channel.name;
+            if let Some(layout) = self.handed.get(&ChannelId(number as u32)) {
+                // A word of every thread for each of its registers.
+                let (threads, registers) = (layout.warps() * LANES, layout.registers());
+                self.slots.push(SlotPlace {
+                    ring: 0,
+                    offset: 0,
+                    stride: bytes_in_slot(4 * threads * registers, channel.shape.len() == 1),
+                    rows: registers,
+                    row_bytes: 4 * threads,
+                    blocks: 1,
+                });
+                continue;
+            }
             let (rows, columns) = match *channel.shape.as_slice() {
                 [rows, columns] => (rows, columns),
                 [columns] => (1, columns),
@@ -182,17 +197,22 @@ impl Plan {
     pub(super) fn make_rings(
         &mut self,
         kernel: &Kernel,
-        puts: &[Vec<(BlockId, OpId)>],
-        readers: &[u32],
+        ends: &Ends,
         stage_bytes: u64,
         gpu: &GpuFacts,
     ) -> Result<(), String> {
+        let Ends {
+            puts,
+            readers,
+            writers,
+        } = ends;
         let together = |a: usize, b: usize| {
             let (&[(block_a, _)], &[(block_b, _)]) = (puts[a].as_slice(), puts[b].as_slice())
             else {
                 return false;
             };
             block_a == block_b
+                && writers[a].max(writers[b]) == 0
                 && readers[a] == readers[b]
                 && kernel.channels[a].slots == kernel.channels[b].slots
                 && got_together(kernel, a, b)
@@ -208,8 +228,10 @@ impl Plan {
                     slots: 0,
                     slot_bytes: 0,
                     by_warp: false,
+                    each_step: false,
                     barriers: 0,
                     bytes: 0,
+                    writers: writers[channel],
                     readers: reading,
                 });
                 self.rings.len() - 1
@@ -219,7 +241,7 @@ impl Plan {
             let ring = &mut self.rings[ring];
             ring.bytes += place.rows * place.row_bytes * place.blocks;
             ring.slot_bytes += place.stride;
-            ring.by_warp |= read_by_threads(kernel, ChannelId(channel as u32));
+            ring.by_warp |= ring.writers > 0 || read_by_threads(kernel, ChannelId(channel as u32));
             ring.channels.push(ChannelId(channel as u32));
         }
         // Whole slots first to those that have few.
@@ -243,10 +265,14 @@ impl Plan {
             first.map_or(0, |(block, _)| depths[block])
         };
         let deepest = self.rings.iter().map(depth).max();
+        let each_step: Vec<bool> = (self.rings.iter().map(|r| deepest == Some(depth(r)))).collect();
+        for (ring, each_step) in self.rings.iter_mut().zip(each_step) {
+            ring.each_step = each_step;
+        }
         loop {
             let open = |r: &Ring| {
-                // What is put once for many of another ring is one ahead with two.
-                let most = match deepest == Some(depth(r)) {
+                // What is put once for many of another ring is one ahead with two, and so is what comes from registers.
+                let most = match r.each_step && r.writers == 0 {
                     true => MOST_SLOTS,
                     false => 2,
                 };

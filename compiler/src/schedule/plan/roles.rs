@@ -9,8 +9,13 @@ use std::collections::BTreeMap;
 /// Left to the compiler of PTX for addresses and loop variables, beside fragments.
 const SPARE_REGISTERS: u64 = 36;
 
-/// Warps of a role that computes, what it keeps in registers, and how many a thread of it needs.
-pub(super) fn computing(kernel: &Kernel, body: BlockId) -> Result<(u64, Registers, u64), String> {
+/// Warps of a role that computes, what it keeps in registers, and how many a thread of it needs. `handed`: layouts of tiles that come from
+/// other roles' registers.
+pub(super) fn computing(
+    kernel: &Kernel,
+    body: BlockId,
+    handed: &BTreeMap<TileId, Layout>,
+) -> Result<(u64, Registers, u64), String> {
     if let Some(tile) = slot_read_by_elements(kernel, body) {
         return Err(format!(
             "`{}` lies as tensor cores read it, and something else reads it",
@@ -25,7 +30,7 @@ pub(super) fn computing(kernel: &Kernel, body: BlockId) -> Result<(u64, Register
     });
     fits?;
     for groups in [2, 1] {
-        let Some(kept) = infer_role(kernel, body, groups) else {
+        let Some(kept) = infer_role(kernel, body, groups, handed) else {
             continue;
         };
         if let Some(tile) = folded_elsewhere(kernel, body, &kept) {

@@ -227,6 +227,7 @@ impl<'k> Point<'k> {
                     BinaryOp::Rem => a.checked_sub(floor_div(a, b)?.checked_mul(b)?),
                     BinaryOp::Min => Some(a.min(b)),
                     BinaryOp::Max => Some(a.max(b)),
+                    BinaryOp::And => Some(a & b),
                     _ => None,
                 }
             }

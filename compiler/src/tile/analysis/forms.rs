@@ -214,6 +214,13 @@ impl<'k> Forms<'k> {
                 let f = self.form(*a);
                 f.scale(-1).map(|n| self.facts.min_max(&f, &n, true))
             }
+            // Bits of a mask leave at most the mask.
+            (OpKind::Binary(BinaryOp::And, a, b), _) if is_integer(ty) => {
+                let masks = [*a, *b].map(|v| self.form(v));
+                let masks = masks.iter().map(|f| self.facts.interval(f));
+                let most = masks.filter(|(lo, _)| *lo >= 0).map(|(_, hi)| hi).min();
+                most.map(|most| self.fresh_opaque(0, most))
+            }
             (OpKind::Binary(op, a, b), Type::Index) => {
                 let (a, b) = (self.form(*a), self.form(*b));
                 match op {

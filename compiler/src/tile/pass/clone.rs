@@ -19,7 +19,15 @@ impl Cloner {
             let new = self.value(kernel, arg, Def::Arg(copy, i as u32));
             kernel.blocks[copy.index()].args.push(new);
         }
-        for op in kernel.block(block).ops.clone() {
+        let ops = kernel.block(block).ops.clone();
+        kernel.blocks[copy.index()].ops = self.ops(kernel, &ops);
+        copy
+    }
+
+    /// Copies of ops that no block has yet.
+    pub fn ops(&mut self, kernel: &mut Kernel, ops: &[OpId]) -> Vec<OpId> {
+        let mut copies = Vec::new();
+        for &op in ops {
             let Op {
                 mut kind,
                 result,
@@ -45,9 +53,9 @@ impl Cloner {
             let new = OpId(kernel.ops.len() as u32);
             let result = result.map(|v| self.value(kernel, v, Def::Op(new)));
             kernel.ops.push(Op { kind, result, span });
-            kernel.blocks[copy.index()].ops.push(new);
+            copies.push(new);
         }
-        copy
+        copies
     }
 
     /// A value like `old`, which stands for it from now on.

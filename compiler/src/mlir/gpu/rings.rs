@@ -1,0 +1,318 @@
+//! Channels of a network as rings of slots: what is put and got, waited for and given back.
+//!
+//! The index of a ring runs through all items that a CTA takes, and the parity of its rounds tells one use of a slot from the next: a role
+//! that puts waits for the slot to be empty, which it is at first, a role that gets waits for it to be full. Bulk copies fill slots with
+//! boxes of tensors, or the threads of a role with what they have in registers.
+
+use super::{Emit, Emitter};
+use crate::mlir::build::{Elem, IntCompare, Val};
+use crate::schedule::{Ring, SlotPlace};
+use crate::tile::ir::*;
+use std::collections::BTreeMap;
+
+const LANES: u32 = 32;
+
+/// The next slot of a ring and the parity of the round, in variables that LLVM turns into registers.
+pub(super) struct Cursor<'c> {
+    pub slot: Val<'c>,
+    pub parity: Val<'c>,
+    /// Channels of the ring put or got since it moved on.
+    pub done: usize,
+    /// How often the code so far moves the ring on.
+    pub turns: usize,
+}
+
+/// A slot that a role holds.
+#[derive(Clone, Copy)]
+pub(super) struct Bound<'c> {
+    pub ring: usize,
+    /// Tells several slots of a ring that are held at a time from each other.
+    pub turn: usize,
+    pub slot: Val<'c>,
+    /// Where the tile starts, i32.
+    pub address: Val<'c>,
+    pub block: BlockId,
+}
+
+impl<'c> Emitter<'_, 'c> {
+    fn barrier_of(&mut self, ring: &Ring, slot: Val<'c>, empty: bool) -> Emit<Val<'c>> {
+        let shared = self.network()?.shared;
+        let at = self.b.shl(slot, 3);
+        let start = ring.barriers + if empty { 8 * ring.slots as u64 } else { 0 };
+        let at = self.b.addi(at, shared);
+        Ok(self.b.add_const(at, start as i64))
+    }
+
+    fn slot_address(&mut self, place: SlotPlace, slot: Val<'c>) -> Emit<Val<'c>> {
+        let shared = self.network()?.shared;
+        let bytes = self.b.i32(place.stride as i64);
+        let at = self.b.muli(slot, bytes);
+        let at = self.b.addi(at, shared);
+        Ok(self.b.add_const(at, place.offset as i64))
+    }
+
+    /// The ring of a channel and its next slot. The first of the ring's channels waits for the slot's barrier.
+    fn next_slot(&mut self, channel: ChannelId, empty: bool) -> Emit<(usize, Ring, Val<'c>, bool)> {
+        let network = self.network()?;
+        let number = network.plan.slots[channel.index()].ring;
+        let ring = network.plan.rings[number].clone();
+        let Cursor {
+            slot, parity, done, ..
+        } = network.cursors[number];
+        let at = self.b.load(slot, (Elem::I32, 1), 4, None);
+        if done == 0 {
+            let round = self.b.load(parity, (Elem::I32, 1), 4, None);
+            let barrier = self.barrier_of(&ring, at, empty)?;
+            self.b.mbarrier_wait(barrier, round);
+        }
+        Ok((number, ring, at, done == 0))
+    }
+
+    /// One of the ring's channels is done with the slot at hand; after the last one the ring moves on.
+    fn advance(&mut self, number: usize) {
+        let network = self.network_mut();
+        let ring = &network.plan.rings[number];
+        let (channels, slots) = (ring.channels.len(), ring.slots);
+        let Cursor {
+            slot,
+            parity,
+            done,
+            turns,
+        } = &mut network.cursors[number];
+        *done += 1;
+        if *done < channels {
+            return;
+        }
+        *done = 0;
+        *turns += 1;
+        let (slot, parity) = (*slot, *parity);
+        let at = self.b.load(slot, (Elem::I32, 1), 4, None);
+        let round = self.b.load(parity, (Elem::I32, 1), 4, None);
+        let next = self.b.add_const(at, 1);
+        let end = self.b.i32(slots as i64);
+        let wraps = self.b.cmpi(IntCompare::Eq, next, end);
+        let zero = self.b.i32(0);
+        let next = self.b.select(wraps, zero, next);
+        let one = self.b.i32(1);
+        let other = self.b.xori(round, one);
+        let round = self.b.select(wraps, other, round);
+        self.b.store(next, slot, 4, None);
+        self.b.store(round, parity, 4, None);
+    }
+
+    /// Where a thread's word of its first register lies in a slot, and how far it is to that of the next.
+    fn own_words(&mut self, channel: ChannelId, slot: Val<'c>) -> Emit<(Val<'c>, u64)> {
+        let place = self.network()?.plan.slots[channel.index()];
+        let start = self.slot_address(place, slot)?;
+        let own = self.b.resize(self.thread, Elem::I32, false);
+        let own = self.b.shl(own, 2);
+        let at = self.b.addi(start, own);
+        Ok((self.b.shared_pointer(at), place.row_bytes))
+    }
+
+    /// Hands a tile in registers over to another role.
+    fn put_registers(&mut self, channel: ChannelId, tile: TileId) -> Emit {
+        let (number, ring, slot, _) = self.next_slot(channel, true)?;
+        let (own, step) = self.own_words(channel, slot)?;
+        for (i, &cell) in self.cells(tile)?.iter().enumerate() {
+            let word = self.b.load(cell, (Elem::I32, 1), 4, None);
+            let to = self.b.offset(own, (i as u64 * step) as i64);
+            self.b.store(word, to, 4, None);
+        }
+        let first = self.first_of_warp();
+        let open = self.b.begin_if(first);
+        let full = self.barrier_of(&ring, slot, false)?;
+        self.b.mbarrier_arrive(full);
+        self.b.end_if(open);
+        self.advance(number);
+        Ok(())
+    }
+
+    /// Takes over what another role had in its registers; the slot goes back at once.
+    fn get_registers(&mut self, channel: ChannelId, tile: TileId) -> Emit {
+        let (number, _, slot, _) = self.next_slot(channel, false)?;
+        let (own, step) = self.own_words(channel, slot)?;
+        for (i, &cell) in self.cells(tile)?.iter().enumerate() {
+            let from = self.b.offset(own, (i as u64 * step) as i64);
+            let word = self.b.load(from, (Elem::I32, 1), 4, None);
+            self.b.store(word, cell, 4, None);
+        }
+        self.give_back(number, slot, None)?;
+        self.advance(number);
+        Ok(())
+    }
+
+    /// Starts the copies of a box of a tensor into the next slot of a channel.
+    pub(super) fn put(&mut self, op: OpId, channel: ChannelId, src: &View) -> Emit {
+        if let Base::Tile(tile) = src.base {
+            return self.put_registers(channel, tile);
+        }
+        let (number, ring, slot, first) = self.next_slot(channel, true)?;
+        let full = self.barrier_of(&ring, slot, false)?;
+        if first {
+            self.b.mbarrier_expect(full, ring.bytes);
+        }
+        let network = self.network()?;
+        let place = network.plan.slots[channel.index()];
+        let Some(&map) = network.plan.map_of.get(&op) else {
+            return Err(self.fault("a `put` without a tensor map"));
+        };
+        let map = self.b.offset(network.maps, 128 * map as i64);
+        let start = self.slot_address(place, slot)?;
+        let mut at = Vec::new();
+        for slot in src.slots.iter().rev() {
+            let (Slot::At(v) | Slot::Span { start: v, .. }) = slot else {
+                return Err(self.fault("a gathered `put` planned as a box"));
+            };
+            let v = self.value(*v)?;
+            at.push(self.b.resize(v, Elem::I32, true));
+        }
+        let dtype = self.kernel.channels[channel.index()].dtype;
+        let columns = match dtype.bits() {
+            // Two codes to a byte, and boxes are counted in bytes.
+            4 => {
+                let one = self.b.i32(1);
+                at[0] = self.b.binary("arith.shrsi", at[0], one);
+                place.row_bytes
+            }
+            bits => place.row_bytes * 8 / u64::from(bits),
+        };
+        for block in 0..place.blocks {
+            let to = self
+                .b
+                .add_const(start, (block * place.rows * place.row_bytes) as i64);
+            let mut box_at = at.clone();
+            box_at[0] = self.b.add_const(at[0], (block * columns) as i64);
+            self.b.tma_load(to, map, &box_at, full);
+        }
+        self.advance(number);
+        Ok(())
+    }
+
+    /// Binds a tile to the next slot of a channel, once it is full.
+    pub(super) fn get(&mut self, block: BlockId, channel: ChannelId, tile: TileId) -> Emit {
+        if self.network()?.plan.handed.contains_key(&channel) {
+            return self.get_registers(channel, tile);
+        }
+        let (number, _, slot, _) = self.next_slot(channel, false)?;
+        let place = self.network()?.plan.slots[channel.index()];
+        let address = self.slot_address(place, slot)?;
+        let bound = Bound {
+            ring: number,
+            turn: self.network()?.cursors[number].turns,
+            slot,
+            address,
+            block,
+        };
+        self.network_mut().bound.insert(tile, bound);
+        self.advance(number);
+        Ok(())
+    }
+
+    /// Where a bound tile starts, and how it lies.
+    pub(super) fn slot_of(&self, tile: TileId) -> Emit<(Val<'c>, crate::schedule::SlotPlace)> {
+        let network = self.network()?;
+        let Some(bound) = network.bound.get(&tile) else {
+            return Err(self.fault("a slot is read that is not held"));
+        };
+        let ring = &network.plan.rings[bound.ring];
+        let channel = ring.channels.iter().find(|c| {
+            let mut same = false;
+            self.kernel.walk(self.kernel.body, &mut |_, op| {
+                same |= self.kernel.op(op).kind == OpKind::Get { channel: **c, tile };
+            });
+            same
+        });
+        match channel {
+            Some(channel) => Ok((bound.address, network.plan.slots[channel.index()])),
+            None => Err(self.fault("a slot of no channel")),
+        }
+    }
+
+    /// The first lane of each warp, after all of its lanes have read what they had to.
+    fn first_of_warp(&mut self) -> Val<'c> {
+        self.b.warp_barrier();
+        let mask = self.b.i64(i64::from(LANES) - 1);
+        let lane = self.b.andi(self.thread, mask);
+        let zero = self.b.i64(0);
+        self.b.cmpi(IntCompare::Eq, lane, zero)
+    }
+
+    /// One thread of each warpgroup (or warp) says that it is done with a slot, where `when` holds.
+    pub(super) fn give_back(&mut self, ring: usize, slot: Val<'c>, when: Option<Val<'c>>) -> Emit {
+        let ring = self.network()?.plan.rings[ring].clone();
+        let mut one = match ring.by_warp {
+            true => self.first_of_warp(),
+            false => self.first_of_group(),
+        };
+        if let Some(when) = when {
+            one = self.b.andi(one, when);
+        }
+        let open = self.b.begin_if(one);
+        let barrier = self.barrier_of(&ring, slot, true)?;
+        self.b.mbarrier_arrive(barrier);
+        self.b.end_if(open);
+        Ok(())
+    }
+
+    /// At the end of a block: gives back the slots that were got in it.
+    pub(super) fn leave(&mut self, block: BlockId) -> Emit {
+        let Some(network) = &self.network else {
+            return Ok(());
+        };
+        let steady = network.steady.as_ref().is_some_and(|s| s.body == block);
+        let flying = network.flying.len();
+        self.land_first(flying)?;
+        let network = self.network_mut();
+        let mut done: BTreeMap<(usize, usize), Val<'c>> = BTreeMap::new();
+        network.bound.retain(|_, bound| {
+            if bound.block == block {
+                done.insert((bound.ring, bound.turn), bound.slot);
+            }
+            bound.block != block
+        });
+        if steady {
+            return Ok(());
+        }
+        for ((ring, _), slot) in done {
+            self.give_back(ring, slot, None)?;
+        }
+        Ok(())
+    }
+
+    /// Gives back the slots of `block` that neither products on their way nor `op` and what follows it reads.
+    pub(super) fn release_read(&mut self, block: BlockId, op: OpId) -> Emit {
+        let kernel = self.kernel;
+        let ops = &kernel.block(block).ops;
+        let from = ops.iter().position(|&o| o == op).unwrap_or(ops.len());
+        let mut later: Vec<TileId> = vec![];
+        let mut note = |op: OpId| kernel.op(op).kind.for_each_tile(&mut |t, _| later.push(t));
+        for flying in &self.network()?.flying {
+            note(flying.op);
+        }
+        for &op in &ops[from..] {
+            note(op);
+            for inner in kernel.op(op).kind.blocks() {
+                kernel.walk(inner, &mut |_, op| note(op));
+            }
+        }
+        let network = self.network_mut();
+        let busy: Vec<(usize, usize)> = (network.bound.iter())
+            .filter(|(tile, _)| later.contains(tile))
+            .map(|(_, bound)| (bound.ring, bound.turn))
+            .collect();
+        let mut done: BTreeMap<(usize, usize), Val<'c>> = BTreeMap::new();
+        network.bound.retain(|_, bound| {
+            let slot = (bound.ring, bound.turn);
+            let free = bound.block == block && !busy.contains(&slot);
+            if free {
+                done.insert(slot, bound.slot);
+            }
+            !free
+        });
+        for ((ring, _), slot) in done {
+            self.give_back(ring, slot, None)?;
+        }
+        Ok(())
+    }
+}
