@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tessera_device::{Kernel, Library};
 
@@ -73,16 +73,7 @@ fn run<'a>(
 ) -> Report {
     let start = Instant::now();
     let mut sink = Sink::default();
-    let mut report = Report {
-        title: test.title.clone(),
-        kernel: program.kernels[kernel].name.clone(),
-        cases: 0,
-        closest: None,
-        ways: vec![library.device().to_string()],
-        problems: vec![],
-        skipped: vec![],
-        time: Duration::ZERO,
-    };
+    let mut report = Report::of(program, kernel, test, vec![library.device().to_string()]);
     if let Some(plan) = plan(program, kernel, test, &mut sink)
         && let Err(d) = run_cases(program, &plan, library, launching, &mut report, &mut sink)
     {

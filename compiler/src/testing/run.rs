@@ -41,6 +41,25 @@ pub struct Report {
 }
 
 impl Report {
+    /// Of a test that has yet to run, in these ways.
+    pub(super) fn of(
+        program: &Program<'_>,
+        kernel: usize,
+        test: &crate::syntax::ast::Test,
+        ways: Vec<String>,
+    ) -> Report {
+        Report {
+            title: test.title.clone(),
+            kernel: program.kernels[kernel].name.clone(),
+            cases: 0,
+            closest: None,
+            ways,
+            problems: vec![],
+            skipped: vec![],
+            time: Duration::ZERO,
+        }
+    }
+
     pub fn passed(&self) -> bool {
         !self
             .problems
@@ -157,16 +176,7 @@ pub fn run_ways<'a>(
 ) -> Report {
     let start = Instant::now();
     let mut sink = Sink::default();
-    let mut report = Report {
-        title: test.title.clone(),
-        kernel: program.kernels[kernel].name.clone(),
-        cases: 0,
-        closest: None,
-        ways: vec![],
-        problems: vec![],
-        skipped: vec![],
-        time: Duration::ZERO,
-    };
+    let mut report = Report::of(program, kernel, test, vec![]);
     if let Some(plan) = super::plan::plan(program, kernel, test, &mut sink) {
         report.cases = plan.cases.len();
         if plan.expects.is_empty() && plan.same.is_empty() && plan.errors.is_empty() {
