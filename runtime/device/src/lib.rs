@@ -10,6 +10,7 @@ mod library;
 mod memory;
 mod profile;
 mod tensor;
+mod timeline;
 
 /// Element types, as the archive names them.
 pub use tessera_artifact::DType;
@@ -22,3 +23,4 @@ pub use profile::KernelTime;
 pub use tensor::{
     Axes, Element, Place, Tensor, TensorError, View, ViewMut, dense_bytes, dense_strides,
 };
+pub use timeline::{Span, TimelineStart};

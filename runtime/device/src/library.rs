@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tessera_artifact::{Archive, ArchiveError, KernelEntry};
 
@@ -13,6 +13,7 @@ use crate::cuda::{CudaDevice, CudaError, CudaKernel, CudaOptions, launch_error};
 use crate::launch::{Arg, LaunchError, Request, Signature, argument_names, describe_all};
 use crate::profile::{KernelTime, Profiler};
 use crate::tensor::Place;
+use crate::timeline::End;
 
 /// What kernels run on. Cheap to clone; clones share threads, memory and context.
 #[derive(Clone, Debug)]
@@ -145,9 +146,9 @@ impl From<ArchiveError> for LibraryError {
 /// Every kernel of an archive.
 #[derive(Clone, Debug)]
 pub struct Library {
-    device: Device,
+    pub(crate) device: Device,
     kernels: BTreeMap<String, Kernel>,
-    profiler: Arc<Profiler>,
+    pub(crate) profiler: Arc<Profiler>,
 }
 
 /// One kernel with its instances; a launch takes the first instance that takes its arguments.
@@ -390,15 +391,25 @@ impl Kernel {
             .signature
             .check_arguments(&first.entry, args, inner.device.place())?;
         match &inner.device {
-            Device::Cpu(cpu) => inner.profiler.time(&inner.name, || {
-                cpu.launch(&inner.name, |request| {
-                    match &inner.pick(args, request)?.code {
-                        Code::Cpu(kernel) => Ok(kernel),
-                        Code::None(why) => Err(why.clone()),
-                        Code::Cuda(_) => unreachable!("a library's code is for its device"),
-                    }
-                })
-            }),
+            Device::Cpu(cpu) => {
+                let start = inner.profiler.timeline.is_on().then(Instant::now);
+                let launched = inner.profiler.time(&inner.name, || {
+                    cpu.launch(&inner.name, |request| {
+                        match &inner.pick(args, request)?.code {
+                            Code::Cpu(kernel) => Ok(kernel),
+                            Code::None(why) => Err(why.clone()),
+                            Code::Cuda(_) => unreachable!("a library's code is for its device"),
+                        }
+                    })
+                });
+                if let Some(start) = start {
+                    inner
+                        .profiler
+                        .timeline
+                        .note(&inner.name, End::Took(start.elapsed()));
+                }
+                launched
+            }
             // Measured, a launch runs alone and from an empty cache, and its time is the GPU's own.
             Device::Cuda(_) if inner.profiler.is_on() => {
                 let seconds = self.time(args, 1)?.into_iter().sum();
@@ -407,9 +418,15 @@ impl Kernel {
                     .add(&inner.name, Duration::from_secs_f64(seconds));
                 Ok(())
             }
-            Device::Cuda(gpu) => gpu.queue(&inner.name, |request| {
-                inner.pick(args, request)?.code.cuda()
-            }),
+            Device::Cuda(gpu) => {
+                let mark = gpu.queue(&inner.name, |request| {
+                    inner.pick(args, request)?.code.cuda()
+                })?;
+                if let (Some(mark), true) = (mark, inner.profiler.timeline.is_on()) {
+                    inner.profiler.timeline.note(&inner.name, End::Passes(mark));
+                }
+                Ok(())
+            }
         }
     }
 
@@ -427,7 +444,7 @@ impl Kernel {
         match &inner.device {
             Device::Cpu(_) => (0..launches)
                 .map(|_| {
-                    let start = std::time::Instant::now();
+                    let start = Instant::now();
                     self.launch(args)?;
                     Ok(start.elapsed().as_secs_f64())
                 })

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::timeline::Timeline;
+
 /// What the launches of one kernel took together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KernelTime {
@@ -12,11 +14,12 @@ pub struct KernelTime {
     pub time: Duration,
 }
 
-/// Off but for one load per launch.
+/// Off but for a load or two per launch.
 #[derive(Debug, Default)]
 pub(crate) struct Profiler {
     on: AtomicBool,
     times: Mutex<BTreeMap<String, KernelTime>>,
+    pub timeline: Timeline,
 }
 
 impl Profiler {

@@ -192,32 +192,31 @@ impl Loader<'_> {
             == WeightFormat::Fp8 {
                 experts: ExpertFormat::Fp4,
             };
-        let mut stacked: Option<Experts> = None;
+        let name = |expert: usize, part: &str| format!("{at}.experts.{expert}.{matrix}.{part}");
+        let (dtype, shape) = self.stored(&name(0, "weight"))?;
+        let (_, scales_shape) = self.stored(&name(0, "scale"))?;
+        let of_all = |one: &[i64]| [&[count as i64], one].concat();
+        let scales_dtype = if is_fp4 { DType::UE8M0 } else { DType::F32 };
+        let mut all = Experts {
+            codes: self.zeros(dtype, &of_all(&shape))?,
+            scales: self.zeros(scales_dtype, &of_all(&scales_shape))?,
+        };
         for expert in 0..count {
-            let at = format!("{at}.experts.{expert}.{matrix}");
-            let weight = self.source(&format!("{at}.weight"))?;
-            let scales = match is_fp4 {
-                true => self.source(&format!("{at}.scale"))?,
-                false => self.converted(&format!("{at}.scale"), DType::F32)?,
-            };
-            let all = match &mut stacked {
-                Some(all) => all,
-                None => {
-                    let of_all = |one: &Tensor| [&[count as i64], one.shape()].concat();
-                    stacked.insert(Experts {
-                        codes: self.zeros(weight.dtype(), &of_all(&weight))?,
-                        scales: self.zeros(scales.dtype(), &of_all(&scales))?,
-                    })
+            let codes = all.codes.view_mut()?.select(0, expert as i64)?;
+            self.place(&name(expert, "weight"), codes)?;
+            let scales = all.scales.view_mut()?.select(0, expert as i64)?;
+            match is_fp4 {
+                true => self.place(&name(expert, "scale"), scales)?,
+                false => {
+                    let source = self.converted(&name(expert, "scale"), DType::F32)?;
+                    self.kernels.convert(ConvertArgs {
+                        x: source.view(),
+                        y: scales,
+                    })?;
                 }
-            };
-            for (one, all) in [(&weight, &mut all.codes), (&scales, &mut all.scales)] {
-                self.kernels.convert(ConvertArgs {
-                    x: one.view(),
-                    y: all.view_mut()?.select(0, expert as i64)?,
-                })?;
             }
         }
-        Ok(stacked.expect("the configuration has at least one expert"))
+        Ok(all)
     }
 
     fn zeros(&mut self, dtype: DType, shape: &[i64]) -> Result<Tensor, ModelError> {

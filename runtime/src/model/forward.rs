@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::ModelError;
 use super::batch::{Batch, Run};
 use super::config::{Config, LayerKind};
+use super::cost::{Place, Section};
 use super::kernels::{
     AttentionArgs, CombineArgs, CompressArgs, CountPairsArgs, EmbedArgs, GroupPairsArgs,
     HcHeadArgs, HcPostArgs, HcPostBf16Args, HcPreArgs, IndexScoresArgs, IndexTopkArgs, Kernels,
@@ -79,6 +80,24 @@ impl Model {
         let config = Config::read(folder)?;
         let checkpoint = Checkpoint::open(folder)?;
         let parameters = Parameters::load(&config, &checkpoint, &kernels, progress)?;
+        Model::over(config, kernels, parameters)
+    }
+
+    /// A model of this configuration with random weights, made on the device (`synthetic.rs`).
+    ///
+    /// # Errors
+    /// [`ModelError`].
+    pub fn synthetic(
+        config: Config,
+        seed: u32,
+        kernels: Kernels,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Model, ModelError> {
+        let parameters = Parameters::synthetic(&config, seed, &kernels, progress)?;
+        Model::over(config, kernels, parameters)
+    }
+
+    fn over(config: Config, kernels: Kernels, parameters: Parameters) -> Result<Model, ModelError> {
         let frequencies = Frequencies::new(&config, &kernels)?;
         static LOADED: AtomicU64 = AtomicU64::new(0);
         Ok(Model {
@@ -225,6 +244,7 @@ impl Model {
             t: batch.tokens(),
             longest,
             tracer: Tracer::new(trace),
+            place: Place::Outside,
         };
         let mut launch = || pass.run(&self.parameters, cache, picked.len());
         match shape {
@@ -263,6 +283,19 @@ impl Session {
     pub fn reset(&mut self, sequence: usize) {
         self.cache.reset(sequence);
     }
+
+    /// Gives every sequence `length` tokens of random keys and values, as if it had read them: to measure without reading.
+    ///
+    /// # Errors
+    /// As [`KvCache::fill_random`].
+    pub fn fill_random(
+        &mut self,
+        model: &Model,
+        length: usize,
+        seed: u32,
+    ) -> Result<(), ModelError> {
+        self.cache.fill_random(&model.kernels, length, seed)
+    }
 }
 
 /// The largest number of tokens that a sequence of the batch has after the call.
@@ -280,11 +313,19 @@ pub(super) struct Pass<'a, 't> {
     pub t: usize,
     pub longest: usize,
     pub tracer: Tracer<'t>,
+    pub place: Place,
 }
 
 impl Pass<'_, '_> {
+    /// Says what the next launches are for.
+    fn section(&self, section: Section) {
+        let library = self.k.library();
+        library.section(|| format!("{}{}", self.place, section.name()));
+    }
+
     fn run(&mut self, p: &Parameters, cache: &mut KvCache, picked: usize) -> Done {
         let t = self.t;
+        self.section(Section::Embedding);
         self.rope_tables()?;
         // X [T, N, D]: the embedding in every stream.
         self.k.embed(EmbedArgs {
@@ -295,7 +336,9 @@ impl Pass<'_, '_> {
         self.tracer.watch("embedded", || self.w.x.rows_mut(t))?;
         for (index, (layer, cache)) in p.layers.iter().zip(&mut cache.layers).enumerate() {
             self.tracer.enter(|| format!("L{index}."));
+            self.place = Place::Layer(index);
             self.block(layer, cache)?;
+            self.place = Place::Outside;
             self.tracer.enter(String::new);
             if self.tracer.is_on() {
                 self.tracer
@@ -325,13 +368,16 @@ impl Pass<'_, '_> {
 
     /// X <- hc(attention), X <- hc(experts).
     fn block(&mut self, layer: &Layer, cache: &mut LayerCache) -> Done {
+        self.section(Section::HyperConnections);
         self.hc_pre(&layer.attn_hc, &layer.attn_norm, "attn")?;
         self.attention(layer, cache)?;
+        self.section(Section::HyperConnections);
         self.hc_post()?;
         let t = self.t;
         self.tracer.watch("mid", || self.w.x.rows_mut(t))?;
         self.hc_pre(&layer.ffn_hc, &layer.ffn_norm, "ffn")?;
         self.moe(&layer.moe)?;
+        self.section(Section::HyperConnections);
         self.hc_post()
     }
 
@@ -421,8 +467,10 @@ impl Pass<'_, '_> {
         let p = &layer.attn;
         let kind = layer.kind;
         let (heads, dim) = (c.num_attention_heads, c.head_dim);
+        self.section(Section::Inputs);
         self.products(&p.inputs)?;
         let product = [t, p.inputs.linear.outputs];
+        self.section(Section::Queries);
 
         // Queries [T, H, A]: low rank, norm, up, norm of each head, rotation.
         let w = &mut *self.w;
@@ -445,6 +493,12 @@ impl Pass<'_, '_> {
         self.tracer.watch("attn.q", || w.q.rows_mut(t))?;
 
         // One key, also the value, per token [T, A]: into the window's ring.
+        self.section(Section::Cache);
+        let w = &mut *self.w;
+        let rope = match kind {
+            LayerKind::Window => &w.rope_main,
+            _ => &w.rope_compress,
+        };
         let kv_raw = part(&w.projected, product, &p.wkv)?;
         rms(k, kv_raw, &p.kv_norm, &mut w.kv_normed, c)?;
         turn(k, &mut w.kv_normed, rope, &mut w.kv, &[t, 1, dim], 1.0)?;
@@ -473,6 +527,7 @@ impl Pass<'_, '_> {
             })?;
         }
         if let (Some(indexer), Some(index)) = (&p.indexer, &mut cache.index) {
+            self.section(Section::Indexer);
             self.compress(&indexer.compressor, index, &p.inputs, "idx")?;
             self.tracer.watch("idx.k", || {
                 Ok(index.entries.view_mut()?.slice(1, 0..closed)?)
@@ -481,6 +536,7 @@ impl Pass<'_, '_> {
         }
 
         // core [T, H, A], turned back by each query's position.
+        self.section(Section::Core);
         let w = &mut *self.w;
         let entries = cache
             .main
@@ -521,6 +577,8 @@ impl Pass<'_, '_> {
         })?;
 
         // Output: each group of heads to its own rank [T, G, R], all of them to [T, D].
+        self.section(Section::Output);
+        let w = &mut *self.w;
         let low = c.o_groups * c.o_lora_rank;
         linear(
             k,
@@ -655,6 +713,7 @@ impl Pass<'_, '_> {
     fn moe(&mut self, p: &Moe) -> Done {
         let (c, k, t) = (self.c, self.k, self.t);
         let (hidden, choices) = (c.hidden_size, c.num_experts_per_tok);
+        self.section(Section::Router);
         self.products(&p.inputs)?;
 
         // Chosen experts [T, K] in ascending order, their weights [T, K].
@@ -700,6 +759,7 @@ impl Pass<'_, '_> {
             tiles: w.tiles.view_mut()?,
             rows: rows as i64,
         })?;
+        self.section(Section::Experts);
         self.experts(p, pairs, rows, tiles)?;
 
         // The sum of all.
@@ -732,6 +792,7 @@ impl Pass<'_, '_> {
         let (c, k, t) = (self.c, self.k, self.t);
         let w = &mut *self.w;
         let width = c.hc_mult * c.hidden_size;
+        k.library().section(|| Section::Head.name().into());
         k.take_rows(TakeRowsArgs {
             x: w.x.shaped(&[t, width])?,
             rows: w.picked.rows(rows)?,

@@ -11,7 +11,9 @@ use tessera_device::{Device, Tensor};
 
 use super::ModelError;
 use super::config::{Config, LayerKind};
+use super::kernels::{Kernels, RandomValuesArgs};
 use super::quantised::activation_dtype;
+use super::synthetic::number;
 
 /// The caches of all layers for a fixed number of sequences.
 pub struct KvCache {
@@ -115,6 +117,34 @@ impl KvCache {
         self.lengths[sequence] += tokens;
     }
 
+    /// Gives every sequence `length` tokens of random values (`random.tl`: within ±1, by the tensor's place in the model and the seed),
+    /// as if it had read them.
+    ///
+    /// # Errors
+    /// [`ModelError`]: more tokens than the cache holds, or a refused launch.
+    pub fn fill_random(&mut self, k: &Kernels, length: usize, seed: u32) -> Result<(), ModelError> {
+        if length > self.context {
+            return Err(ModelError::Input(format!(
+                "{length} tokens for every sequence; the cache holds {}",
+                self.context
+            )));
+        }
+        for (index, layer) in self.layers.iter_mut().chain(&mut self.draft).enumerate() {
+            for (part, tensor) in layer.tensors_mut().into_iter().enumerate() {
+                let flat = [tensor.elements() as i64];
+                k.random_values(RandomValuesArgs {
+                    y: tensor.view_mut()?.reshape(&flat)?,
+                    center: 0.0,
+                    spread: 1.0,
+                    tensor: number(&format!("cache.{index}.{part}")),
+                    seed,
+                })?;
+            }
+        }
+        self.lengths.fill(length);
+        Ok(())
+    }
+
     /// Bytes of all tensors.
     pub fn bytes(&self) -> usize {
         self.layers
@@ -168,6 +198,12 @@ impl LayerCache {
                 .flatten()
                 .map(|c| c.keys.byte_count() + c.gates.byte_count() + c.entries.byte_count())
                 .sum::<usize>()
+    }
+
+    fn tensors_mut(&mut self) -> Vec<&mut Tensor> {
+        let compressors = [&mut self.main, &mut self.index].into_iter().flatten();
+        let rows = compressors.flat_map(|c| [&mut c.keys, &mut c.gates, &mut c.entries]);
+        std::iter::once(&mut self.ring).chain(rows).collect()
     }
 }
 

@@ -3,6 +3,7 @@
 pub mod batch;
 pub mod codes;
 pub mod config;
+pub mod cost;
 mod error;
 pub mod forward;
 mod forward_quantised;
@@ -15,6 +16,7 @@ mod quantised;
 mod rope;
 pub mod sample;
 mod steps;
+mod synthetic;
 pub mod tokenizer;
 pub mod trace;
 mod workspace;

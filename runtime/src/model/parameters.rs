@@ -4,17 +4,19 @@
 //! widened weights give. f16 is widened here. Quantised weights stay codes with their scales (`codes.rs`); norms are bf16 then, as the
 //! activations are.
 //!
-//! Needs: a checkpoint that was compared with the configuration. Keeps: every conversion is a kernel's work; nothing here looks at a value.
+//! Needs: a checkpoint that was compared with the configuration, or a law for random values (`synthetic.rs`). Keeps: every conversion is a
+//! kernel's work; nothing here looks at a value.
 
 use std::ops::Range;
 
 use tessera_artifact::DType;
-use tessera_device::{Device, Tensor};
+use tessera_device::{Device, Tensor, ViewMut};
 
 use super::ModelError;
 use super::codes;
 use super::config::{Config, LayerKind, WeightFormat};
 use super::kernels::{ConvertArgs, Kernels, PackPanelsArgs};
+use super::synthetic::Synthetic;
 use crate::weights::{self, Checkpoint, Draft, Mismatch, WeightsError};
 
 /// Columns of a panel; the kernels of `linear.tl` are written for it.
@@ -161,19 +163,29 @@ impl Parameters {
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Parameters, ModelError> {
         let draft = weights::check(config, checkpoint)?;
-        codes::check_sizes(config)?;
         let total = checkpoint.tensors().count();
-        Loader {
-            device: kernels.library().device(),
-            config,
-            checkpoint,
-            kernels,
-            progress,
-            done: 0,
-            total,
-            bytes: 0,
-        }
-        .all(draft)
+        let source = Source::Checkpoint(checkpoint);
+        Loader::new(config, source, kernels, progress, total)?.all(draft)
+    }
+
+    /// Makes random weights of the configured model on the device; `progress` as in [`load`](Self::load).
+    ///
+    /// # Errors
+    /// [`ModelError`]: the model has sizes that are not run, or there is no memory.
+    pub fn synthetic(
+        config: &Config,
+        seed: u32,
+        kernels: &Kernels,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Parameters, ModelError> {
+        let values = Synthetic::new(config, seed);
+        let total = values.count();
+        let draft = match config.num_nextn_predict_layers {
+            0 => Draft::Absent,
+            _ => Draft::Mtp,
+        };
+        let source = Source::Synthetic(values);
+        Loader::new(config, source, kernels, progress, total)?.all(draft)
     }
 
     /// Columns of the widest stacked product.
@@ -192,7 +204,7 @@ impl Parameters {
 pub(super) struct Loader<'a> {
     pub device: &'a Device,
     pub config: &'a Config,
-    checkpoint: &'a Checkpoint,
+    source: Source<'a>,
     pub kernels: &'a Kernels,
     progress: &'a mut dyn FnMut(usize, usize),
     done: usize,
@@ -200,7 +212,33 @@ pub(super) struct Loader<'a> {
     pub bytes: usize,
 }
 
-impl Loader<'_> {
+/// Where tensors come from.
+enum Source<'a> {
+    Checkpoint(&'a Checkpoint),
+    Synthetic(Synthetic),
+}
+
+impl<'a> Loader<'a> {
+    fn new(
+        config: &'a Config,
+        source: Source<'a>,
+        kernels: &'a Kernels,
+        progress: &'a mut dyn FnMut(usize, usize),
+        total: usize,
+    ) -> Result<Self, ModelError> {
+        codes::check_sizes(config)?;
+        Ok(Loader {
+            device: kernels.library().device(),
+            config,
+            source,
+            kernels,
+            progress,
+            done: 0,
+            total,
+            bytes: 0,
+        })
+    }
+
     fn all(&mut self, draft: Draft) -> Result<Parameters, ModelError> {
         let config = self.config;
         let embed = match self.panel_dtype(["embed.weight"])? {
@@ -515,39 +553,83 @@ impl Loader<'_> {
         names: impl IntoIterator<Item = impl AsRef<str>>,
     ) -> Result<DType, ModelError> {
         for name in names {
-            if self.checkpoint.tensor(name.as_ref())?.dtype != weights::Dtype::BF16 {
+            let dtype = match &self.source {
+                Source::Checkpoint(checkpoint) => checkpoint.tensor(name.as_ref())?.dtype,
+                Source::Synthetic(values) => values.stored(name.as_ref()).0,
+            };
+            if dtype != weights::Dtype::BF16 {
                 return Ok(DType::F32);
             }
         }
         Ok(DType::BF16)
     }
 
-    /// A checkpoint's tensor as it is, on the device.
+    /// A tensor as it is stored, on the device.
     pub fn source(&mut self, name: &str) -> Result<Tensor, ModelError> {
-        let stored = self.checkpoint.tensor(name)?;
-        let dtype = device_dtype(stored.dtype, name)?;
-        let mut shape: Vec<i64> = stored.shape.iter().map(|&n| n as i64).collect();
+        let (dtype, shape) = self.stored(name)?;
+        let tensor = match &self.source {
+            Source::Checkpoint(checkpoint) => {
+                let stored = checkpoint.tensor(name)?;
+                if let Some(what) = weights::bad_code(&stored) {
+                    return Err(ModelError::Weights(WeightsError::Mismatch {
+                        path: checkpoint.path().to_path_buf(),
+                        mismatches: vec![Mismatch::Value {
+                            name: name.into(),
+                            what,
+                        }],
+                    }));
+                }
+                Tensor::from_bytes_on(self.device, dtype, &shape, stored.bytes)?
+            }
+            Source::Synthetic(values) => {
+                let mut tensor = Tensor::zeros_on(self.device, dtype, &shape)?;
+                values.fill(self.kernels, name, tensor.view_mut()?)?;
+                tensor
+            }
+        };
+        self.count();
+        Ok(tensor)
+    }
+
+    /// Puts a tensor of codes or scales in its place, as it is stored.
+    pub fn place(&mut self, name: &str, to: ViewMut) -> Result<(), ModelError> {
+        match &self.source {
+            Source::Checkpoint(_) => {
+                let source = self.source(name)?;
+                self.kernels.convert(ConvertArgs {
+                    x: source.view(),
+                    y: to,
+                })?;
+            }
+            Source::Synthetic(values) => {
+                values.fill(self.kernels, name, to)?;
+                self.count();
+            }
+        }
+        Ok(())
+    }
+
+    /// The type and the shape of a tensor as it is stored.
+    pub fn stored(&self, name: &str) -> Result<(DType, Vec<i64>), ModelError> {
+        let (dtype, shape) = match &self.source {
+            Source::Checkpoint(checkpoint) => {
+                let stored = checkpoint.tensor(name)?;
+                (stored.dtype, stored.shape)
+            }
+            Source::Synthetic(values) => values.stored(name),
+        };
+        let dtype = device_dtype(dtype, name)?;
+        let mut shape: Vec<i64> = shape.iter().map(|&n| n as i64).collect();
         if let (DType::E2M1, Some(inputs)) = (dtype, shape.last_mut()) {
             // Two codes to a byte.
             *inputs *= 2;
         }
-        if let Some(what) = weights::bad_code(&stored) {
-            return Err(ModelError::Weights(WeightsError::Mismatch {
-                path: self.checkpoint.path().to_path_buf(),
-                mismatches: vec![Mismatch::Value {
-                    name: name.into(),
-                    what,
-                }],
-            }));
-        }
+        Ok((dtype, shape))
+    }
+
+    fn count(&mut self) {
         self.done += 1;
         (self.progress)(self.done, self.total);
-        Ok(Tensor::from_bytes_on(
-            self.device,
-            dtype,
-            &shape,
-            stored.bytes,
-        )?)
     }
 }
 

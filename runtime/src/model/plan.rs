@@ -279,7 +279,7 @@ fn stored_size(tensor: &ExpectedTensor, format: WeightFormat) -> u64 {
 
 impl KvFormat {
     /// Bytes of one main entry.
-    fn entry(self, config: &Config) -> u64 {
+    pub fn entry(self, config: &Config) -> u64 {
         let (width, rope) = (config.head_dim as u64, config.qk_rope_head_dim as u64);
         match self {
             // Scales, one per 64 channels, take a row of whole 8-byte words.
@@ -292,7 +292,7 @@ impl KvFormat {
     }
 
     /// Bytes of one indexer key.
-    fn index_key(self, config: &Config) -> u64 {
+    pub fn index_key(self, config: &Config) -> u64 {
         let width = config.index_head_dim as u64;
         match self {
             KvFormat::Fp8Fp4 => width.div_ceil(2) + width.div_ceil(32),

@@ -12,7 +12,7 @@ use tessera_artifact::{Archive, KernelEntry, PtxCode};
 
 use super::context::{Context, CudaBuffer, CudaError};
 use super::cubins::{Cubins, Loader};
-use super::driver::{CallError, Function, Gpu};
+use super::driver::{CallError, Function, Gpu, Mark};
 use super::queue::{Launched, MOST};
 use super::timing::{Part, Timing};
 use super::{installed, tensor_map};
@@ -154,15 +154,15 @@ impl CudaDevice {
         self.context.finish().map(drop)
     }
 
-    /// Resolves a launch with `resolve`, which says which kernel to run, and queues it.
+    /// Resolves a launch with `resolve`, which says which kernel to run, and queues it: the mark behind it, if it runs and is not recorded.
     pub(crate) fn queue<'k>(
         &self,
         name: &Arc<str>,
         resolve: impl FnOnce(&mut Request) -> Result<&'k CudaKernel, LaunchError>,
-    ) -> Result<(), LaunchError> {
+    ) -> Result<Option<Mark>, LaunchError> {
         let mut memory = self.lock(name)?;
         let Some(ready) = self.prepare(&mut memory, name, resolve)? else {
-            return Ok(());
+            return Ok(None);
         };
         let failed = device_error(name);
         let gpu = self.context.gpu().map_err(failed)?;

@@ -18,5 +18,6 @@ pub use context::{CudaBuffer, CudaError};
 pub use cubins::Cubins;
 pub use device::{CudaDevice, CudaOptions};
 pub(crate) use device::{CudaKernel, launch_error};
+pub(crate) use driver::Mark;
 pub use installed::find;
 pub use recording::CudaRecording;

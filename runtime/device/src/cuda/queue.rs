@@ -44,6 +44,8 @@ pub(super) struct Queue {
     recorder: Option<(ThreadId, Records)>,
     /// The first that nobody was told of.
     failure: Option<LaunchError>,
+    /// Somebody reads marks later than the queue does.
+    pub keeps_marks: bool,
 }
 
 impl Records {
@@ -101,6 +103,7 @@ impl Queue {
             under_way: Vec::new(),
             recorder: None,
             failure: None,
+            keeps_marks: false,
         }
     }
 
@@ -114,15 +117,19 @@ impl Queue {
         (used < MOST).then(|| records.address + (used * RECORD_BYTES) as u64)
     }
 
-    /// Notes a launch that was queued, or recorded if there is a recorder.
-    pub fn launched(&mut self, launched: Launched, gpu: &dyn Gpu) -> Result<(), CallError> {
+    /// Notes a launch that was queued, or recorded if there is a recorder; the mark behind it.
+    pub fn launched(
+        &mut self,
+        launched: Launched,
+        gpu: &dyn Gpu,
+    ) -> Result<Option<Mark>, CallError> {
         if let Some((_, records)) = &mut self.recorder {
             records.launches.push(launched);
-            return Ok(());
+            return Ok(None);
         }
         let name = launched.kernel.clone();
         self.records.launches.push(launched);
-        self.mark(name, gpu)
+        self.mark(name, gpu).map(Some)
     }
 
     /// Notes a launch whose end [`watch`](Self::watch) shows.
@@ -135,13 +142,13 @@ impl Queue {
         self.under_way.push((name, Some(mark)));
     }
 
-    fn mark(&mut self, name: Arc<str>, gpu: &dyn Gpu) -> Result<(), CallError> {
-        if self.under_way.is_empty() {
+    fn mark(&mut self, name: Arc<str>, gpu: &dyn Gpu) -> Result<Mark, CallError> {
+        if self.under_way.is_empty() && !self.keeps_marks {
             gpu.forget_marks();
         }
         let mark = gpu.mark();
         self.under_way.push((name, mark.clone().ok()));
-        mark.map(drop)
+        mark
     }
 
     pub fn replayed(
@@ -157,7 +164,7 @@ impl Queue {
         {
             self.replays.push(records);
         }
-        self.mark(name, gpu)
+        self.mark(name, gpu).map(drop)
     }
 
     /// From here on launches of this thread are noted in `records`.

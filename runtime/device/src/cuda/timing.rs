@@ -4,14 +4,15 @@
 //! busy while the host asks for what follows, so that the time between the two marks has none of the host's in it. It reads and does not write:
 //! a cache full of what still has to go to memory would cost the measured work up to 10 µs on an H100.
 //!
-//! Keeps: the measured work is queued alone between its marks.
+//! Keeps: the measured work is queued alone between its marks. A timeline is the other way to measure: launches as a program makes them, one
+//! behind the other, with a mark between each two; for it the GPU is only kept busy until many are queued.
 
 use std::ffi::CStr;
 use std::sync::Arc;
 
 use super::context::{CudaBuffer, CudaError};
 use super::device::{CudaDevice, device_error, launch_error};
-use super::driver::{CallError, Function, Gpu};
+use super::driver::{CallError, Function, Gpu, Mark};
 use crate::launch::LaunchError;
 
 /// What is asked for, before and between the marks.
@@ -82,6 +83,8 @@ ret;
 ";
 /// CTAs of it.
 const READERS: u32 = 1024;
+/// How often it runs ahead of a timeline: some 15 ms on an H100, in which a host asks for a thousand launches.
+const AHEAD: usize = 160;
 
 impl CudaDevice {
     fn timing(&self, gpu: &dyn Gpu) -> Result<&Timing, CudaError> {
@@ -178,5 +181,36 @@ impl CudaDevice {
             Part::Timed => unsafe { gpu.copy_within(to.address(), from.address(), bytes) },
         })?;
         Ok((seconds, 2 * bytes as u64))
+    }
+
+    /// From here on marks are kept; the first is returned. The GPU has work to do before it, so that it never waits for the host after it.
+    ///
+    /// # Errors
+    /// The device does not work.
+    pub(crate) fn start_timeline(&self) -> Result<Mark, CudaError> {
+        let gpu = self.context.finish()?;
+        let flush = &self.timing(gpu)?.flush;
+        let start = flush.address();
+        let mut range = [start, start + flush.bytes() as u64];
+        let read = self.timing(gpu)?.read;
+        gpu.forget_marks();
+        self.context.queue().keeps_marks = true;
+        for _ in 0..AHEAD {
+            // SAFETY: the buffer lies there.
+            unsafe { gpu.launch(read, READERS, 256, 0, &mut range) }?;
+        }
+        Ok(gpu.mark()?)
+    }
+
+    /// Seconds from `first` to each of `marks`, when all of them have passed; marks are kept no longer.
+    ///
+    /// # Errors
+    /// A launch failed, or the device does not work.
+    pub(crate) fn end_timeline(&self, first: Mark, marks: &[Mark]) -> Result<Vec<f64>, CudaError> {
+        let finished = self.context.finish();
+        self.context.queue().keeps_marks = false;
+        let gpu = finished?;
+        let seconds = marks.iter().map(|&mark| gpu.seconds_between(first, mark));
+        Ok(seconds.collect::<Result<_, _>>()?)
     }
 }

@@ -10,7 +10,7 @@ use tessera_device::cpu::features;
 use tessera_device::{Device, KernelTime};
 
 use super::setup::Options;
-use super::{CommandResult, Outcome};
+use super::{CommandResult, Outcome, sweep};
 
 /// Time by kernel.
 type Profile = BTreeMap<String, KernelTime>;
@@ -18,8 +18,15 @@ type Profile = BTreeMap<String, KernelTime>;
 #[derive(clap::Args)]
 pub struct Args {
     /// Folder of the model.
-    #[arg(long, value_name = "DIR")]
-    model: PathBuf,
+    #[arg(
+        long,
+        value_name = "DIR",
+        required_unless_present = "preset",
+        conflicts_with = "preset"
+    )]
+    model: Option<PathBuf>,
+    #[command(flatten)]
+    sweep: sweep::Args,
     /// Tokens of the prompt, computed in one call.
     #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..))]
     prompt: u32,
@@ -38,7 +45,12 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, options: &Options) -> CommandResult {
-    let model = options.model(&args.model)?;
+    let folder = match (&args.model, &args.sweep.preset) {
+        (_, Some(preset)) => return sweep::run(&args.sweep, preset, options),
+        (Some(folder), None) => folder,
+        (None, None) => unreachable!("one of the two is required"),
+    };
+    let model = options.model(folder)?;
     let (prompt, decode, batch) = (
         args.prompt as usize,
         args.decode as usize,
@@ -132,7 +144,7 @@ pub fn run(args: &Args, options: &Options) -> CommandResult {
         };
         println!(
             "model    {}: {} layers, {:.1} MB of weights",
-            args.model.display(),
+            folder.display(),
             model.config().layers.len(),
             model.weight_bytes() as f64 / 1e6
         );

@@ -8,6 +8,8 @@ mod plan;
 #[cfg(feature = "selftest")]
 mod selftest;
 mod setup;
+mod sweep;
+mod sweep_report;
 mod verify;
 
 use std::process::ExitCode;

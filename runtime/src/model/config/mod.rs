@@ -15,7 +15,7 @@ pub use error::{ConfigError, Problem};
 pub use ranges::{Allowed, RANGES, Range};
 
 /// What the keys of one layer are, besides the sliding window that every layer has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum LayerKind {
     /// The sliding window only (ratio 0, `sliding_attention`).
     Window,
@@ -181,6 +181,18 @@ impl Config {
     pub fn pro() -> Config {
         let text = include_bytes!("../builtin/pro.json");
         Config::from_json(text).expect("pro.json is part of the source and read by the unit tests")
+    }
+
+    /// The model of the first `count` layers, without the draft module.
+    pub fn first_layers(&self, count: usize) -> Config {
+        let layers: Vec<LayerKind> = self.layers.iter().copied().take(count).collect();
+        Config {
+            num_hidden_layers: layers.len(),
+            num_hash_layers: self.num_hash_layers.min(layers.len()),
+            num_nextn_predict_layers: 0,
+            layers,
+            ..self.clone()
+        }
     }
 
     /// Width of one output group: `heads * head_dim / o_groups`.
