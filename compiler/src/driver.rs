@@ -203,7 +203,11 @@ mod native {
             let cpu = options.cpu.iter().map(|&variant| Target::Cpu(variant));
             // The faster first: a launch takes the first that it can.
             let fast = networks[k].is_some().then_some(Target::TensorCores);
-            let gpu = fast.into_iter().chain(options.ptx.then_some(Target::Sm90a));
+            let all = networks[k]
+                .as_ref()
+                .is_some_and(|n| n.plan.takes_all(kernel));
+            let plain = (options.ptx && !all).then_some(Target::Sm90a);
+            let gpu = fast.into_iter().chain(plain);
             jobs.extend(cpu.chain(gpu).map(|target| (k, target)));
         }
         let results = in_parallel(options.threads, jobs.len(), |job, mlir| {
@@ -369,7 +373,9 @@ mod native {
                     mlir,
                 )?);
             }
-            codes.push(code_facts(&optimise_for_gpu(kernel)?, None, ptxas, mlir)?);
+            if !network.is_ok_and(|n| n.plan.takes_all(kernel)) {
+                codes.push(code_facts(&optimise_for_gpu(kernel)?, None, ptxas, mlir)?);
+            }
             Ok(codes)
         })
     }

@@ -108,7 +108,7 @@ pub(super) enum Emit {
 pub(super) struct Build {
     #[command(flatten)]
     compile: Compile,
-    /// The archive to write
+    /// The archive to write; `-`: standard output. For `--target sm_90a` alone, `-` and a file `.ptx` get the PTX
     #[arg(short, long, required_unless_present = "emit")]
     output: Option<PathBuf>,
     /// Print a stage instead, to the output or to standard output
@@ -125,19 +125,31 @@ pub(super) struct Build {
     files: Vec<PathBuf>,
 }
 
+impl Build {
+    /// The stage to print, which the output's name may say too.
+    fn stage(&self, options: &Options) -> Option<Emit> {
+        let is_text =
+            |path: &Path| path == Path::new(STDOUT) || path.extension().is_some_and(|e| e == "ptx");
+        let ptx = options.ptx && options.cpu.is_empty();
+        let named = ptx && self.output.as_deref().is_some_and(is_text);
+        self.emit.or(named.then_some(Emit::Ptx))
+    }
+}
+
 pub(super) fn run(arguments: &Build, format: MessageFormat) -> ExitCode {
     let (options, map) = match (arguments.compile.options(), files::load(&arguments.files)) {
         (Ok(options), Ok(map)) => (options, map),
         (Err(code), _) | (_, Err(code)) => return code,
     };
-    if matches!(arguments.emit, Some(Emit::Header | Emit::Lib)) && options.cpu.len() != 1 {
+    let emit = arguments.stage(&options);
+    if matches!(emit, Some(Emit::Header | Emit::Lib)) && options.cpu.len() != 1 {
         eprintln!("error: C code is of one CPU target; name it: `--target avx2`");
         return ExitCode::from(super::USAGE_OR_IO);
     }
     let start = Instant::now();
     let mut sink = Sink::default();
     let files = driver::parse(&map, &mut sink);
-    if arguments.emit == Some(Emit::Ast) {
+    if emit == Some(Emit::Ast) {
         let text = files
             .iter()
             .map(|f| format!("{f:#?}\n"))
@@ -158,14 +170,14 @@ pub(super) fn run(arguments: &Build, format: MessageFormat) -> ExitCode {
     let front = start.elapsed();
     let mut bytes = None;
     if let Some(kernels) = &kernels {
-        bytes = match arguments.emit {
+        bytes = match emit {
             None | Some(Emit::Manifest | Emit::Header | Emit::Lib | Emit::Rust) => {
                 driver::compile(kernels, &options, &mut sink)
             }
             Some(stage) => dump(kernels, stage, &options, &mut sink),
         };
     }
-    let bytes = bytes.map(|bytes| describe(arguments.emit, bytes, &options));
+    let bytes = bytes.map(|bytes| describe(emit, bytes, &options));
     if arguments.verbose {
         let count = kernels.as_ref().map_or(0, Vec::len);
         eprintln!(
@@ -246,9 +258,12 @@ fn dump(kernels: &[Kernel], stage: Emit, options: &Options, sink: &mut Sink) -> 
     Some(text.into_bytes())
 }
 
+/// Standard output, as the name of a file.
+const STDOUT: &str = "-";
+
 /// To the file, or to standard output where there is none.
 pub(super) fn write(output: Option<&Path>, bytes: &[u8]) -> ExitCode {
-    match output {
+    match output.filter(|path| *path != Path::new(STDOUT)) {
         Some(path) => match std::fs::write(path, bytes) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => files::fault(path, &error.to_string()),

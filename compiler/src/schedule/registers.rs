@@ -75,6 +75,7 @@ pub fn infer_role(
     }
     let mut uses = Uses {
         any_order: true,
+        handed: handed.keys().copied().collect(),
         ..Uses::default()
     };
     uses.block(kernel, role);
@@ -90,7 +91,13 @@ pub fn infer_role(
             return None;
         };
         let bits = kernel.tile(tile).dtype.bits();
-        seeds.insert(tile, Layout::operand(rows, k, groups, bits.into())?);
+        let operand = Layout::operand(rows, k, groups, bits.into())?;
+        // What is handed over is put in the operand's order as it is taken.
+        let threads = operand.threads();
+        let known = seeds.insert(tile, operand);
+        if known.is_some_and(|known| known.threads() != threads) {
+            return None;
+        }
     }
     let Uses { mut memory, .. } = uses.clone();
     let slots = (0..kernel.tiles.len()).filter(|&t| kernel.tiles[t].space == Space::Slot);
@@ -149,8 +156,10 @@ struct Uses {
     scalars: BTreeSet<TileId>,
     /// Of products.
     sums: BTreeSet<TileId>,
-    /// Left operands that no channel brings.
+    /// Left operands that lie in registers.
     left: BTreeSet<TileId>,
+    /// What other roles hand over in registers.
+    handed: BTreeSet<TileId>,
     /// Whether folds may come in an order of their own.
     any_order: bool,
 }
@@ -188,7 +197,8 @@ impl Uses {
                         true => self.sums.insert(acc.tile),
                         false => self.memory.insert(acc.tile),
                     };
-                    let computed = kernel.tile(a.view.tile).space != Space::Slot;
+                    let computed = kernel.tile(a.view.tile).space != Space::Slot
+                        || self.handed.contains(&a.view.tile);
                     match computed && !a.transposed && is_whole(kernel, &a.view) {
                         true => self.left.insert(a.view.tile),
                         false => self.memory.insert(a.view.tile),

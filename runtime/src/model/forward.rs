@@ -21,7 +21,7 @@ use super::kernels::{
     TakeRowsArgs,
 };
 use super::kv_cache::{CompressorCache, KvCache, LayerCache};
-use super::ops::{Done, linear, norm_rotate, part, rms, turn};
+use super::ops::{Done, attention, linear, norm_rotate, part, rms, turn};
 use super::parameters::{self, Choice, DraftBlock, HcSite, Inputs, Layer, Moe, Parameters, Part};
 use super::quantised::Quantised;
 use super::rope::Frequencies;
@@ -546,7 +546,7 @@ impl Pass<'_, '_> {
             LayerKind::CompressedSparse { .. } => &w.picks,
             _ => &w.no_picks,
         };
-        k.attention(AttentionArgs {
+        let core = AttentionArgs {
             q: w.q.rows(t)?,
             ring: cache.ring.view(),
             entries: entries.view(),
@@ -558,7 +558,8 @@ impl Pass<'_, '_> {
             window: c.sliding_window as i64,
             ratio: kind.ratio() as i64,
             scale: (dim as f32).sqrt().recip(),
-        })?;
+        };
+        attention(k, core)?;
         self.tracer.watch("attn.core", || w.core.rows_mut(t))?;
         let rope = match kind {
             LayerKind::Window => &w.rope_main,

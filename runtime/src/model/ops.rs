@@ -3,13 +3,13 @@
 use std::mem::swap;
 
 use tessera_artifact::DType;
-use tessera_device::{Tensor, View, ViewMut};
+use tessera_device::{Device, Tensor, View, ViewMut};
 
 use super::ModelError;
 use super::config::Config;
 use super::kernels::{
-    GemmArgs, GemmFewArgs, Kernels, LinearArgs, NormRotateArgs, NormRotateBf16Args, RmsnormArgs,
-    RotateArgs, RotateBf16Args,
+    AttentionArgs, AttentionWideArgs, GemmArgs, GemmFewArgs, Kernels, LinearArgs, NormRotateArgs,
+    NormRotateBf16Args, RmsnormArgs, RotateArgs, RotateBf16Args,
 };
 use super::parameters::{Linear, Part, Weights};
 use super::quantised::Quantised;
@@ -19,6 +19,8 @@ pub(super) type Done = Result<(), ModelError>;
 
 /// Rows up to which the kernel for few rows is used.
 const FEW: usize = 64;
+/// Columns of a head that `attention_wide` takes.
+const WIDEST_HEAD: i64 = 512;
 
 /// y `[M, G, N]` = x `[M, G, K]` · w^T.
 pub(super) fn linear(
@@ -62,6 +64,43 @@ fn grouped(k: &Kernels, x: View, weights: &Tensor, mut y: ViewMut) -> Done {
             _ => k.gemm(GemmArgs { x, w, y })?,
         }
     }
+    Ok(())
+}
+
+/// On a GPU tensor cores take heads in bf16.
+pub(super) fn attention(k: &Kernels, args: AttentionArgs) -> Done {
+    let dim = args.q.shape()[2];
+    let wide = args.q.dtype() == DType::BF16 && dim % 8 == 0 && dim <= WIDEST_HEAD;
+    if !wide || !matches!(k.library().device(), Device::Cuda(_)) {
+        k.attention(args)?;
+        return Ok(());
+    }
+    let AttentionArgs {
+        q,
+        ring,
+        entries,
+        picks,
+        pos,
+        seq,
+        sink,
+        o,
+        window,
+        ratio,
+        scale,
+    } = args;
+    k.attention_wide(AttentionWideArgs {
+        q,
+        ring,
+        entries,
+        picks,
+        pos,
+        seq,
+        sink,
+        o,
+        window,
+        ratio,
+        scale,
+    })?;
     Ok(())
 }
 

@@ -160,6 +160,43 @@ impl<'c> Builder<'c> {
         );
     }
 
+    // ---- copies by threads ---------------------------------------------------------------------------
+
+    /// Starts the copy of 16 bytes of global memory to shared memory, of which the first `size` are read and the rest are zeros.
+    pub fn copy_async(&mut self, to: Val<'c>, from: Val<'c>, size: Val<'c>) {
+        let to = self.space_pointer(to, 3);
+        let global = melior::dialect::llvm::r#type::pointer(self.context, 1);
+        let op = self.op("llvm.addrspacecast", &[from.raw], &[global], &[]);
+        let from = first_result(op, Elem::Ptr).raw;
+        let bytes = self.integer_attr(32, 16);
+        let cache = self.fixed("#nvvm<load_cache_modifier cg>");
+        self.op(
+            "nvvm.cp.async.shared.global",
+            &[to.raw, from, size.raw],
+            &[],
+            &[("size", bytes), ("modifier", cache)],
+        );
+    }
+
+    /// Arrives once the thread's copies so far have; one of the arrivals that the barrier counts.
+    pub fn arrive_when_copied(&mut self, barrier: Val<'c>) {
+        let p = self.space_pointer(barrier, 3);
+        let counted = self.fixed("true");
+        self.op(
+            "nvvm.cp.async.mbarrier.arrive",
+            &[p.raw],
+            &[],
+            &[("noinc", counted)],
+        );
+    }
+
+    /// Waits for all of the thread's copies.
+    pub fn wait_for_copies(&mut self) {
+        let none = self.integer_attr(32, 0);
+        self.op("nvvm.cp.async.commit.group", &[], &[], &[]);
+        self.op("nvvm.cp.async.wait.group", &[], &[], &[("n", none)]);
+    }
+
     // ---- bulk tensor copies ----------------------------------------------------------------------------
 
     /// Starts the copy of a box of a tensor into shared memory; its bytes count for the barrier. `box_at`: innermost axis first, i32.

@@ -16,6 +16,7 @@ mod dot;
 mod flying;
 mod fold;
 mod fragment;
+mod gather;
 mod hopper;
 mod lookup;
 mod memory;

@@ -7,7 +7,7 @@ use super::flying::{Flying, Steady};
 use super::rings::{Bound, Cursor};
 use super::{Emit, Emitter};
 use crate::mlir::build::{Elem, IntCompare, Val};
-use crate::schedule::Plan;
+use crate::schedule::{Fill, Plan};
 use crate::tile::ir::*;
 use std::collections::BTreeMap;
 
@@ -60,7 +60,7 @@ impl<'c> Emitter<'_, 'c> {
         for ring in &plan.rings {
             for slot in 0..ring.slots as u64 {
                 let full = self.b.add_const(shared, (ring.barriers + 8 * slot) as i64);
-                self.b.mbarrier_init(full, ring.writers.max(1));
+                self.b.mbarrier_init(full, ring.fill.arrivals());
                 let empty = ring.barriers + 8 * (ring.slots as u64 + slot);
                 let empty = self.b.add_const(shared, empty as i64);
                 self.b.mbarrier_init(empty, ring.readers);
@@ -116,7 +116,10 @@ impl<'c> Emitter<'_, 'c> {
     ) -> Emit {
         let kernel = self.kernel;
         if let Some(registers) = role.registers {
-            self.b.set_registers(registers, !role.single);
+            let entry = self.network()?.plan.entry_registers;
+            if registers != entry {
+                self.b.set_registers(registers, registers > entry);
+            }
         }
         if role.single {
             let first = self.is_first_thread();
@@ -165,6 +168,14 @@ impl<'c> Emitter<'_, 'c> {
             self.items(body)?;
         }
         self.end_staged(body)?;
+        let plan = &self.network()?.plan;
+        let gathers = puts.iter().any(|c| {
+            let ring = &plan.rings[plan.slots[c.index()].ring];
+            matches!(ring.fill, Fill::Gathered { .. })
+        });
+        if gathers {
+            self.b.wait_for_copies();
+        }
         self.b.branch(exit, &[]);
         Ok(())
     }

@@ -164,6 +164,11 @@ impl<'c> Emitter<'_, 'c> {
             },
             OpKind::Dim(dim) => self.dims[dim.index()],
             OpKind::BlockIndex(axis) => self.block_index[*axis as usize],
+            // Left by `expand_network_math`.
+            OpKind::Unary(UnaryOp::Exp2, _) => {
+                self.b
+                    .intrinsic_value("llvm.nvvm.ex2.approx.ftz.f", &v, Elem::F32)
+            }
             OpKind::Unary(op, _) => {
                 let r = self.b.unary_op(*op, v[0], operand_ty(0));
                 self.lowered(r)?

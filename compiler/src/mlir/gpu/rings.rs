@@ -4,9 +4,10 @@
 //! that puts waits for the slot to be empty, which it is at first, a role that gets waits for it to be full. Bulk copies fill slots with
 //! boxes of tensors, or the threads of a role with what they have in registers.
 
+use super::access::Memory;
 use super::{Emit, Emitter};
 use crate::mlir::build::{Elem, IntCompare, Val};
-use crate::schedule::{Ring, SlotPlace};
+use crate::schedule::{Fill, Ring, SlotPlace};
 use crate::tile::ir::*;
 use std::collections::BTreeMap;
 
@@ -35,7 +36,7 @@ pub(super) struct Bound<'c> {
 }
 
 impl<'c> Emitter<'_, 'c> {
-    fn barrier_of(&mut self, ring: &Ring, slot: Val<'c>, empty: bool) -> Emit<Val<'c>> {
+    pub(super) fn barrier_of(&mut self, ring: &Ring, slot: Val<'c>, empty: bool) -> Emit<Val<'c>> {
         let shared = self.network()?.shared;
         let at = self.b.shl(slot, 3);
         let start = ring.barriers + if empty { 8 * ring.slots as u64 } else { 0 };
@@ -43,7 +44,7 @@ impl<'c> Emitter<'_, 'c> {
         Ok(self.b.add_const(at, start as i64))
     }
 
-    fn slot_address(&mut self, place: SlotPlace, slot: Val<'c>) -> Emit<Val<'c>> {
+    pub(super) fn slot_address(&mut self, place: SlotPlace, slot: Val<'c>) -> Emit<Val<'c>> {
         let shared = self.network()?.shared;
         let bytes = self.b.i32(place.stride as i64);
         let at = self.b.muli(slot, bytes);
@@ -52,7 +53,11 @@ impl<'c> Emitter<'_, 'c> {
     }
 
     /// The ring of a channel and its next slot. The first of the ring's channels waits for the slot's barrier.
-    fn next_slot(&mut self, channel: ChannelId, empty: bool) -> Emit<(usize, Ring, Val<'c>, bool)> {
+    pub(super) fn next_slot(
+        &mut self,
+        channel: ChannelId,
+        empty: bool,
+    ) -> Emit<(usize, Ring, Val<'c>, bool)> {
         let network = self.network()?;
         let number = network.plan.slots[channel.index()].ring;
         let ring = network.plan.rings[number].clone();
@@ -69,7 +74,7 @@ impl<'c> Emitter<'_, 'c> {
     }
 
     /// One of the ring's channels is done with the slot at hand; after the last one the ring moves on.
-    fn advance(&mut self, number: usize) {
+    pub(super) fn advance(&mut self, number: usize) {
         let network = self.network_mut();
         let ring = &network.plan.rings[number];
         let (channels, slots) = (ring.channels.len(), ring.slots);
@@ -128,12 +133,46 @@ impl<'c> Emitter<'_, 'c> {
         Ok(())
     }
 
+    /// Hands a vector in shared memory over to another role.
+    fn put_copied(&mut self, channel: ChannelId, tile: TileId) -> Emit {
+        let (number, ring, slot, _) = self.next_slot(channel, true)?;
+        let place = self.network()?.plan.slots[channel.index()];
+        let start = self.slot_address(place, slot)?;
+        let to = Memory {
+            base: self.b.shared_pointer(start),
+            constant: false,
+            ..self.tile(tile)?
+        };
+        let from = self.tile(tile)?;
+        let open = self.begin_share(self.kernel.tile(tile).elements());
+        let element = self.load(&from, open.iv);
+        self.store(&to, open.iv, element);
+        self.end_share(open);
+        let first = self.first_of_warp();
+        let open = self.b.begin_if(first);
+        let full = self.barrier_of(&ring, slot, false)?;
+        self.b.mbarrier_arrive(full);
+        self.b.end_if(open);
+        self.advance(number);
+        Ok(())
+    }
+
     /// Takes over what another role had in its registers; the slot goes back at once.
     fn get_registers(&mut self, channel: ChannelId, tile: TileId) -> Emit {
         let (number, _, slot, _) = self.next_slot(channel, false)?;
         let (own, step) = self.own_words(channel, slot)?;
+        let given = self.network()?.plan.handed.get(&channel).cloned();
+        let (Some(given), Some(taken)) = (given, self.layout(tile)) else {
+            return Err(self.fault("a tile is taken from registers without a layout"));
+        };
+        let sharing = self.sharing(tile);
         for (i, &cell) in self.cells(tile)?.iter().enumerate() {
-            let from = self.b.offset(own, (i as u64 * step) as i64);
+            // The same threads have the same elements, in an order of their own.
+            let element = taken.of_register(i as u64 * sharing);
+            let Some(register) = given.register_at(&element) else {
+                return Err(self.fault("a tile is taken from registers that do not hold it"));
+            };
+            let from = self.b.offset(own, (register / sharing * step) as i64);
             let word = self.b.load(from, (Elem::I32, 1), 4, None);
             self.b.store(word, cell, 4, None);
         }
@@ -144,11 +183,41 @@ impl<'c> Emitter<'_, 'c> {
 
     /// Starts the copies of a box of a tensor into the next slot of a channel.
     pub(super) fn put(&mut self, op: OpId, channel: ChannelId, src: &View) -> Emit {
-        if let Base::Tile(tile) = src.base {
-            return self.put_registers(channel, tile);
+        let ring = self.network()?.plan.slots[channel.index()].ring;
+        match (self.network()?.plan.rings[ring].fill, src.base) {
+            (Fill::Handed { .. }, Base::Tile(tile)) => return self.put_registers(channel, tile),
+            (Fill::Copied { .. }, Base::Tile(tile)) => return self.put_copied(channel, tile),
+            (Fill::Gathered { .. }, _) => return self.put_gathered(channel, src),
+            _ => {}
         }
         let (number, ring, slot, first) = self.next_slot(channel, true)?;
-        let full = self.barrier_of(&ring, slot, false)?;
+        let role = &self.network()?.plan.roles[self.network()?.role];
+        let open = match role.single {
+            true => None,
+            false => {
+                let one = self.is_first_thread();
+                Some(self.b.begin_if(one))
+            }
+        };
+        self.start_boxes(op, channel, src, &ring, slot, first)?;
+        if let Some(open) = open {
+            self.b.end_if(open);
+        }
+        self.advance(number);
+        Ok(())
+    }
+
+    /// One thread starts the copies of a box into a slot; for the `first` of the ring's channels it says how many bytes come in all.
+    fn start_boxes(
+        &mut self,
+        op: OpId,
+        channel: ChannelId,
+        src: &View,
+        ring: &Ring,
+        slot: Val<'c>,
+        first: bool,
+    ) -> Emit {
+        let full = self.barrier_of(ring, slot, false)?;
         if first {
             self.b.mbarrier_expect(full, ring.bytes);
         }
@@ -185,7 +254,6 @@ impl<'c> Emitter<'_, 'c> {
             box_at[0] = self.b.add_const(at[0], (block * columns) as i64);
             self.b.tma_load(to, map, &box_at, full);
         }
-        self.advance(number);
         Ok(())
     }
 
@@ -194,7 +262,11 @@ impl<'c> Emitter<'_, 'c> {
         if self.network()?.plan.handed.contains_key(&channel) {
             return self.get_registers(channel, tile);
         }
-        let (number, _, slot, _) = self.next_slot(channel, false)?;
+        let (number, ring, slot, _) = self.next_slot(channel, false)?;
+        if matches!(ring.fill, Fill::Gathered { .. }) {
+            // Threads brought it, and products see it otherwise.
+            self.b.fence_async_shared();
+        }
         let place = self.network()?.plan.slots[channel.index()];
         let address = self.slot_address(place, slot)?;
         let bound = Bound {

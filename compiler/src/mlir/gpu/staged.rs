@@ -4,6 +4,7 @@
 
 use super::{Emit, Emitter};
 use crate::mlir::build::{Elem, IntCompare, Val};
+use crate::schedule::layout::WARPS_PER_GROUP;
 use crate::schedule::{STAGE_BYTES, STAGED_ROW_BYTES, STAGED_ROWS};
 use crate::tile::ir::*;
 
@@ -30,7 +31,9 @@ impl<'c> Emitter<'_, 'c> {
         let own_rows = rows / groups;
         let box_columns = STAGED_ROW_BYTES * 8 / bits;
         let group = self.group;
-        let barrier = self.b.add_const(group, GROUP_BARRIERS);
+        let network = self.network()?;
+        let first = i64::from(network.plan.roles[network.role].first_warp) / WARPS_PER_GROUP as i64;
+        let barrier = self.b.add_const(group, GROUP_BARRIERS + first);
         let network = self.network()?;
         let (shared, maps) = (network.shared, network.maps);
         let map = self.b.offset(maps, 128 * staged.map as i64);

@@ -9,8 +9,6 @@ use crate::schedule::SlotPlace;
 use crate::tile::ir::*;
 use tessera_artifact::DType;
 
-/// Columns of one instruction.
-const MOST_COLUMNS: u64 = 256;
 /// Bytes of k in one instruction.
 const K_BYTES: u64 = 32;
 
@@ -83,6 +81,7 @@ impl<'c> Emitter<'_, 'c> {
             LeftPart::Registers(_) => (tile.shape[0] / groups, tile.shape[1] / k_step),
         };
         let columns = right.outer;
+        let most = self.network()?.plan.most_columns();
         let cells = self.cells(acc.tile)?;
         let zero = self.network()?.zero;
 
@@ -91,7 +90,7 @@ impl<'c> Emitter<'_, 'c> {
         for row in (0..rows).step_by(64) {
             let mut column = 0;
             while column < columns {
-                let wide = (columns - column).min(MOST_COLUMNS);
+                let wide = (columns - column).min(most);
                 let first = ((row / 64) * (columns / 2) + column / 2) as usize;
                 let part = first..first + (wide / 2) as usize;
                 // New sums too start from the registers' old values, so that they stay in the same registers.

@@ -4,6 +4,7 @@ mod rings;
 mod roles;
 
 pub(super) use rings::BOX_ROWS;
+pub use rings::{LINE, PIECE};
 pub(super) use roles::{most_registers, row_bytes};
 
 use super::layout::{LANES, Layout, WARPS_PER_GROUP};
@@ -11,8 +12,10 @@ use super::registers::Registers;
 use crate::target::nvptx::GpuFacts;
 use crate::tile::ir::*;
 use roles::computing;
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use tessera_artifact::HostExpr;
 
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -32,6 +35,8 @@ pub struct Plan {
     /// Bytes of shared memory that rings and barriers take, from 0.
     pub shared_bytes: u64,
     pub threads: u32,
+    /// Of a thread, before roles ask for more or fewer.
+    pub entry_registers: u32,
     /// Steps of a loop whose products go ahead together.
     pub steps: i64,
     /// Names for printing.
@@ -63,13 +68,36 @@ pub struct Ring {
     pub barriers: u64,
     /// Bytes that arrive in a slot.
     pub bytes: u64,
-    /// Warps that fill a slot from their registers; 0: bulk copies do.
-    pub writers: u32,
+    pub fill: Fill,
     /// Warpgroups that give a slot back; warps, if threads read vectors from it.
     pub readers: u32,
     pub by_warp: bool,
     /// Whether it is put in the innermost loops.
     pub each_step: bool,
+}
+
+/// How a slot is filled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fill {
+    /// Bulk copies bring boxes of tensors.
+    Boxes,
+    /// The threads of a role start copies of 16 bytes of rows that a list names.
+    Gathered { threads: u32 },
+    /// So many warps store what they have in registers.
+    Handed { warps: u32 },
+    /// So many warps copy a vector that they have in shared memory.
+    Copied { warps: u32 },
+}
+
+impl Fill {
+    /// Arrivals that make a slot full.
+    pub fn arrivals(self) -> u32 {
+        match self {
+            Fill::Boxes => 1,
+            Fill::Gathered { threads } => threads,
+            Fill::Handed { warps } | Fill::Copied { warps } => warps,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,6 +135,13 @@ pub struct MapPlan {
     pub swizzle: u32,
 }
 
+/// Of a role that asks for few, and the most that any may have.
+const FEW_REGISTERS: u32 = 40;
+const MOST_REGISTERS: u32 = 240;
+/// Each has a named barrier of its own, and its warpgroups have the other half of the hardware's sixteen.
+const MOST_ROLES: usize = 7;
+/// Threads of a block that leave each enough registers at entry for products of 256 columns.
+const WIDE_THREADS: u32 = 384;
 /// Left over where several steps' products are on their way.
 const AHEAD_REGISTERS: u32 = 32;
 
@@ -115,23 +150,21 @@ const AHEAD_REGISTERS: u32 = 32;
 /// # Errors
 /// What stands in the way, in the user's terms.
 pub fn plan(kernel: &Kernel, gpu: &GpuFacts) -> Result<Plan, String> {
-    let top = &kernel.block(kernel.body).ops;
-    let roles: Vec<(OpId, String, BlockId)> = (top.iter())
-        .filter_map(|&op| match &kernel.op(op).kind {
-            OpKind::Role {
-                name,
-                copies: 1,
-                body,
-            } => Some((op, name.clone(), *body)),
-            _ => None,
-        })
-        .collect();
-    let all = top
-        .iter()
-        .filter(|&&op| matches!(kernel.op(op).kind, OpKind::Role { .. }))
-        .count();
-    if roles.len() != all || all < 2 {
-        return Err("roles in copies are not planned yet".to_owned());
+    let mut roles: Vec<(OpId, String, BlockId)> = vec![];
+    for &op in &kernel.block(kernel.body).ops {
+        match &kernel.op(op).kind {
+            OpKind::Role { name, body, .. } => roles.push((op, name.clone(), *body)),
+            // Every role computes it for itself.
+            OpKind::LoadGlobal { .. } => {}
+            kind if kind.is_pure() => {}
+            _ => return Err("something is done before its roles".to_owned()),
+        }
+    }
+    if !(2..=MOST_ROLES).contains(&roles.len()) {
+        return Err(format!(
+            "it has {} roles, and not 2 to {MOST_ROLES}",
+            roles.len()
+        ));
     }
     for op in kernel.live_ops() {
         match kernel.op(op).kind {
@@ -164,6 +197,7 @@ pub fn plan(kernel: &Kernel, gpu: &GpuFacts) -> Result<Plan, String> {
         staged: BTreeMap::new(),
         shared_bytes: 0,
         threads: 0,
+        entry_registers: 0,
         steps: 1,
         tile_names: (0..kernel.tiles.len())
             .map(|i| (TileId(i as u32), kernel.tiles[i].name.clone()))
@@ -171,22 +205,26 @@ pub fn plan(kernel: &Kernel, gpu: &GpuFacts) -> Result<Plan, String> {
         channel_names: kernel.channels.iter().map(|c| c.name.clone()).collect(),
     };
     let mut warp = 0;
-    let mut most_needed = 0;
     let mut puts = vec![vec![]; kernel.channels.len()];
     let mut readers = vec![0; kernel.channels.len()];
-    let mut writers = vec![0; kernel.channels.len()];
+    let mut fills = vec![Fill::Boxes; kernel.channels.len()];
     let bodies: Vec<BlockId> = roles.iter().map(|(_, _, body)| *body).collect();
     let needs = plan.place_roles(kernel, &bodies)?;
     for ((op, name, body), (warps, needed)) in roles.into_iter().zip(needs) {
         let single = only_starts_copies(kernel, body);
         let mut gets = BTreeSet::new();
-        most_needed = most_needed.max(needed);
         kernel.walk(body, &mut |block, op| match &kernel.op(op).kind {
-            OpKind::Put { channel, .. } => {
+            OpKind::Put { channel, src, .. } => {
                 puts[channel.index()].push((block, op));
-                if plan.handed.contains_key(channel) {
-                    writers[channel.index()] = warps as u32;
-                }
+                let warps = warps as u32;
+                fills[channel.index()] = match src.base {
+                    Base::Tile(_) if plan.handed.contains_key(channel) => Fill::Handed { warps },
+                    Base::Tile(_) => Fill::Copied { warps },
+                    Base::Param(_) if gathers(src) => Fill::Gathered {
+                        threads: warps * LANES as u32,
+                    },
+                    Base::Param(_) => Fill::Boxes,
+                };
             }
             OpKind::Get { channel, .. } => {
                 gets.insert(*channel);
@@ -211,17 +249,31 @@ pub fn plan(kernel: &Kernel, gpu: &GpuFacts) -> Result<Plan, String> {
     if plan.threads > gpu.max_threads_per_block {
         return Err(format!("{} threads", plan.threads));
     }
-    plan.share_registers(most_needed, gpu);
+    plan.share_registers(gpu)?;
 
-    plan.place_slots(kernel, &puts)?;
-    let stage_bytes = plan.stage_stores(kernel);
-    plan.keep_batches_alike(kernel)?;
     let ends = Ends {
         puts,
         readers,
-        writers,
+        fills,
     };
+    plan.place_slots(kernel, &ends)?;
+    plan.keep_batches_alike(kernel)?;
+    let loads = plan.maps.len();
+    let stage_bytes = plan.stage_stores(kernel);
+    plan.keep_batches_alike(kernel)?;
     plan.make_rings(kernel, &ends, stage_bytes, gpu)?;
+    let starved = |plan: &Plan| plan.rings.iter().any(|r| r.each_step && r.slots < 2);
+    if stage_bytes > 0 && starved(&plan) {
+        // A second slot is worth more than stores through shared memory.
+        let mut direct = plan.clone();
+        direct.maps.truncate(loads);
+        direct.staged.clear();
+        direct.rings.clear();
+        direct.make_rings(kernel, &ends, 0, gpu)?;
+        if !starved(&direct) {
+            return Ok(direct);
+        }
+    }
     Ok(plan)
 }
 
@@ -230,8 +282,12 @@ struct Ends {
     puts: Vec<Vec<(BlockId, OpId)>>,
     /// Warpgroups.
     readers: Vec<u32>,
-    /// Warps, of those that are handed over in registers.
-    writers: Vec<u32>,
+    fills: Vec<Fill>,
+}
+
+/// Whether a view names rows by a list.
+fn gathers(view: &View) -> bool {
+    view.slots.iter().any(|s| matches!(s, Slot::Gather { .. }))
 }
 
 /// What a role hands over in its registers, and what it takes from others'.
@@ -268,7 +324,7 @@ fn only_starts_copies(kernel: &Kernel, body: BlockId) -> bool {
     kernel.walk(body, &mut |_, op| {
         let kind = &kernel.op(op).kind;
         only &= match kind {
-            OpKind::Put { src, .. } => matches!(src.base, Base::Param(_)),
+            OpKind::Put { src, .. } => matches!(src.base, Base::Param(_)) && !gathers(src),
             OpKind::For { .. } | OpKind::If { .. } | OpKind::ForItems { .. } => true,
             OpKind::LoadGlobal { .. } => true,
             kind => kind.is_pure(),
@@ -295,6 +351,32 @@ impl Plan {
         alone && self.rings.iter().all(slots) && self.roles.iter().all(|r| r.single || registers(r))
     }
 
+    /// Whether all boxes can be made for whatever arguments a launch checks: their tensors say that they are aligned, and no extent is 0
+    /// unless the grid is empty.
+    pub fn takes_all(&self, kernel: &Kernel) -> bool {
+        let counted = |e: &HostExpr| match e {
+            HostExpr::Int(i) => *i > 0,
+            HostExpr::Dim(name) => {
+                let dim = kernel.dims.iter().find(|d| d.name == *name);
+                dim.is_some_and(|d| d.lo > 0) || kernel.launch.grid.contains(e)
+            }
+            _ => false,
+        };
+        self.maps.iter().all(|map| {
+            let tensor = kernel.tensor(map.param);
+            tensor.is_some_and(|t| t.contiguous && t.align >= 16 && t.shape.iter().all(counted))
+        })
+    }
+
+    /// Columns of one product instruction. ptxas asks for the registers of a wide one at the kernel's entry already, whatever `setmaxnreg`
+    /// says later.
+    pub fn most_columns(&self) -> u64 {
+        match self.threads <= WIDE_THREADS {
+            true => 256,
+            false => 128,
+        }
+    }
+
     /// Warps of each role and the registers that a thread of it needs. A role that takes tiles from another's registers comes after it.
     fn place_roles(
         &mut self,
@@ -302,13 +384,14 @@ impl Plan {
         bodies: &[BlockId],
     ) -> Result<Vec<(u64, u64)>, String> {
         let mut found: Vec<Option<(u64, u64)>> = vec![None; bodies.len()];
+        let mut copied = BTreeSet::new();
         while let Some(missing) = found.iter().position(Option::is_none) {
             let before = found.iter().flatten().count();
             for (i, &body) in bodies.iter().enumerate() {
                 let (gives, takes) = handed_over(kernel, body);
-                let known = takes
-                    .iter()
-                    .all(|(channel, _)| self.handed.contains_key(channel));
+                let known = takes.iter().all(|(channel, _)| {
+                    self.handed.contains_key(channel) || copied.contains(channel)
+                });
                 if found[i].is_some() || !known {
                     continue;
                 }
@@ -316,23 +399,23 @@ impl Plan {
                     found[i] = Some((WARPS_PER_GROUP, 0));
                     continue;
                 }
-                let handed = takes
-                    .iter()
-                    .map(|(c, tile)| (*tile, self.handed[c].clone()));
+                let handed = takes.iter().filter_map(|(channel, tile)| {
+                    let layout = self.handed.get(channel)?;
+                    Some((*tile, layout.clone()))
+                });
                 let (warps, registers, needed) = computing(kernel, body, &handed.collect())?;
                 for (channel, tile) in gives {
                     let name = &kernel.channels[channel.index()].name;
                     let Some(layout) = registers.tiles.get(&tile) else {
-                        return Err(format!("`{name}` is put from a tile in memory"));
+                        if kernel.tile(tile).shape.len() != 1 || kernel.tile(tile).dtype.bits() < 8
+                        {
+                            return Err(format!("`{name}` is put from a tile in memory"));
+                        }
+                        copied.insert(channel);
+                        continue;
                     };
-                    if kernel.tile(tile).dtype.bits() != 32 {
-                        return Err(format!(
-                            "`{name}` is put from a tile of {}",
-                            kernel.tile(tile).dtype
-                        ));
-                    }
                     let known = self.handed.insert(channel, layout.clone());
-                    if known.is_some_and(|known| known != *layout) {
+                    if known.is_some_and(|known| known != *layout) || copied.contains(&channel) {
                         return Err(format!("`{name}` is put from tiles that lie differently"));
                     }
                 }
@@ -349,33 +432,49 @@ impl Plan {
         Ok(found.into_iter().flatten().collect())
     }
 
-    /// Moves registers from roles that only start copies to those that compute. A block gets `threads * registers at entry` of them,
-    /// and the sum after all moves may not exceed that: it hangs otherwise.
-    fn share_registers(&mut self, needed: u64, gpu: &GpuFacts) {
-        let computing: u32 = self
-            .roles
-            .iter()
-            .filter(|r| !r.single)
-            .map(|r| r.warps)
-            .sum();
-        let starting: u32 = self
-            .roles
-            .iter()
-            .filter(|r| r.single)
-            .map(|r| r.warps)
-            .sum();
-        let lanes = gpu.threads_per_warp;
+    /// Moves registers from roles that need few to those that need many. A block gets `threads * registers at entry` of them, and the sum
+    /// after all moves may not exceed that: it hangs otherwise.
+    fn share_registers(&mut self, gpu: &GpuFacts) -> Result<(), String> {
         let entry =
             (gpu.registers_per_sm / self.threads / 8 * 8).min(gpu.max_registers_per_thread / 8 * 8);
-        if starting == 0 || needed <= u64::from(entry) {
-            return;
+        self.entry_registers = entry;
+        if self.roles.iter().all(|r| r.needed <= entry) {
+            return Ok(());
         }
-        let few = 40;
-        let left = entry * self.threads - few * starting * lanes;
-        let many = (left / (computing * lanes) / 8 * 8).min(240);
-        for role in &mut self.roles {
-            role.registers = Some(if role.single { few } else { many });
+        let least = |r: &RolePlan| match r.single {
+            true => FEW_REGISTERS,
+            false => r.needed.next_multiple_of(8).max(FEW_REGISTERS),
+        };
+        let mut shares: Vec<u32> = self.roles.iter().map(least).collect();
+        let warps = |i: usize| self.roles[i].warps;
+        let total = entry * self.threads / gpu.threads_per_warp;
+        let taken = |shares: &[u32]| (0..shares.len()).map(|i| shares[i] * warps(i)).sum::<u32>();
+        if taken(&shares) > total {
+            return Err(format!(
+                "its roles need {} registers, and a block of {} threads has {}",
+                taken(&shares) * gpu.threads_per_warp,
+                self.threads,
+                entry * self.threads
+            ));
         }
+        // What is left goes to those that compute, to the poorest first.
+        loop {
+            let poorest = (0..shares.len())
+                .filter(|&i| !self.roles[i].single && shares[i] + 8 <= MOST_REGISTERS)
+                .filter(|&i| taken(&shares) + 8 * warps(i) <= total)
+                .min_by_key(|&i| {
+                    let needed = self.roles[i].needed;
+                    (i64::from(shares[i]) - i64::from(needed), Reverse(needed))
+                });
+            match poorest {
+                Some(i) => shares[i] += 8,
+                None => break,
+            }
+        }
+        for (role, share) in self.roles.iter_mut().zip(shares) {
+            role.registers = Some(share);
+        }
+        Ok(())
     }
 }
 

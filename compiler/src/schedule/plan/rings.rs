@@ -1,11 +1,12 @@
 //! Where what crosses lies: slots and rings of channels, boxes of tensors, the bytes in which stores are staged.
 
 use super::{
-    Ends, MapPlan, Plan, Ring, STAGE_BYTES, STAGED_ROW_BYTES, STAGED_ROWS, SlotPlace, Staged,
+    Ends, Fill, MapPlan, Plan, Ring, STAGE_BYTES, STAGED_ROW_BYTES, STAGED_ROWS, SlotPlace, Staged,
 };
 use crate::schedule::layout::{LANES, Layout, WARPS_PER_GROUP};
 use crate::schedule::starts_aligned;
 use crate::target::nvptx::GpuFacts;
+use crate::tile::analysis::power_of_two;
 use crate::tile::ir::*;
 use std::collections::BTreeMap;
 use tessera_artifact::{DType, HostExpr, HostOp};
@@ -15,20 +16,24 @@ const VECTOR_ALIGN: u64 = 128;
 const MOST_SLOTS: u32 = 16;
 /// Bytes of the two barriers of a slot.
 const SLOT_BARRIERS: u64 = 16;
+/// Bytes that a thread's copy brings.
+pub const PIECE: u64 = 16;
+/// The swizzle of gathered rows spans lines of so many bytes.
+pub const LINE: u64 = 128;
 /// The hardware's limit on each axis of a box.
 pub const BOX_ROWS: u64 = 256;
 
 impl Plan {
-    pub(super) fn place_slots(
-        &mut self,
-        kernel: &Kernel,
-        puts: &[Vec<(BlockId, OpId)>],
-    ) -> Result<(), String> {
-        for (number, (channel, puts)) in kernel.channels.iter().zip(puts).enumerate() {
+    pub(super) fn place_slots(&mut self, kernel: &Kernel, ends: &Ends) -> Result<(), String> {
+        for (number, (channel, puts)) in kernel.channels.iter().zip(&ends.puts).enumerate() {
             let name = &channel.name;
+            let fill = ends.fills[number];
             if let Some(layout) = self.handed.get(&ChannelId(number as u32)) {
                 // A word of every thread for each of its registers.
-                let (threads, registers) = (layout.warps() * LANES, layout.registers());
+                let (threads, registers) = (
+                    layout.warps() * LANES,
+                    layout.words(channel.dtype.bits().into()),
+                );
                 self.slots.push(SlotPlace {
                     ring: 0,
                     offset: 0,
@@ -73,9 +78,15 @@ impl Plan {
                 let OpKind::Put { src, .. } = &kernel.op(op).kind else {
                     continue;
                 };
-                let Base::Param(param) = src.base else {
-                    return Err(format!("`{name}` is put from a tile"));
+                let (Base::Param(param), Fill::Boxes | Fill::Gathered { .. }) = (src.base, fill)
+                else {
+                    continue;
                 };
+                if let Fill::Gathered { threads } = fill {
+                    can_gather(kernel, src, param, u64::from(threads))
+                        .map_err(|why| format!("`{name}` is gathered, and {why}"))?;
+                    continue;
+                }
                 let swizzle = if vector { 0 } else { row_bytes };
                 let map = map_of(src, param, row_bytes, swizzle, channel.dtype).ok_or_else(|| {
                     format!("the rows of `{name}` do not lie along two axes of a tensor, the last one of them its own last")
@@ -204,7 +215,7 @@ impl Plan {
         let Ends {
             puts,
             readers,
-            writers,
+            fills,
         } = ends;
         let together = |a: usize, b: usize| {
             let (&[(block_a, _)], &[(block_b, _)]) = (puts[a].as_slice(), puts[b].as_slice())
@@ -212,7 +223,8 @@ impl Plan {
                 return false;
             };
             block_a == block_b
-                && writers[a].max(writers[b]) == 0
+                && fills[a] == Fill::Boxes
+                && fills[b] == Fill::Boxes
                 && readers[a] == readers[b]
                 && kernel.channels[a].slots == kernel.channels[b].slots
                 && got_together(kernel, a, b)
@@ -231,7 +243,7 @@ impl Plan {
                     each_step: false,
                     barriers: 0,
                     bytes: 0,
-                    writers: writers[channel],
+                    fill: fills[channel],
                     readers: reading,
                 });
                 self.rings.len() - 1
@@ -241,7 +253,8 @@ impl Plan {
             let ring = &mut self.rings[ring];
             ring.bytes += place.rows * place.row_bytes * place.blocks;
             ring.slot_bytes += place.stride;
-            ring.by_warp |= ring.writers > 0 || read_by_threads(kernel, ChannelId(channel as u32));
+            let handed = matches!(ring.fill, Fill::Handed { .. });
+            ring.by_warp |= handed || read_by_threads(kernel, ChannelId(channel as u32));
             ring.channels.push(ChannelId(channel as u32));
         }
         // Whole slots first to those that have few.
@@ -272,7 +285,7 @@ impl Plan {
         loop {
             let open = |r: &Ring| {
                 // What is put once for many of another ring is one ahead with two, and so is what comes from registers.
-                let most = match r.each_step && r.writers == 0 {
+                let most = match r.each_step && !matches!(r.fill, Fill::Handed { .. }) {
                     true => MOST_SLOTS,
                     false => 2,
                 };
@@ -282,7 +295,7 @@ impl Plan {
             };
             let next = (0..self.rings.len())
                 .filter(|&i| open(&self.rings[i]))
-                .min_by_key(|&i| self.rings[i].slots);
+                .min_by_key(|&i| self.rings[i].slots + u32::from(!self.rings[i].each_step));
             let Some(next) = next else { break };
             left -= self.rings[next].slot_bytes + SLOT_BARRIERS;
             self.rings[next].slots += 1;
@@ -308,6 +321,62 @@ impl Plan {
         }
         self.shared_bytes = offset.next_multiple_of(128);
         Ok(())
+    }
+}
+
+/// Whether threads can bring gathered rows in pieces of 16 bytes, whole lines by eight lanes.
+fn can_gather(kernel: &Kernel, src: &View, param: ParamId, threads: u64) -> Result<(), String> {
+    let tensor = kernel.tensor(param).filter(|t| t.contiguous);
+    let Some(tensor) = tensor.filter(|t| u64::from(t.align).is_multiple_of(PIECE)) else {
+        return Err(
+            "its rows may not be at whole 16 bytes (`@align(16)` says that they are)".to_owned(),
+        );
+    };
+    let [
+        others @ ..,
+        Slot::Gather {
+            index,
+            len: index_len,
+        },
+        Slot::Span { start, len },
+    ] = src.slots.as_slice()
+    else {
+        return Err("not rows of its last axis".to_owned());
+    };
+    let listed = match index.base {
+        Base::Tile(t) => kernel.tile(t).dtype == DType::I32,
+        Base::Param(_) => false,
+    };
+    if !listed || others.iter().any(|s| !matches!(s, Slot::At(_))) {
+        return Err("not by a tile of i32 along one axis".to_owned());
+    }
+    let bits = u64::from(tensor.dtype.bits());
+    let inner = power_of_two(kernel, *start) * bits;
+    let extent = tensor.shape.last().map_or(1, |e| step_of(kernel, e)) * bits;
+    if !inner.is_multiple_of(8 * PIECE) || !extent.is_multiple_of(8 * PIECE) {
+        return Err("its rows do not start or end at whole 16 bytes".to_owned());
+    }
+    let lines = (len * bits).is_multiple_of(8 * LINE);
+    let dealt = index_len.is_multiple_of(threads * PIECE / LINE);
+    match bits >= 8 && lines && dealt {
+        true => Ok(()),
+        false => Err(format!(
+            "{index_len} rows of {len} elements are not dealt out to {threads} threads"
+        )),
+    }
+}
+
+/// A number that every value of an extent is a multiple of, with the steps of dims.
+fn step_of(kernel: &Kernel, e: &HostExpr) -> u64 {
+    match e {
+        HostExpr::Dim(name) => {
+            let dim = kernel.dims.iter().find(|d| d.name == *name);
+            dim.map_or(1, |d| match d.lo % d.step.max(1) {
+                0 => d.step.max(1) as u64,
+                _ => 1,
+            })
+        }
+        e => factor(e) as u64,
     }
 }
 

@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 
 /// Left to the compiler of PTX for addresses and loop variables, beside fragments.
 const SPARE_REGISTERS: u64 = 36;
+/// Of a role that gathers rows, besides.
+const GATHER_REGISTERS: u64 = 12;
 
 /// Warps of a role that computes, what it keeps in registers, and how many a thread of it needs. `handed`: layouts of tiles that come from
 /// other roles' registers.
@@ -25,11 +27,16 @@ pub(super) fn computing(
     let mut fits = Ok(());
     kernel.walk(body, &mut |_, op| {
         if let (OpKind::Dot { a, b, .. }, true) = (&kernel.op(op).kind, fits.is_ok()) {
-            fits = product_fits(kernel, a, b);
+            fits = product_fits(kernel, a, b, handed);
         }
     });
     fits?;
-    for groups in [2, 1] {
+    let mut multiplies = false;
+    kernel.walk(body, &mut |_, op| {
+        multiplies |= matches!(kernel.op(op).kind, OpKind::Dot { .. })
+    });
+    let groups: &[u64] = if multiplies { &[2, 1] } else { &[1] };
+    for &groups in groups {
         let Some(kept) = infer_role(kernel, body, groups, handed) else {
             continue;
         };
@@ -44,7 +51,8 @@ pub(super) fn computing(
         if registers + SPARE_REGISTERS > most {
             return Err(format!("its tiles take {registers} registers of a thread"));
         }
-        return Ok((groups * WARPS_PER_GROUP, kept, registers + SPARE_REGISTERS));
+        let needed = registers + SPARE_REGISTERS + spare_to_gather(kernel, body);
+        return Ok((groups * WARPS_PER_GROUP, kept, needed));
     }
     Err(
         "its products' shapes are not those of a tensor core (rows in 64s, columns in eights)"
@@ -52,8 +60,22 @@ pub(super) fn computing(
     )
 }
 
+/// What addresses of gathered rows take besides.
+fn spare_to_gather(kernel: &Kernel, body: BlockId) -> u64 {
+    let mut gathers = false;
+    kernel.walk(body, &mut |_, op| {
+        gathers |= matches!(&kernel.op(op).kind, OpKind::Put { src, .. } if super::gathers(src));
+    });
+    if gathers { GATHER_REGISTERS } else { 0 }
+}
+
 /// Whether `wgmma` takes the operands as they lie.
-fn product_fits(kernel: &Kernel, a: &Operand, b: &Operand) -> Result<(), String> {
+fn product_fits(
+    kernel: &Kernel,
+    a: &Operand,
+    b: &Operand,
+    handed: &BTreeMap<TileId, Layout>,
+) -> Result<(), String> {
     let dtype = |o: &Operand| kernel.tile(o.view.tile).dtype;
     for operand in [a, b] {
         if tensor_core_bits(dtype(operand)).is_none() {
@@ -64,7 +86,8 @@ fn product_fits(kernel: &Kernel, a: &Operand, b: &Operand) -> Result<(), String>
     for (operand, k_first, left) in [(a, a.transposed, true), (b, !b.transposed, false)] {
         let tile = kernel.tile(operand.view.tile);
         let name = &tile.name;
-        if left && tile.space != Space::Slot && is_whole(kernel, &operand.view) {
+        let in_registers = tile.space != Space::Slot || handed.contains_key(&operand.view.tile);
+        if left && in_registers && is_whole(kernel, &operand.view) {
             // In registers.
             k_bytes.push(tile.shape[1] * u64::from(tile.dtype.bits()) / 8);
             continue;

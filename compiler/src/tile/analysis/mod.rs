@@ -13,7 +13,7 @@ mod init;
 mod linear;
 mod multiple;
 mod races;
-mod roles;
+pub mod roles;
 #[cfg(test)]
 mod tests;
 

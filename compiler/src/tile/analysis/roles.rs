@@ -190,13 +190,49 @@ fn collect(
             OpKind::If {
                 then, otherwise, ..
             } => {
-                for side in [Some(*then), *otherwise].into_iter().flatten() {
-                    collect(k, known, side, around, true, u, sink);
+                let either_way = put_either_way(k, &op.kind);
+                let only_sometimes = either_way.is_none() || branch;
+                collect(k, known, *then, around, only_sometimes, u, sink);
+                if let Some(side) = otherwise {
+                    // What both put counts once.
+                    let same = &mut Uses { list: vec![] };
+                    let u = if only_sometimes { &mut *u } else { same };
+                    collect(k, known, *side, around, only_sometimes, u, sink);
                 }
             }
             _ => {}
         }
     }
+}
+
+/// The channels that both sides of a branch put into, in their order, if that is all that they do with channels.
+pub fn put_either_way(k: &Kernel, kind: &OpKind) -> Option<Vec<ChannelId>> {
+    let &OpKind::If {
+        then,
+        otherwise: Some(otherwise),
+        ..
+    } = kind
+    else {
+        return None;
+    };
+    let puts = |block: BlockId| {
+        let mut all = 0;
+        k.walk(block, &mut |_, op| {
+            all += usize::from(matches!(
+                k.op(op).kind,
+                OpKind::Put { .. } | OpKind::Get { .. } | OpKind::Release { .. }
+            ));
+        });
+        let own: Vec<ChannelId> = (k.block(block).ops.iter())
+            .filter_map(|&op| match k.op(op).kind {
+                OpKind::Put { channel, .. } => Some(channel),
+                _ => None,
+            })
+            .collect();
+        (own.len() == all && all > 0).then_some(own)
+    };
+    let own = puts(then)?;
+    (puts(otherwise)? == own).then_some(own)
 }
 
 /// Under each nest of loops a reader gets as often as the writer puts.
@@ -282,6 +318,8 @@ fn events(k: &Kernel, b: BlockId, trips: u32, out: &mut Vec<Event>) {
                     }
                 }
             }
+            // Both sides put alike.
+            OpKind::If { then, .. } => events(k, *then, trips, out),
             OpKind::For { body, .. } | OpKind::ForItems { body } => {
                 for _ in 0..trips {
                     if out.len() < 1 << 16 {

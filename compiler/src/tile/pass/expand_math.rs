@@ -25,8 +25,19 @@ const F32: Type = Type::Scalar(DType::F32);
 const F64: Type = Type::Scalar(DType::F64);
 
 pub fn expand_math(kernel: &mut Kernel) {
+    expand_all_but(kernel, |_, _| false);
+}
+
+/// What the network of a GPU keeps: `exp2` of f32 is one instruction there, whose error (2 ulp, subnormal results 0) is within what the order
+/// of its sums leaves open anyway.
+pub fn expand_network_math(kernel: &mut Kernel) {
+    expand_all_but(kernel, |op, ty| op == UnaryOp::Exp2 && ty == F32);
+}
+
+fn expand_all_but(kernel: &mut Kernel, keeps: fn(UnaryOp, Type) -> bool) {
     replace_ops(kernel, &mut |b, kind| {
         let (first, second) = match *kind {
+            OpKind::Unary(op, a) if keeps(op, b.kernel.ty(a)) => return None,
             OpKind::Unary(op, a) if is_transcendental(op) => (a, None),
             OpKind::Binary(BinaryOp::Pow, a, exponent) => (a, Some(exponent)),
             _ => return None,

@@ -1,22 +1,25 @@
 //! A network of roles becomes one sequential program.
 //!
-//! Every copy of every role is a part with values and tiles of its own. Parts run in declaration order, each until it must wait for
+//! Every role is a part with values of its own. Parts run in declaration order, each until it must wait for
 //! a channel; loops that hold channel ops run together with those of the other parts that have the same bounds. A `put` becomes a
 //! copy to a tile of the channel, a `get` a name for it, a `release` and the end of the block free it for the next `put`; so which
 //! tile holds what is known here, and a channel takes as many tiles as are held at once. As a network computes the same in every
 //! order, this one is as good as any.
 //!
 //! Needs: verified IR. Keeps: bits. Refuses (with the reason) a network that has no such order: loops whose bounds differ, tiles
-//! that stay in a channel across iterations, a branch with channel ops that has an `else`.
+//! that stay in a channel across iterations, a branch with an `else` whose sides do more with channels than put alike.
 
 use super::clone::Cloner;
+use super::copy_roles::copy_roles;
 use super::{PassError, unsupported};
 use crate::source::Span;
+use crate::tile::analysis::roles::put_either_way;
 use crate::tile::build::Builder;
 use crate::tile::ir::*;
 use std::collections::HashMap;
 
 pub fn fuse_roles(kernel: &mut Kernel) -> Result<(), PassError> {
+    copy_roles(kernel);
     let body = kernel.body;
     let is_role = |k: &Kernel, op: OpId| matches!(k.op(op).kind, OpKind::Role { .. });
     let ops = kernel.block(body).ops.clone();
@@ -51,7 +54,7 @@ pub fn fuse_roles(kernel: &mut Kernel) -> Result<(), PassError> {
     result
 }
 
-/// One copy of one role.
+/// One role.
 struct Part {
     name: String,
     /// Whether it gets from each channel, and the next entry of its queue.
@@ -90,58 +93,31 @@ struct State {
 }
 
 impl Fusion {
-    fn clone_role(&mut self, role: OpId) -> Vec<BlockId> {
-        let OpKind::Role { name, copies, body } = self.b.kernel.op(role).kind.clone() else {
-            return Vec::new();
+    fn clone_role(&mut self, role: OpId) -> Option<BlockId> {
+        let OpKind::Role { name, body, .. } = self.b.kernel.op(role).kind.clone() else {
+            return None;
         };
-        let mut used: Vec<TileId> = Vec::new();
         let mut gets = vec![false; self.readers.len()];
         let k = &self.b.kernel;
         k.walk(body, &mut |_, op| {
-            let kind = &k.op(op).kind;
-            kind.for_each_tile(&mut |t, _| {
-                if !used.contains(&t) {
-                    used.push(t);
-                }
-            });
-            if let OpKind::Get { channel, .. } = kind {
+            if let OpKind::Get { channel, .. } = k.op(op).kind {
                 gets[channel.index()] = true;
             }
         });
-        let mut blocks = Vec::new();
-        for copy in 0..copies {
-            let mut cloner = Cloner::default();
-            if copies > 1 {
-                for &t in &used {
-                    let tile = self.b.kernel.tile(t).clone();
-                    self.b.kernel.tiles.push(tile);
-                    cloner
-                        .tiles
-                        .insert(t, TileId(self.b.kernel.tiles.len() as u32 - 1));
-                }
-            }
-            let block = cloner.block(&mut self.b.kernel, body);
-            let copy_id = self.b.block_arg(block, 0);
-            let number = self.b.index(copy as i64);
-            self.renamed.insert(copy_id, number);
-            let name = if copies > 1 {
-                format!("{name} copy {copy}")
-            } else {
-                name.clone()
-            };
-            let cursors = vec![0; self.readers.len()];
-            self.parts.push(Part {
-                name,
-                reads: gets.clone(),
-                cursors,
-                bound: HashMap::new(),
-            });
-            for (n, got) in self.readers.iter_mut().zip(&gets) {
-                *n += *got as usize;
-            }
-            blocks.push(block);
+        let block = Cloner::default().block(&mut self.b.kernel, body);
+        let copy_id = self.b.block_arg(block, 0);
+        let number = self.b.index(0);
+        self.renamed.insert(copy_id, number);
+        for (n, got) in self.readers.iter_mut().zip(&gets) {
+            *n += *got as usize;
         }
-        blocks
+        self.parts.push(Part {
+            name,
+            cursors: vec![0; self.readers.len()],
+            reads: gets,
+            bound: HashMap::new(),
+        });
+        Some(block)
     }
 
     /// Runs blocks of several parts to their ends.
@@ -232,6 +208,10 @@ impl Fusion {
 
     /// Moves one op to the end of the program; false: the part must wait.
     fn emit(&mut self, part: usize, op: OpId, opened: &mut Vec<TileId>) -> Result<bool, PassError> {
+        if let Some(channels) = put_either_way(&self.b.kernel, &self.b.kernel.op(op).kind) {
+            self.put_from_branch(part, op, &channels);
+            return Ok(true);
+        }
         if self.is_structure(op) {
             return Ok(false);
         }
@@ -256,13 +236,7 @@ impl Fusion {
                 let dst = self.b.whole_view(tile);
                 self.b.copy(dst, src, oob);
                 self.b.set_span(outer);
-                self.queues[channel.index()].push(Entry {
-                    tile,
-                    left: self.readers[channel.index()],
-                });
-                if self.readers[channel.index()] == 0 {
-                    self.pool[channel.index()].push(tile);
-                }
+                self.publish(channel, tile);
             }
             OpKind::Get { channel, tile } => {
                 let at = self.parts[part].cursors[channel.index()];
@@ -284,6 +258,36 @@ impl Fusion {
             }
         }
         Ok(true)
+    }
+
+    /// A branch whose sides put into the same channels: both copy to the same tiles.
+    fn put_from_branch(&mut self, part: usize, op: OpId, channels: &[ChannelId]) {
+        let tiles: Vec<TileId> = channels.iter().map(|&c| self.take_tile(c)).collect();
+        for block in self.b.kernel.op(op).kind.blocks() {
+            let mut next = tiles.iter();
+            for inner in self.b.kernel.block(block).ops.clone() {
+                if let OpKind::Put { src, oob, .. } = self.b.kernel.op(inner).kind.clone()
+                    && let Some(&tile) = next.next()
+                {
+                    let dst = self.b.whole_view(tile);
+                    self.b.kernel.ops[inner.index()].kind = OpKind::Copy { dst, src, oob };
+                }
+            }
+        }
+        self.rename_deep(part, op);
+        let block = self.b.current();
+        self.b.kernel.blocks[block.index()].ops.push(op);
+        for (&channel, tile) in channels.iter().zip(tiles) {
+            self.publish(channel, tile);
+        }
+    }
+
+    fn publish(&mut self, channel: ChannelId, tile: TileId) {
+        let left = self.readers[channel.index()];
+        self.queues[channel.index()].push(Entry { tile, left });
+        if left == 0 {
+            self.pool[channel.index()].push(tile);
+        }
     }
 
     fn take_tile(&mut self, channel: ChannelId) -> TileId {
@@ -379,7 +383,7 @@ impl Fusion {
         {
             return Err(unsupported(
                 span,
-                "a branch with an `else` that puts to or gets from a channel",
+                "a branch with an `else` whose sides do more with channels than put into the same ones",
             ));
         }
         kind.for_each_value_mut(&mut |v| *v = self.resolve(*v));

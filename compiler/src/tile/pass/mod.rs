@@ -4,6 +4,7 @@
 //! [`pipeline_cpu`] and [`pipeline_gpu`] go on from there.
 
 pub(crate) mod clone;
+mod copy_roles;
 mod dead_tiles;
 mod expand_math;
 mod flatten_items;
@@ -15,8 +16,9 @@ mod rewrite;
 mod simplify;
 mod unroll;
 
+pub use copy_roles::copy_roles;
 pub use dead_tiles::dead_tiles;
-pub use expand_math::expand_math;
+pub use expand_math::{expand_math, expand_network_math};
 pub use flatten_items::flatten_items;
 pub use fuse_maps::{forward_stores, fuse_maps};
 pub use fuse_roles::fuse_roles;
@@ -93,11 +95,16 @@ pub fn pipeline_code(kernel: &mut Kernel) -> Result<(), PassError> {
 
 /// What the schedule takes: roles and items stay, the rest as in [`pipeline_code`].
 pub fn pipeline_network(kernel: &mut Kernel) -> Result<(), PassError> {
-    run(kernel, &CODE[SEQUENTIAL..])
+    run(kernel, &[pass!(copy_roles)])?;
+    run(kernel, &CODE[SEQUENTIAL..MATH])?;
+    run(kernel, &[pass!(expand_network_math)])?;
+    run(kernel, &CODE[MATH + 1..])
 }
 
 /// The first passes of [`CODE`], which make one sequential program of roles and items.
 const SEQUENTIAL: usize = 2;
+/// Where `expand_math` stands.
+const MATH: usize = 3;
 
 const CODE: &[(&str, Pass)] = &[
     ("fuse_roles", fuse_roles),
