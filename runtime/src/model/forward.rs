@@ -15,14 +15,16 @@ use super::batch::{Batch, Run};
 use super::config::{Config, LayerKind};
 use super::cost::{Place, Section};
 use super::kernels::{
-    AttentionArgs, CombineArgs, CompressArgs, CountPairsArgs, EmbedArgs, GroupPairsArgs,
-    HcHeadArgs, HcPostArgs, HcPostBf16Args, HcPreArgs, IndexScoresArgs, IndexTopkArgs, Kernels,
-    MtpMergeArgs, RopeTableArgs, RoundTripE4m3Args, RouteArgs, RouteByTableArgs, StoreRingArgs,
-    TakeRowsArgs,
+    AttentionArgs, CombineArgs, CompressArgs, CountPairsArgs, EmbedArgs, GemmPartsArgs,
+    GroupPairsArgs, HcHeadArgs, HcPostArgs, HcPostBf16Args, HcPreArgs, IndexScoresArgs,
+    IndexScoresBf16Args, IndexTopkArgs, Kernels, MtpMergeArgs, RopeTableArgs, RouteArgs,
+    RouteByTableArgs, StoreKeyE4m3Args, StoreRingArgs, SumPartsArgs, TakeRowsArgs,
 };
 use super::kv_cache::{CompressorCache, KvCache, LayerCache};
-use super::ops::{Done, attention, linear, norm_rotate, part, rms, turn};
-use super::parameters::{self, Choice, DraftBlock, HcSite, Inputs, Layer, Moe, Parameters, Part};
+use super::ops::{Done, RUN, attention, linear, mix, norm_rotate, part, rms, turn};
+use super::parameters::{
+    self, Choice, DraftBlock, Gate, HcSite, Inputs, Layer, Moe, Parameters, Part, Weights,
+};
 use super::quantised::Quantised;
 use super::rope::Frequencies;
 use super::steps::Steps;
@@ -30,6 +32,9 @@ use super::trace::{Trace, Tracer};
 use super::workspace::{DraftWorkspace, Rows, Workspace, most_tiles, rows_per_tile};
 use crate::weights::{Checkpoint, Draft};
 use tessera_device::{Device, Tensor, View};
+
+/// Heads up to which the indexer's scores are made on tensor cores.
+const MOST_INDEX_HEADS: usize = 64;
 
 /// A loaded model.
 pub struct Model {
@@ -383,6 +388,9 @@ impl Pass<'_, '_> {
 
     /// input [T, D] = rms(Σ_j pre_j X_j), with post [T, N] and comb [T, N, N] for `hc_post`.
     fn hc_pre(&mut self, site: &HcSite, norm: &Tensor, name: &str) -> Done {
+        if let Weights::Parts(weights) = &site.mix.weights {
+            return self.hc_pre_bf16(site, weights, norm, name);
+        }
         let (c, k, t) = (self.c, self.k, self.t);
         let w = &mut *self.w;
         let streams = [t, 1, c.hc_mult * c.hidden_size];
@@ -402,20 +410,28 @@ impl Pass<'_, '_> {
             eps: c.hc_eps as f32,
             iters: c.hc_sinkhorn_iters as i64,
         })?;
-        if self.tracer.is_on() {
-            for (value, tensor) in [
-                ("pre", &mut w.pre),
-                ("post", &mut w.post),
-                ("comb", &mut w.comb),
-                ("collapsed", &mut w.collapsed),
-            ] {
-                self.tracer
-                    .watch(&format!("{name}_hc.{value}"), || tensor.rows_mut(t))?;
-            }
-        }
+        self.watch_hc(name)?;
+        let w = &mut *self.w;
         rms(k, w.collapsed.rows(t)?, norm, &mut w.input, c)?;
         self.tracer
             .watch(&format!("{name}.in"), || w.input.rows_mut(t))
+    }
+
+    pub(super) fn watch_hc(&mut self, name: &str) -> Done {
+        if !self.tracer.is_on() {
+            return Ok(());
+        }
+        let (w, t) = (&mut *self.w, self.t);
+        for (value, tensor) in [
+            ("pre", &mut w.pre),
+            ("post", &mut w.post),
+            ("comb", &mut w.comb),
+            ("collapsed", &mut w.collapsed),
+        ] {
+            self.tracer
+                .watch(&format!("{name}_hc.{value}"), || tensor.rows_mut(t))?;
+        }
+        Ok(())
     }
 
     /// X_k = post_k · output + Σ_j comb[j, k] X_j.
@@ -500,20 +516,31 @@ impl Pass<'_, '_> {
             _ => &w.rope_compress,
         };
         let kv_raw = part(&w.projected, product, &p.wkv)?;
-        rms(k, kv_raw, &p.kv_norm, &mut w.kv_normed, c)?;
-        turn(k, &mut w.kv_normed, rope, &mut w.kv, &[t, 1, dim], 1.0)?;
         if w.quantised.is_some() {
-            k.round_trip_e4m3(RoundTripE4m3Args {
-                x: w.kv.rows_mut(t)?,
+            k.store_key_e4m3(StoreKeyE4m3Args {
+                x: kv_raw,
+                norm: p.kv_norm.view(),
+                cosine: rope.cosine.rows(t)?,
+                sine: rope.sine.rows(t)?,
+                pos: w.positions.rows(t)?,
+                seq: w.sequences.rows(t)?,
+                key: w.kv.rows_mut(t)?,
+                ring: cache.ring.view_mut()?,
+                eps: c.rms_norm_eps as f32,
             })?;
+        } else {
+            rms(k, kv_raw, &p.kv_norm, &mut w.kv_normed, c)?;
+            turn(k, &mut w.kv_normed, rope, &mut w.kv, &[t, 1, dim], 1.0)?;
         }
         self.tracer.watch("attn.kv", || w.kv.rows_mut(t))?;
-        k.store_ring(StoreRingArgs {
-            rows: w.kv.rows(t)?,
-            pos: w.positions.rows(t)?,
-            seq: w.sequences.rows(t)?,
-            ring: cache.ring.view_mut()?,
-        })?;
+        if w.quantised.is_none() || self.tracer.is_on() {
+            k.store_ring(StoreRingArgs {
+                rows: w.kv.rows(t)?,
+                pos: w.positions.rows(t)?,
+                seq: w.sequences.rows(t)?,
+                ring: cache.ring.view_mut()?,
+            })?;
+        }
 
         // Compressed entries of the blocks that these tokens close, and which of them each token sees.
         let closed = match kind {
@@ -610,21 +637,20 @@ impl Pass<'_, '_> {
     ) -> Done {
         let (c, k, t) = (self.c, self.k, self.t);
         let w = &mut *self.w;
-        let rings = [(&p.wkv, &mut cache.keys), (&p.wgate, &mut cache.gates)];
-        for (columns, ring) in rings {
-            k.store_ring(StoreRingArgs {
-                rows: wide(&w.projected, &w.quantised, inputs, t, columns)?,
-                pos: w.positions.rows(t)?,
-                seq: w.sequences.rows(t)?,
-                ring: ring.view_mut()?,
-            })?;
-        }
+        // Both products lie side by side, in the rows as in the ring.
+        let columns = p.wkv.start..p.wgate.end;
+        k.store_ring(StoreRingArgs {
+            rows: wide(&w.projected, &w.quantised, inputs, t, &columns)?,
+            pos: w.positions.rows(t)?,
+            seq: w.sequences.rows(t)?,
+            ring: cache.open.rows.view_mut()?,
+        })?;
         if w.quantised.is_some() {
             return self.close(p, cache, name);
         }
         k.compress(CompressArgs {
-            keys: cache.keys.view(),
-            gates: cache.gates.view(),
+            keys: cache.open.keys()?,
+            gates: cache.open.gates()?,
             ape: p.ape.view(),
             norm: p.norm.view(),
             f: self.frequencies.compress.view(),
@@ -652,13 +678,20 @@ impl Pass<'_, '_> {
         // Attention takes the picks of quantised models in the order of their scores.
         let ranked = w.quantised.is_some();
         if entries > c.index_topk || all || ranked {
-            linear(
-                k,
-                w.q_residual.shaped(&[t, 1, c.q_lora_rank])?,
-                &p.wq_b,
-                &mut w.index_q_raw,
-                &mut w.quantised,
-            )?;
+            match (&p.wq_b.weights, &w.quantised) {
+                // The codes of the query's rank are those of the last product.
+                (Weights::Codes(matrix), Some(quantised)) => {
+                    let y = w.index_q_raw.shaped_mut(&[t, heads * dim])?;
+                    quantised.input.product(k, matrix, t, y)?;
+                }
+                _ => linear(
+                    k,
+                    w.q_residual.shaped(&[t, 1, c.q_lora_rank])?,
+                    &p.wq_b,
+                    &mut w.index_q_raw,
+                    &mut w.quantised,
+                )?,
+            }
             turn(
                 k,
                 &mut w.index_q_raw,
@@ -674,27 +707,47 @@ impl Pass<'_, '_> {
             }
             let w = &mut *self.w;
             self.tracer.watch("idx.q", || w.index_q.rows_mut(t))?;
-            // In quantised models the scales are in the heads' weights.
-            let (weights, scale, head_scale) = match &w.quantised {
-                Some(quantised) => (quantised.head_weights.rows(t)?, 1.0, 1.0),
-                None => {
-                    let weights = wide(&w.projected, &None, inputs, t, &p.weights_proj)?;
-                    self.tracer.record("idx.head_w", weights)?;
-                    (weights, scale, head_scale)
+            let (pos, seq) = (w.positions.rows(t)?, w.sequences.rows(t)?);
+            let (q, keys) = (w.index_q.rows(t)?, cache.entries.view());
+            let scores = w.index_scores.shaped_mut(&[t, entries])?;
+            let (ratio, all) = (kind.ratio() as i64, all as i64);
+            match &w.quantised {
+                // The scales are in the heads' weights.
+                Some(quantised) if heads <= MOST_INDEX_HEADS => {
+                    k.index_scores_bf16(IndexScoresBf16Args {
+                        q,
+                        w: quantised.head_weights.rows(t)?,
+                        k: keys,
+                        pos,
+                        seq,
+                        scores,
+                        ratio,
+                        all,
+                    })?;
                 }
-            };
-            k.index_scores(IndexScoresArgs {
-                q: w.index_q.rows(t)?,
-                w: weights,
-                k: cache.entries.view(),
-                pos: w.positions.rows(t)?,
-                seq: w.sequences.rows(t)?,
-                scores: w.index_scores.shaped_mut(&[t, entries])?,
-                ratio: kind.ratio() as i64,
-                all: all as i64,
-                scale,
-                head_scale,
-            })?;
+                quantised => {
+                    let (weights, scale, head_scale) = match quantised {
+                        Some(quantised) => (quantised.head_weights.rows(t)?, 1.0, 1.0),
+                        None => {
+                            let weights = wide(&w.projected, &None, inputs, t, &p.weights_proj)?;
+                            self.tracer.record("idx.head_w", weights)?;
+                            (weights, scale, head_scale)
+                        }
+                    };
+                    k.index_scores(IndexScoresArgs {
+                        q,
+                        w: weights,
+                        k: keys,
+                        pos,
+                        seq,
+                        scores,
+                        ratio,
+                        all,
+                        scale,
+                        head_scale,
+                    })?;
+                }
+            }
             self.tracer
                 .watch("idx.scores", || w.index_scores.shaped_mut(&[t, entries]))?;
         }
@@ -720,8 +773,35 @@ impl Pass<'_, '_> {
         // Chosen experts [T, K] in ascending order, their weights [T, K].
         let w = &mut *self.w;
         let scale = c.routed_scaling_factor as f32;
-        let logits = wide(&w.projected, &w.quantised, &p.inputs, t, &p.gate)?;
-        self.tracer.record("gate.logits", logits)?;
+        let experts = c.n_routed_experts;
+        let logits = match (&p.gate, &mut w.quantised) {
+            (Gate::Rows(weights), Some(quantised)) => {
+                let shape = [t, hidden.div_ceil(RUN), experts];
+                k.gemm_parts(GemmPartsArgs {
+                    x: w.input.rows(t)?,
+                    w: weights.view(),
+                    parts: quantised.gate.shaped_mut(&shape)?,
+                })?;
+                let parts = quantised.gate.shaped(&shape)?;
+                if self.tracer.is_on() {
+                    k.sum_parts(SumPartsArgs {
+                        parts,
+                        y: w.gate_scores.rows_mut(t)?,
+                    })?;
+                    self.tracer.record("gate.logits", w.gate_scores.rows(t)?)?;
+                }
+                parts
+            }
+            (Gate::Columns(columns), _) => {
+                let product = w.projected.shaped(&[t, 1, p.inputs.linear.outputs])?;
+                let logits = product.slice(2, columns.clone())?;
+                self.tracer.record("gate.logits", logits.select(1, 0)?)?;
+                logits
+            }
+            (Gate::Rows(_), None) => {
+                unreachable!("a session of a quantised model has its workspace")
+            }
+        };
         match &p.choice {
             Choice::Scored { bias } => k.route(RouteArgs {
                 logits,
@@ -765,6 +845,12 @@ impl Pass<'_, '_> {
 
         // The sum of all.
         let w = &mut *self.w;
+        if self.tracer.is_on() {
+            let shape = [t, choices, hidden];
+            self.tracer
+                .watch("moe.expert_out", || w.expert_y.shaped_mut(&shape))?;
+            self.tracer.watch("moe.shared", || w.shared_y.rows_mut(t))?;
+        }
         k.combine(CombineArgs {
             y: w.expert_y.shaped(&[t, choices, hidden])?,
             shared_out: w.shared_y.rows(t)?,
@@ -777,12 +863,9 @@ impl Pass<'_, '_> {
                 ("gate.topk_idx", &w.experts),
                 ("gate.topk_w", &w.expert_weights),
                 ("moe.routed", &w.routed),
-                ("moe.shared", &w.shared_y),
             ] {
                 self.tracer.record(name, tensor.rows(t)?)?;
             }
-            self.tracer
-                .record("moe.expert_out", w.expert_y.shaped(&[t, choices, hidden])?)?;
             self.tracer.watch("moe.out", || w.output.rows_mut(t))?;
         }
         Ok(())
@@ -931,13 +1014,22 @@ fn wide<'a>(
 /// head_collapsed [rows, D] = hc_head(head_x [rows, N, D]).
 fn collapse(c: &Config, k: &Kernels, site: &HcSite, w: &mut Workspace, rows: usize) -> Done {
     let streams = [rows, 1, c.hc_mult * c.hidden_size];
-    linear(
-        k,
-        w.head_x.shaped(&streams)?,
-        &site.mix,
-        &mut w.head_mix,
-        &mut None,
-    )?;
+    match (&site.mix.weights, &mut w.quantised) {
+        (Weights::Parts(weights), Some(quantised)) => {
+            let x = w.head_x.shaped(&[rows, c.hc_mult * c.hidden_size])?;
+            k.sum_parts(SumPartsArgs {
+                parts: mix(k, x, weights, &mut quantised.mix)?,
+                y: w.head_mix.rows_mut(rows)?,
+            })?;
+        }
+        _ => linear(
+            k,
+            w.head_x.shaped(&streams)?,
+            &site.mix,
+            &mut w.head_mix,
+            &mut None,
+        )?,
+    }
     k.hc_head(HcHeadArgs {
         x: w.head_x.rows(rows)?,
         mix: w.head_mix.rows(rows)?,

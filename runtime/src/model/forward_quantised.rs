@@ -4,14 +4,65 @@ use super::ModelError;
 use super::forward::Pass;
 use super::kernels::{
     CloseE2m1Args, CloseE4m3Args, ExpertDownArgs, ExpertDownCodesArgs, ExpertUpArgs,
-    ExpertUpCodesArgs, HadamardE2m1Args, HeadWeightsArgs, PoolArgs, SwigluArgs,
+    ExpertUpCodesArgs, HadamardE2m1Args, HcPreBf16Args, HeadWeightsArgs, PoolArgs, SumPartsArgs,
+    SwigluArgs,
 };
 use super::kv_cache::CompressorCache;
-use super::ops::{Done, linear, part};
-use super::parameters::{Compressor, Experts, Indexer, Inputs, Moe, Weights};
+use super::ops::{Done, linear, mix, part, rms};
+use super::parameters::{Compressor, Experts, HcSite, Indexer, Inputs, Moe, Weights};
 use super::workspace::Rows;
+use tessera_device::Tensor;
 
 impl Pass<'_, '_> {
+    /// As `hc_pre`, on bf16 streams: the products in parts, and the norm with the rest.
+    pub fn hc_pre_bf16(
+        &mut self,
+        site: &HcSite,
+        weights: &Tensor,
+        norm: &Tensor,
+        name: &str,
+    ) -> Done {
+        let (c, k, t) = (self.c, self.k, self.t);
+        let w = &mut *self.w;
+        let Some(quantised) = &mut w.quantised else {
+            return Err(no_workspace());
+        };
+        let x = w.x.shaped(&[t, c.hc_mult * c.hidden_size])?;
+        let parts = mix(k, x, weights, &mut quantised.mix)?;
+        if self.tracer.is_on() {
+            k.sum_parts(SumPartsArgs {
+                parts,
+                y: w.mix.rows_mut(t)?,
+            })?;
+            self.tracer
+                .watch(&format!("{name}_hc.mix"), || w.mix.rows_mut(t))?;
+        }
+        k.hc_pre_bf16(HcPreBf16Args {
+            x: w.x.rows(t)?,
+            parts,
+            base: site.base.view(),
+            scale: site.scale.view(),
+            w: norm.view(),
+            pre: w.pre.rows_mut(t)?,
+            post: w.post.rows_mut(t)?,
+            comb: w.comb.rows_mut(t)?,
+            collapsed: w.collapsed.rows_mut(t)?,
+            y: w.input.rows_mut(t)?,
+            norm_eps: c.rms_norm_eps as f32,
+            eps: c.hc_eps as f32,
+            iters: c.hc_sinkhorn_iters as i64,
+        })?;
+        if self.tracer.is_on() {
+            self.watch_hc(name)?;
+            // Of what a trace put in the place of the collapsed streams; otherwise the same bits again.
+            let w = &mut *self.w;
+            rms(k, w.collapsed.rows(t)?, norm, &mut w.input, c)?;
+        }
+        let w = &mut *self.w;
+        self.tracer
+            .watch(&format!("{name}.in"), || w.input.rows_mut(t))
+    }
+
     /// Writes the entries of the blocks that tokens close: pooled rows, normed, turned, rounded to what their cache keeps.
     pub fn close(&mut self, p: &Compressor, cache: &mut CompressorCache, name: &str) -> Done {
         let (c, k, t) = (self.c, self.k, self.t);
@@ -25,8 +76,8 @@ impl Pass<'_, '_> {
             false => &mut quantised.pooled,
         };
         k.pool(PoolArgs {
-            keys: cache.keys.view(),
-            gates: cache.gates.view(),
+            keys: cache.open.keys()?,
+            gates: cache.open.gates()?,
             ape: p.ape.view(),
             pos: w.positions.rows(t)?,
             seq: w.sequences.rows(t)?,

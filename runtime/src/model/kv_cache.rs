@@ -7,13 +7,28 @@
 //! Rows beyond a sequence's length are never read, so a slot is reused by setting its length to 0.
 
 use tessera_artifact::DType;
-use tessera_device::{Device, Tensor};
+use tessera_device::{Device, Tensor, View};
 
 use super::ModelError;
 use super::config::{Config, LayerKind};
 use super::kernels::{Kernels, RandomValuesArgs};
+use super::parameters::PANEL;
 use super::quantised::activation_dtype;
 use super::synthetic::number;
+
+/// What a cache takes, by what it is for: the first four as in a plan, the rest besides.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CacheBytes {
+    pub sparse_entries: usize,
+    pub index_keys: usize,
+    pub heavy_entries: usize,
+    pub window: usize,
+    /// Rings have room for a call's tokens besides the window and the open blocks.
+    pub call_rows: usize,
+    pub open_blocks: usize,
+    /// Of the draft module.
+    pub draft: usize,
+}
 
 /// The caches of all layers for a fixed number of sequences.
 pub struct KvCache {
@@ -38,12 +53,18 @@ pub(super) struct LayerCache {
 
 /// One compressor's part; D is the width of its entries, C = D or 2 D that of its projections.
 pub(super) struct CompressorCache {
-    /// `[B, R, C]`: what the key projection gave at position p, in slot p % R.
-    pub keys: Tensor,
-    /// The same of the gate projection.
-    pub gates: Tensor,
+    pub open: OpenRows,
     /// `[B, E, D]`: entry e of each sequence.
     pub entries: Tensor,
+}
+
+/// A ring of the projected rows of blocks that are still open.
+pub(super) struct OpenRows {
+    /// `[B, R, S + C]`: what the projections gave at position p, in slot p % R: the key's C columns from 0, the gate's from S. S is C, rounded
+    /// up as the loader does where it stacks matrices.
+    pub rows: Tensor,
+    /// C
+    columns: i64,
 }
 
 impl KvCache {
@@ -145,6 +166,33 @@ impl KvCache {
         Ok(())
     }
 
+    /// Bytes of all tensors by what they are for.
+    pub fn bytes_by_use(&self, config: &Config) -> CacheBytes {
+        let mut sum = CacheBytes::default();
+        for (layer, kind) in self.layers.iter().zip(&config.layers) {
+            let slots = layer.ring.shape()[1] as usize;
+            let used = slots.min(config.sliding_window);
+            sum.window += layer.ring.byte_count() / slots * used;
+            sum.call_rows += layer.ring.byte_count() / slots * (slots - used);
+            let open = kind.ratio() * kind.blocks_per_entry();
+            for c in [&layer.main, &layer.index].into_iter().flatten() {
+                let (slots, bytes) = (c.open.rows.shape()[1] as usize, c.open.rows.byte_count());
+                sum.open_blocks += bytes / slots * open;
+                sum.call_rows += bytes / slots * (slots - open);
+            }
+            let entries = |c: &Option<CompressorCache>| {
+                c.as_ref().map_or(0, |cache| cache.entries.byte_count())
+            };
+            match kind {
+                LayerKind::CompressedSparse { .. } => sum.sparse_entries += entries(&layer.main),
+                _ => sum.heavy_entries += entries(&layer.main),
+            }
+            sum.index_keys += entries(&layer.index);
+        }
+        sum.draft = self.draft.as_ref().map_or(0, LayerCache::bytes);
+        sum
+    }
+
     /// Bytes of all tensors.
     pub fn bytes(&self) -> usize {
         self.layers
@@ -196,14 +244,27 @@ impl LayerCache {
             + compressors
                 .into_iter()
                 .flatten()
-                .map(|c| c.keys.byte_count() + c.gates.byte_count() + c.entries.byte_count())
+                .map(|c| c.open.rows.byte_count() + c.entries.byte_count())
                 .sum::<usize>()
     }
 
     fn tensors_mut(&mut self) -> Vec<&mut Tensor> {
         let compressors = [&mut self.main, &mut self.index].into_iter().flatten();
-        let rows = compressors.flat_map(|c| [&mut c.keys, &mut c.gates, &mut c.entries]);
+        let rows = compressors.flat_map(|c| [&mut c.open.rows, &mut c.entries]);
         std::iter::once(&mut self.ring).chain(rows).collect()
+    }
+}
+
+impl OpenRows {
+    /// `[B, R, C]`
+    pub fn keys(&self) -> Result<View<'_>, ModelError> {
+        Ok(self.rows.view().slice(2, 0..self.columns)?)
+    }
+
+    /// `[B, R, C]`
+    pub fn gates(&self) -> Result<View<'_>, ModelError> {
+        let end = self.rows.shape()[2];
+        Ok(self.rows.view().slice(2, end - self.columns..end)?)
     }
 }
 
@@ -216,11 +277,13 @@ impl CompressorCache {
     ) -> Result<CompressorCache, ModelError> {
         let (ratio, blocks) = (kind.ratio(), kind.blocks_per_entry());
         let slots = (ratio * blocks + shape.most_tokens) as i64;
-        let columns = (blocks * width) as i64;
-        let rows = || shape.zeros(DType::F32, &[shape.sequences, slots, columns]);
+        let columns = blocks * width;
+        let both = (columns.next_multiple_of(PANEL as usize) + columns) as i64;
         Ok(CompressorCache {
-            keys: rows()?,
-            gates: rows()?,
+            open: OpenRows {
+                rows: shape.zeros(DType::F32, &[shape.sequences, slots, both])?,
+                columns: columns as i64,
+            },
             entries: shape.zeros(
                 entries,
                 &[
@@ -230,5 +293,40 @@ impl CompressorCache {
                 ],
             )?,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::plan::{KvFormat, plan};
+
+    /// Entries, keys and windows take what the plan says for bf16, to the byte; all uses together are all that there is.
+    #[test]
+    fn allocated_bytes_are_the_planned_ones() {
+        let device = Device::cpu().expect("a thread pool");
+        for config in [Config::flash(), Config::pro()] {
+            for context in [8 << 10, 32 << 10] {
+                let cache = KvCache::new(&device, &config, 1, context, 1).expect("memory");
+                let bytes = cache.bytes_by_use(&config);
+                let planned = plan("", &config, &[context as u64]);
+                let kv = planned.contexts[0].kv.iter();
+                let kv = kv
+                    .clone()
+                    .find(|kv| kv.format == KvFormat::Bf16)
+                    .expect("a plan has every format");
+                assert_eq!(bytes.sparse_entries as u64, kv.sparse_entries);
+                assert_eq!(bytes.index_keys as u64, kv.index_keys);
+                assert_eq!(bytes.heavy_entries as u64, kv.heavy_entries);
+                assert_eq!(bytes.window as u64, kv.window);
+                assert_eq!(bytes.open_blocks as u64, kv.open_blocks);
+                let payload =
+                    bytes.sparse_entries + bytes.index_keys + bytes.heavy_entries + bytes.window;
+                assert_eq!(
+                    payload + bytes.call_rows + bytes.open_blocks + bytes.draft,
+                    cache.bytes()
+                );
+            }
+        }
     }
 }

@@ -3,13 +3,14 @@
 use std::mem::swap;
 
 use tessera_artifact::DType;
-use tessera_device::{Device, Tensor, View, ViewMut};
+use tessera_device::{Device, Tensor, View};
 
 use super::ModelError;
 use super::config::Config;
 use super::kernels::{
-    AttentionArgs, AttentionWideArgs, GemmArgs, GemmFewArgs, Kernels, LinearArgs, NormRotateArgs,
-    NormRotateBf16Args, RmsnormArgs, RotateArgs, RotateBf16Args,
+    AttentionArgs, AttentionWideArgs, GemmGroupsArgs, GemmGroupsFewArgs, HcMixArgs, Kernels,
+    LinearArgs, NormRotateArgs, NormRotateBf16Args, RmsnormArgs, RmsnormBf16Args, RotateArgs,
+    RotateBf16Args,
 };
 use super::parameters::{Linear, Part, Weights};
 use super::quantised::Quantised;
@@ -21,6 +22,10 @@ pub(super) type Done = Result<(), ModelError>;
 const FEW: usize = 64;
 /// Columns of a head that `attention_wide` takes.
 const WIDEST_HEAD: i64 = 512;
+/// Of k in a part of a hyper-connection's products.
+pub(super) const RUN: usize = 512;
+/// The widest rows that the norm holds in registers.
+const WIDEST: usize = 7168;
 
 /// y `[M, G, N]` = x `[M, G, K]` · w^T.
 pub(super) fn linear(
@@ -38,7 +43,16 @@ pub(super) fn linear(
             w: panels.view(),
             y,
         })?,
-        Weights::Rows(weights) => grouped(k, x, weights, y)?,
+        Weights::Rows(weights) => {
+            let w = weights.view();
+            match rows as usize {
+                0..=FEW => k.gemm_groups_few(GemmGroupsFewArgs { x, w, y })?,
+                _ => k.gemm_groups(GemmGroupsArgs { x, w, y })?,
+            }
+        }
+        Weights::Parts(_) => {
+            unreachable!("only hyper-connections have weights in parts, and ask `mix` for products")
+        }
         Weights::Codes(matrix) => {
             let Some(quantised) = quantised else {
                 return Err(ModelError::Input(
@@ -53,18 +67,24 @@ pub(super) fn linear(
     Ok(())
 }
 
-/// The same in bf16, group by group.
-fn grouped(k: &Kernels, x: View, weights: &Tensor, mut y: ViewMut) -> Done {
-    for group in 0..weights.shape()[0] {
-        let x = x.select(1, group)?;
-        let w = weights.view().select(0, group)?;
-        let y = y.reborrow().select(1, group)?;
-        match x.shape()[0] as usize {
-            0..=FEW => k.gemm_few(GemmFewArgs { x, w, y })?,
-            _ => k.gemm(GemmArgs { x, w, y })?,
-        }
-    }
-    Ok(())
+/// The parts `[T, P, M]` of a site's products with x `[T, K]` in bf16; their number P is that of runs of 512 in K.
+pub(super) fn mix<'a>(
+    k: &Kernels,
+    x: View,
+    w: &Tensor,
+    parts: &'a mut Tensor,
+) -> Result<View<'a>, ModelError> {
+    let shape = [
+        x.shape()[0] as usize,
+        (x.shape()[1] as usize).div_ceil(RUN),
+        w.shape()[1] as usize,
+    ];
+    k.hc_mix(HcMixArgs {
+        x,
+        w: w.view(),
+        parts: parts.shaped_mut(&shape)?,
+    })?;
+    parts.shaped(&shape)
 }
 
 /// On a GPU tensor cores take heads in bf16.
@@ -117,7 +137,10 @@ pub(super) fn part<'a>(
 pub(super) fn rms(k: &Kernels, x: View, weight: &Tensor, y: &mut Tensor, c: &Config) -> Done {
     let shape = [x.shape()[0] as usize, x.shape()[1] as usize];
     let (w, y, eps) = (weight.view(), y.shaped_mut(&shape)?, c.rms_norm_eps as f32);
-    k.rmsnorm(RmsnormArgs { x, w, y, eps })?;
+    match x.dtype() {
+        DType::BF16 if shape[1] <= WIDEST => k.rmsnorm_bf16(RmsnormBf16Args { x, w, y, eps })?,
+        _ => k.rmsnorm(RmsnormArgs { x, w, y, eps })?,
+    }
     Ok(())
 }
 

@@ -15,12 +15,12 @@ use tessera_device::{Device, Tensor, ViewMut};
 use super::ModelError;
 use super::codes;
 use super::config::{Config, LayerKind, WeightFormat};
-use super::kernels::{ConvertArgs, Kernels, PackPanelsArgs};
+use super::kernels::{ConvertArgs, Kernels, PackPanelsArgs, SplitF32Args};
 use super::synthetic::Synthetic;
 use crate::weights::{self, Checkpoint, Draft, Mismatch, WeightsError};
 
 /// Columns of a panel; the kernels of `linear.tl` are written for it.
-const PANEL: i64 = 64;
+pub(super) const PANEL: i64 = 64;
 
 pub struct Parameters {
     /// `[V, D]`, f32 or bf16.
@@ -86,9 +86,9 @@ pub struct Indexer {
 }
 
 pub struct Moe {
-    /// The router's matrix and the shared expert's first two.
+    /// The shared expert's first two matrices, and the router's where it is among them.
     pub inputs: Inputs,
-    pub gate: Part,
+    pub gate: Gate,
     pub choice: Choice,
     pub w1: Experts,
     pub w3: Experts,
@@ -96,6 +96,14 @@ pub struct Moe {
     pub shared_w1: Part,
     pub shared_w3: Part,
     pub shared_w2: Linear,
+}
+
+/// The router's matrix.
+pub enum Gate {
+    /// Among the inputs'.
+    Columns(Part),
+    /// `[E, D]` bf16 of its own, in quantised models; products are f32 and in parts.
+    Rows(Tensor),
 }
 
 /// How a layer chooses experts.
@@ -135,8 +143,10 @@ pub struct Linear {
 pub enum Weights {
     /// `[G, cdiv(N, 64), K, 64]`, f32 or bf16; products are f32.
     Panels(Tensor),
-    /// `[G, N, K]` bf16; inputs and products are bf16.
+    /// `[G, N, K]` bf16; inputs are bf16, products bf16 or f32.
     Rows(Tensor),
+    /// `[3, N, K]` bf16, whose sum are f32 weights; G = 1, inputs are bf16, products f32 and in parts.
+    Parts(Tensor),
     /// G = 1; inputs are quantised, products are bf16.
     Codes(codes::Matrix),
 }
@@ -260,7 +270,10 @@ impl<'a> Loader<'a> {
             layers,
             hc_head: self.hc_site("hc_head")?,
             norm: self.norm("norm.weight")?,
-            head: self.packed("head.weight")?,
+            head: match self.is_quantised() {
+                true => self.rows("head.weight")?,
+                false => self.packed("head.weight")?,
+            },
             draft: (draft == Draft::Mtp)
                 .then(|| self.draft("mtp.0"))
                 .transpose()?,
@@ -283,7 +296,10 @@ impl<'a> Loader<'a> {
 
     fn hc_site(&mut self, at: &str) -> Result<HcSite, ModelError> {
         Ok(HcSite {
-            mix: self.packed(&format!("{at}_fn"))?,
+            mix: match self.is_quantised() {
+                true => self.split(&format!("{at}_fn"))?,
+                false => self.packed(&format!("{at}_fn"))?,
+            },
             base: self.vector(&format!("{at}_base"))?,
             scale: self.vector(&format!("{at}_scale"))?,
         })
@@ -338,7 +354,15 @@ impl<'a> Loader<'a> {
 
     fn moe(&mut self, at: &str, hash: bool) -> Result<Moe, ModelError> {
         let mut stacks = self.stacks();
-        let gate = self.push(&mut stacks.wide, &format!("{at}.gate.weight"))?;
+        let gate_name = format!("{at}.gate.weight");
+        let gate = match self.is_quantised() {
+            true => {
+                let rows = self.source(&gate_name)?;
+                self.bytes += rows.byte_count();
+                Gate::Rows(rows)
+            }
+            false => Gate::Columns(self.push(&mut stacks.wide, &gate_name)?),
+        };
         let shared_w1 = self.push_linear(&mut stacks, &format!("{at}.shared_experts.w1"))?;
         let shared_w3 = self.push_linear(&mut stacks, &format!("{at}.shared_experts.w3"))?;
         Ok(Moe {
@@ -404,9 +428,10 @@ impl<'a> Loader<'a> {
     }
 
     fn stacked(&mut self, stacks: Stacks) -> Result<Inputs, ModelError> {
-        let wide = match stacks.wide.matrices.is_empty() {
-            true => None,
-            false => Some(self.stacked_panels(stacks.wide)?),
+        let wide = match (stacks.wide.matrices.is_empty(), &stacks.codes) {
+            (true, _) => None,
+            (false, None) => Some(self.stacked_panels(stacks.wide)?),
+            (false, Some(_)) => Some(self.stacked_rows(stacks.wide)?),
         };
         match (stacks.codes, wide) {
             (Some(codes), wide) => Ok(Inputs {
@@ -436,6 +461,55 @@ impl<'a> Loader<'a> {
         }
         Ok(Linear {
             weights: Weights::Panels(panels),
+            outputs: outputs as usize,
+        })
+    }
+
+    /// The same as rows of bf16, for inputs in bf16.
+    fn stacked_rows(&mut self, stack: Stack) -> Result<Linear, ModelError> {
+        let outputs = stack.columns();
+        let inputs = stack.matrices.first().map_or(0, |m| m.shape()[1]);
+        let mut rows = Tensor::zeros_on(self.device, DType::BF16, &[1, outputs, inputs])?;
+        self.bytes += rows.byte_count();
+        let mut start = 0;
+        for matrix in &stack.matrices {
+            let to = rows.view_mut()?.select(0, 0)?;
+            self.kernels.convert(ConvertArgs {
+                x: matrix.view(),
+                y: to.slice(0, start..start + matrix.shape()[0])?,
+            })?;
+            start += panels_of(matrix.shape()[0]) * PANEL;
+        }
+        Ok(Linear {
+            weights: Weights::Rows(rows),
+            outputs: outputs as usize,
+        })
+    }
+
+    /// A bf16 matrix of its own, for inputs in bf16.
+    fn rows(&mut self, name: &str) -> Result<Linear, ModelError> {
+        let weight = self.source(name)?;
+        self.bytes += weight.byte_count();
+        let (outputs, inputs) = (weight.shape()[0], weight.shape()[1]);
+        Ok(Linear {
+            weights: Weights::Rows(weight.reshape(&[1, outputs, inputs])?),
+            outputs: outputs as usize,
+        })
+    }
+
+    /// A matrix whose values are taken as f32, for inputs in bf16.
+    fn split(&mut self, name: &str) -> Result<Linear, ModelError> {
+        let weight = self.converted(name, DType::F32)?;
+        self.bytes -= weight.byte_count();
+        let (outputs, inputs) = (weight.shape()[0], weight.shape()[1]);
+        let mut parts = Tensor::zeros_on(self.device, DType::BF16, &[3, outputs, inputs])?;
+        self.bytes += parts.byte_count();
+        self.kernels.split_f32(SplitF32Args {
+            w: weight.view(),
+            parts: parts.view_mut()?,
+        })?;
+        Ok(Linear {
+            weights: Weights::Parts(parts),
             outputs: outputs as usize,
         })
     }

@@ -9,6 +9,7 @@ use super::ModelError;
 use super::codes::Matrix;
 use super::config::{Config, WeightFormat};
 use super::kernels::{GemmFp8Args, GemmFp8FewArgs, Kernels, QuantiseE4m3Args, SwigluE4m3Args};
+use super::ops::RUN;
 use super::workspace::Rows;
 
 /// Inputs that share a scale.
@@ -24,6 +25,10 @@ pub(super) struct Quantised {
     pub input: Codes,
     /// `[T, columns]` f32: products of a block's input with the matrices that are not quantised.
     pub wide: Tensor,
+    /// `[T, P, (2 + N) N]` f32: products of a hyper-connection in parts.
+    pub mix: Tensor,
+    /// `[T, P, E]` f32: products of the router in parts.
+    pub gate: Tensor,
     /// `[T, J]`
     pub head_weights: Tensor,
     /// `[T, A]` and `[T, L]`: pooled rows of the blocks that tokens close.
@@ -72,6 +77,18 @@ impl Quantised {
         Ok(Quantised {
             input: Codes::new(device, &widths)?,
             wide: zeros(DType::F32, &[t, columns])?,
+            mix: zeros(
+                DType::F32,
+                &[
+                    t,
+                    (c.hc_mult * c.hidden_size).div_ceil(RUN),
+                    c.hc_coefficients(),
+                ],
+            )?,
+            gate: zeros(
+                DType::F32,
+                &[t, c.hidden_size.div_ceil(RUN), c.n_routed_experts],
+            )?,
             head_weights: zeros(DType::BF16, &[t, c.index_n_heads])?,
             pooled: zeros(DType::BF16, &[t, c.head_dim])?,
             index_pooled: zeros(DType::BF16, &[t, c.index_head_dim])?,

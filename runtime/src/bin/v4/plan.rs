@@ -2,8 +2,11 @@
 
 use std::path::Path;
 
+use tessera::model::ModelError;
 use tessera::model::config::Config;
-use tessera::model::plan::{parse_context, plan};
+use tessera::model::kv_cache::{CacheBytes, KvCache};
+use tessera::model::plan::{KvFormat, Plan, parse_context, plan};
+use tessera_device::Device;
 
 use super::setup::Options;
 use super::{CommandResult, Outcome};
@@ -16,6 +19,9 @@ pub struct Args {
     /// Tokens of context, as in 8192, 8K or 1M.
     #[arg(long, value_delimiter = ',', default_value = "8K,32K,128K,1M", value_parser = parse_context)]
     context: Vec<u64>,
+    /// Also make the cache of one sequence on the device, for each context, and show what it takes there.
+    #[arg(long)]
+    allocate: bool,
 }
 
 pub fn run(args: &Args, options: &Options) -> CommandResult {
@@ -25,9 +31,71 @@ pub fn run(args: &Args, options: &Options) -> CommandResult {
         path => Config::read(Path::new(path))?,
     };
     let plan = plan(&args.config, &config, &args.context);
-    match options.json {
-        true => println!("{}", serde_json::to_string_pretty(&plan)?),
-        false => print!("{plan}"),
+    let device = args.allocate.then(|| options.device()).transpose()?;
+    let allocated = device
+        .as_ref()
+        .map(|device| allocate(args, &config, device));
+    let allocated = allocated.transpose()?;
+    match (options.json, allocated) {
+        (true, None) => println!("{}", serde_json::to_string_pretty(&plan)?),
+        (true, Some(allocated)) => {
+            let values: Vec<_> = allocated
+                .iter()
+                .map(|(n, bytes)| as_json(*n, bytes))
+                .collect();
+            let both = serde_json::json!({ "plan": plan, "allocated": values });
+            println!("{}", serde_json::to_string_pretty(&both)?);
+        }
+        (false, allocated) => {
+            print!("{plan}");
+            if let (Some(allocated), Some(device)) = (allocated, device) {
+                print_allocated(&plan, &allocated, &device.to_string());
+            }
+        }
     }
     Ok(Outcome::Fine)
+}
+
+/// Makes the caches of one sequence, one after another.
+fn allocate(
+    args: &Args,
+    config: &Config,
+    device: &Device,
+) -> Result<Vec<(u64, CacheBytes)>, ModelError> {
+    let of = |&context: &u64| {
+        let cache = KvCache::new(device, config, 1, context as usize, 1)?;
+        Ok((context, cache.bytes_by_use(config)))
+    };
+    args.context.iter().map(of).collect()
+}
+
+fn as_json(context: u64, bytes: &CacheBytes) -> serde_json::Value {
+    serde_json::json!({
+        "context": context, "sparse_entries": bytes.sparse_entries, "index_keys": bytes.index_keys,
+        "heavy_entries": bytes.heavy_entries, "window": bytes.window, "call_rows": bytes.call_rows,
+        "open_blocks": bytes.open_blocks, "draft": bytes.draft,
+    })
+}
+
+/// Bytes, beside those of the plan for keys in bf16, as the cache keeps them.
+fn print_allocated(plan: &Plan, allocated: &[(u64, CacheBytes)], device: &str) {
+    println!(
+        "\ncache of one sequence as allocated on {device}, one token a call (bytes; keys in bf16)"
+    );
+    println!(
+        "  {:>8} {:>14} {:>14} {:>7} {:>12} {:>11} {:>10}",
+        "context", "allocated", "planned", "ratio", "open blocks", "call rows", "draft"
+    );
+    for ((context, bytes), planned) in allocated.iter().zip(&plan.contexts) {
+        let found = bytes.sparse_entries + bytes.index_keys + bytes.heavy_entries + bytes.window;
+        let kv = planned.kv.iter().find(|kv| kv.format == KvFormat::Bf16);
+        let total = kv.map_or(0, |kv| kv.total);
+        println!(
+            "  {context:>8} {found:>14} {total:>14} {:>7.4} {:>12} {:>11} {:>10}",
+            found as f64 / total as f64,
+            bytes.open_blocks,
+            bytes.call_rows,
+            bytes.draft
+        );
+    }
 }

@@ -54,6 +54,20 @@ pub(super) fn reordered(values: &[f64], picks: &[f64], choices: usize) -> Vec<f6
         .collect()
 }
 
+/// The other way round: what stands in the order of `picks`, by their numbers.
+pub(super) fn by_number(values: &[f64], picks: &[f64], choices: usize) -> Vec<f64> {
+    let width = values.len() / picks.len().max(1);
+    let mut ordered = vec![0.0; values.len()];
+    for (token, picks) in picks.chunks(choices.max(1)).enumerate() {
+        for (from, pick) in picks.iter().enumerate() {
+            let to = picks.iter().filter(|other| *other < pick).count();
+            let at = |place: usize| (token * choices + place) * width;
+            ordered[at(to)..][..width].copy_from_slice(&values[at(from)..][..width]);
+        }
+    }
+    ordered
+}
+
 /// Tokens whose numbers (-1: none) are not the same, in whatever order.
 pub(super) fn differing_sets(expected: &[f64], found: &[f64], tokens: usize) -> usize {
     let sets = |values: &[f64]| -> Vec<Vec<f64>> {

@@ -3,7 +3,7 @@
 use crate::model::config::{Config, LayerKind};
 
 /// Components whose stored values take the place of the computed ones.
-pub(super) const REPLACED: [&str; 24] = [
+pub(super) const REPLACED: [&str; 26] = [
     "attn_hc.pre",
     "attn_hc.post",
     "attn_hc.comb",
@@ -28,6 +28,8 @@ pub(super) const REPLACED: [&str; 24] = [
     "ffn_hc.comb",
     "ffn_hc.collapsed",
     "ffn.in",
+    "moe.expert_out",
+    "moe.shared",
 ];
 
 /// The forward pass's name of a stored component.
