@@ -469,6 +469,15 @@ impl Registers {
         Some(plan.exchanged)
     }
 
+    /// Shared memory in which the warps of `threads` threads meet in a fold of a tile in registers; `None` of any other op.
+    pub fn meeting_bytes(&self, kernel: &Kernel, kind: &OpKind, threads: u32) -> Option<u64> {
+        let &OpKind::Reduce { src, .. } = kind else {
+            return None;
+        };
+        let element = u64::from(kernel.tile(src).dtype.bits().div_ceil(8));
+        Some(self.exchanged(kernel, kind)? * u64::from(threads) * element)
+    }
+
     /// What each thread holds, by tile.
     pub fn print(&self, kernel: &Kernel) -> String {
         let lines = self.tiles.iter().map(|(&tile, layout)| {

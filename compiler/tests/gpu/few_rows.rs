@@ -8,7 +8,7 @@ use crate::kernels::sources;
 use tessera_artifact::{DType, numeric};
 use tessera_compiler::diag::Sink;
 use tessera_compiler::driver::{self, Options};
-use tessera_device::{Library, Tensor};
+use tessera_device::{Arg, Library, Tensor};
 
 /// Random numbers as a tensor of this type, of bits that `seed` gives.
 fn random(library: &Library, dtype: DType, shape: &[i64], mut seed: u64) -> Tensor {
@@ -59,14 +59,14 @@ fn product(
     y.to_host().unwrap().bytes().unwrap().to_vec()
 }
 
-/// The library's products, compiled for the emulated device.
-fn products() -> Library {
+/// The library's kernels whose names start so, compiled for the emulated device.
+fn products(names: &str) -> Library {
     let map = sources();
     let mut sink = Sink::default();
     let files = driver::parse(&map, &mut sink);
     let kernels = driver::front(&files, &mut sink).expect("the library is right");
     let kernels: Vec<_> = (kernels.into_iter())
-        .filter(|k| k.name.starts_with("dsv4::gemm"))
+        .filter(|k| k.name.starts_with(names))
         .collect();
     let options = Options {
         cpu: vec![],
@@ -80,7 +80,7 @@ fn products() -> Library {
 
 #[test]
 fn few_rows_have_the_bits_of_many() {
-    let library = products();
+    let library = products("dsv4::gemm");
     let (many, columns) = (130, 200);
     for (dtype, few, name, depth) in [
         (DType::BF16, "gemm_few", "gemm", 200),
@@ -118,7 +118,7 @@ fn few_rows_have_the_bits_of_many() {
 /// On two levels of scales, with groups left out and codes of every magnitude.
 #[test]
 fn few_rows_have_the_bits_of_many_with_weights_of_4_bits() {
-    let library = products();
+    let library = products("dsv4::gemm");
     let (many, columns, depth, levels) = (130, 200, 288, 2);
     let x = random(&library, DType::E4M3, &[many, depth], 1);
     let xs = random(&library, DType::F32, &[3, 132], 2);
@@ -159,5 +159,88 @@ fn few_rows_have_the_bits_of_many_with_weights_of_4_bits() {
         let some = product(&library, "gemm_fp4_few", &operands, rows, columns);
         let differs = (some.chunks(2).zip(all.chunks(2))).position(|(a, b)| a != b);
         assert_eq!(differs, None, "{rows} rows: element of {columns} a row");
+    }
+}
+
+/// Codes and steps of every kind, in the experts' products: what a row gets does not depend on how many rows its tile has.
+#[test]
+fn rows_of_experts_have_the_same_bits_in_tiles_of_any_size() {
+    let library = products("dsv4::experts_fp4");
+    let (experts, depth, width) = (2, 288, 160);
+    let tensor = |dtype, shape: &[i64], seed| random(&library, dtype, shape, seed);
+    let ints = |shape: &[i64], value: &dyn Fn(i32) -> i32| {
+        let count = shape.iter().product::<i64>() as i32;
+        let values: Vec<i32> = (0..count).map(value).collect();
+        let host = Tensor::from_slice(shape, &values).expect("as many values as it has");
+        (host.to_device(library.device())).expect("the emulated device has memory for it")
+    };
+    // Steps of 0 to 15 in each of the four bytes of a word.
+    let steps = |shape: &[i64]| {
+        ints(shape, &|i| {
+            i.wrapping_mul(0x9e37_79b1u32 as i32) & 0x0f0f_0f0f
+        })
+    };
+    // Two codes to a byte, of bytes that mean something else.
+    let codes = |shape: &[i64; 3], seed| {
+        let pairs = tensor(DType::E4M3, &[shape.iter().product::<i64>() / 2], seed);
+        let host = pairs.to_host().unwrap();
+        let host = Tensor::from_bytes(DType::E2M1, shape, host.bytes().unwrap());
+        host.unwrap().to_device(library.device()).unwrap()
+    };
+    let [w1, w3] = [1, 2].map(|seed| codes(&[experts, width, depth], seed));
+    let w2 = codes(&[experts, depth, width], 3);
+    let up_steps = steps(&[experts, 1, 3, width]);
+    let down_steps = steps(&[experts, 1, 2, depth]);
+    let up_factors = tensor(DType::F32, &[experts, width], 4);
+    let down_factors = tensor(DType::F32, &[experts, depth], 5);
+    let [tile_expert, tiles] = [ints(&[1], &|_| 1), ints(&[1], &|_| 1)];
+    let mut first: Option<[Vec<u8>; 2]> = None;
+    for rows in [8, 16, 32, 64] {
+        let x = tensor(DType::E4M3, &[rows, depth], 6);
+        let xs = ints(&[3, rows], &|i| (120 + i / rows as i32 + i % 4) << 23);
+        let xs = xs.to_host().unwrap();
+        let xs = Tensor::from_bytes(DType::F32, &[3, rows], xs.bytes().unwrap());
+        let xs = xs.unwrap().to_device(library.device()).unwrap();
+        let route = tensor(DType::F32, &[rows], 7);
+        let to = ints(&[rows], &|i| i);
+        let zeros = |dtype, shape: &[i64]| Tensor::zeros_on(library.device(), dtype, shape);
+        let mut h = zeros(DType::E4M3, &[rows, width]).unwrap();
+        let mut hs = zeros(DType::F32, &[2, rows]).unwrap();
+        let mut y = zeros(DType::BF16, &[rows, depth]).unwrap();
+        let args = [&x, &xs, &w1, &up_steps, &up_factors, &w3, &up_steps];
+        let more = [&up_factors, &tile_expert, &tiles, &route];
+        let mut args: Vec<_> = args.iter().chain(&more).map(|t| t.view().into()).collect();
+        args.extend([
+            h.view_mut().unwrap().into(),
+            hs.view_mut().unwrap().into(),
+            Arg::Index(rows),
+            10.0f32.into(),
+        ]);
+        let up = library.kernel("expert_up_fp4").unwrap();
+        up.launch(&args).unwrap_or_else(|e| panic!("{e}"));
+        let args = [
+            &h,
+            &hs,
+            &w2,
+            &down_steps,
+            &down_factors,
+            &tile_expert,
+            &tiles,
+            &to,
+        ];
+        let mut args: Vec<_> = args.iter().map(|t| t.view().into()).collect();
+        args.extend([y.view_mut().unwrap().into(), Arg::Index(rows)]);
+        let down = library.kernel("expert_down_fp4").unwrap();
+        down.launch(&args).unwrap_or_else(|e| panic!("{e}"));
+        // The first eight rows of each.
+        let start = |t: &Tensor, bytes: i64| {
+            t.to_host().unwrap().bytes().unwrap()[..8 * bytes as usize].to_vec()
+        };
+        let own = [start(&h, width), start(&y, 2 * depth)];
+        assert!(own.iter().all(|half| half.iter().any(|&b| b != 0)), "zeros");
+        match &first {
+            Some(first) => assert!(*first == own, "tiles of {rows} rows have other bits"),
+            None => first = Some(own),
+        }
     }
 }

@@ -6,11 +6,13 @@
 //! Needs: a checkpoint that was compared with the configuration. Keeps: every conversion is a kernel's work.
 
 use tessera_artifact::DType;
-use tessera_device::Tensor;
+use tessera_device::{Device, Tensor};
 
 use super::ModelError;
 use super::config::{Config, ExpertFormat, WeightFormat};
-use super::kernels::{ConvertArgs, DequantiseE4m3Args, ScalesByKArgs};
+use super::kernels::{
+    ConvertArgs, DequantiseE4m3Args, E2m1RangeArgs, E2m1StepsArgs, ScalesByKArgs,
+};
 use super::parameters::{Linear, Loader, Part, Weights};
 
 /// Rows and columns that share a scale.
@@ -32,6 +34,30 @@ pub struct Experts {
     pub codes: Tensor,
     /// `[E, N, cdiv(K, 32)]` UE8M0 for E2M1, `[E, cdiv(N, 128), cdiv(K, 128)]` f32 for E4M3.
     pub scales: Tensor,
+}
+
+/// One FP4 matrix of every routed expert as the products on tensor cores take it: a weight is its code times `2^(step - 9)` times the factor
+/// of its row (`gemm_fp4.tl`).
+pub struct Folded {
+    /// `[E, N, K]` E2M1, as the checkpoint has them.
+    pub codes: Tensor,
+    /// `[E, L, cdiv(K, 128), Q]`, Q at least N and a multiple of four: in the place of the scales.
+    pub steps: Tensor,
+    /// `[E, N]`
+    pub factors: Tensor,
+}
+
+/// Scales this far apart share a level of steps.
+const LEVEL: i32 = 15;
+
+/// Whether the experts' scales are folded into steps: for GPUs, whose products sum 128 of k at a time. CPUs sum in groups of 32, as the published
+/// code does.
+pub(super) fn folds_experts(device: &Device, config: &Config) -> bool {
+    let is_fp4 = config.weight_format
+        == WeightFormat::Fp8 {
+            experts: ExpertFormat::Fp4,
+        };
+    is_fp4 && matches!(device, Device::Cuda(_))
 }
 
 /// Matrices of one K that are multiplied together, each from the start of a block.
@@ -217,6 +243,61 @@ impl Loader<'_> {
             }
         }
         Ok(all)
+    }
+
+    /// FP4 matrices of every routed expert, which one launch reads, with their scales folded.
+    pub fn folded_experts<const M: usize>(
+        &mut self,
+        at: &str,
+        matrices: [&str; M],
+    ) -> Result<[Folded; M], ModelError> {
+        let mut ranged = vec![];
+        let mut spread = 0;
+        for matrix in matrices {
+            let Experts { codes, scales } = self.expert_codes(at, matrix)?;
+            let &[experts, outputs, groups] = scales.shape() else {
+                unreachable!("scales are stacked by expert");
+            };
+            let mut top = self.zeros(DType::I32, &[experts, outputs])?;
+            let mut spreads = self.zeros(DType::I32, &[experts, outputs])?;
+            let mut factors = self.zeros(DType::F32, &[experts, outputs])?;
+            let rows = [experts * outputs];
+            self.kernels.e2m1_range(E2m1RangeArgs {
+                scales: scales.view().reshape(&[rows[0], groups])?,
+                top: top.view_mut()?.reshape(&rows)?,
+                spread: spreads.view_mut()?.reshape(&rows)?,
+                r: factors.view_mut()?.reshape(&rows)?,
+            })?;
+            // How many levels there are is a shape, which the host must know.
+            let most = spreads.to_host()?.as_slice::<i32>()?.iter().max().copied();
+            spread = spread.max(most.unwrap_or(0));
+            self.bytes -= spreads.byte_count();
+            ranged.push((codes, scales, top, factors));
+        }
+        let levels = i64::from(spread / LEVEL + 1);
+        let mut folded = vec![];
+        for (codes, scales, top, factors) in ranged {
+            let &[experts, outputs, groups] = scales.shape() else {
+                unreachable!("as above");
+            };
+            let columns = (outputs + SCALES_STEP - 1) / SCALES_STEP * SCALES_STEP;
+            let shape = [experts, levels, (groups + 3) / 4, columns];
+            let mut steps = self.zeros(DType::I32, &shape)?;
+            for expert in 0..experts {
+                self.kernels.e2m1_steps(E2m1StepsArgs {
+                    scales: scales.view().select(0, expert)?,
+                    top: top.view().select(0, expert)?,
+                    steps: steps.view_mut()?.select(0, expert)?,
+                })?;
+            }
+            self.bytes -= scales.byte_count() + top.byte_count();
+            folded.push(Folded {
+                codes,
+                steps,
+                factors,
+            });
+        }
+        Ok(<[Folded; M]>::try_from(folded).unwrap_or_else(|_| unreachable!("one for each matrix")))
     }
 
     fn zeros(&mut self, dtype: DType, shape: &[i64]) -> Result<Tensor, ModelError> {

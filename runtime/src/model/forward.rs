@@ -23,9 +23,9 @@ use super::kernels::{
 use super::kv_cache::{CompressorCache, KvCache, LayerCache};
 use super::ops::{Done, RUN, attention, linear, mix, norm_rotate, part, rms, turn};
 use super::parameters::{
-    self, Choice, DraftBlock, Gate, HcSite, Inputs, Layer, Moe, Parameters, Part, Weights,
+    self, Choice, DraftBlock, Experts, Gate, HcSite, Inputs, Layer, Moe, Parameters, Part, Weights,
 };
-use super::quantised::Quantised;
+use super::quantised::{Quantised, tile_rows};
 use super::rope::Frequencies;
 use super::steps::Steps;
 use super::trace::{Trace, Tracer};
@@ -824,7 +824,10 @@ impl Pass<'_, '_> {
 
         // Pairs sorted by expert, cut into tiles of rows.
         let pairs = t * choices;
-        let rows = rows_per_tile(t, w.quantised.is_some());
+        let rows = match &p.w1 {
+            Experts::Folded(_) => tile_rows(pairs, c.n_routed_experts),
+            _ => rows_per_tile(t, w.quantised.is_some()),
+        };
         let tiles = most_tiles(pairs, c.n_routed_experts, rows);
         k.count_pairs(CountPairsArgs {
             expert: w.experts.shaped(&[pairs])?,

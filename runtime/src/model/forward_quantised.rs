@@ -3,13 +3,14 @@
 use super::ModelError;
 use super::forward::Pass;
 use super::kernels::{
-    CloseE2m1Args, CloseE4m3Args, ExpertDownArgs, ExpertDownCodesArgs, ExpertUpArgs,
-    ExpertUpCodesArgs, HadamardE2m1Args, HcPreBf16Args, HeadWeightsArgs, PoolArgs, SumPartsArgs,
-    SwigluArgs,
+    CloseE2m1Args, CloseE4m3Args, ExpertDownArgs, ExpertDownCodesArgs, ExpertDownFp4Args,
+    ExpertUpArgs, ExpertUpCodesArgs, ExpertUpFp4Args, HadamardE2m1Args, HcPreBf16Args,
+    HeadWeightsArgs, PoolArgs, RowsOfTilesArgs, SumPartsArgs, SwigluArgs,
 };
 use super::kv_cache::CompressorCache;
 use super::ops::{Done, linear, mix, part, rms};
 use super::parameters::{Compressor, Experts, HcSite, Indexer, Inputs, Moe, Weights};
+use super::quantised::used_tiles;
 use super::workspace::Rows;
 use tessera_device::Tensor;
 
@@ -233,9 +234,67 @@ impl Pass<'_, '_> {
                     y: w.expert_y.rows_mut(pairs)?,
                     rows: rows as i64,
                 })?;
-                quantised.swiglu(k, gate, up, limit)?;
-                let y = w.shared_y.rows_mut(t)?;
-                quantised.input.product(k, shared_w2, t, y)
+                quantised.shared(k, [gate, up], limit, shared_w2, &mut w.shared_y)
+            }
+            (Experts::Folded(w1), Experts::Folded(w3), Experts::Folded(w2)) => {
+                let (Some(quantised), Weights::Codes(shared_w2)) =
+                    (&mut w.quantised, &p.shared_w2.weights)
+                else {
+                    return Err(no_workspace());
+                };
+                let Some(own) = &mut quantised.tiles else {
+                    return Err(no_workspace());
+                };
+                let used = used_tiles(pairs, c.n_routed_experts, rows);
+                let all = used * rows;
+                let tile_expert = w.tile_expert.rows(used)?;
+                let (tile_x, tile_xs) = own.x.parts_mut(all, hidden)?;
+                k.rows_of_tiles(RowsOfTilesArgs {
+                    x: quantised.input.codes(t, hidden)?,
+                    xs: quantised.input.scales(t, hidden)?,
+                    weight,
+                    pair,
+                    tile_first: w.tile_first.rows(used)?,
+                    tile_end: w.tile_end.rows(used)?,
+                    tiles: w.tiles.view(),
+                    tile_x,
+                    tile_xs,
+                    route: own.route.rows_mut(all)?,
+                    to: own.to.rows_mut(all)?,
+                    choices,
+                    rows: rows as i64,
+                })?;
+                let (h, hs) = own.h.parts_mut(all, inter)?;
+                k.expert_up_fp4(ExpertUpFp4Args {
+                    x: own.x.codes(all, hidden)?,
+                    xs: own.x.scales(all, hidden)?,
+                    w1: w1.codes.view(),
+                    f1: w1.steps.view(),
+                    r1: w1.factors.view(),
+                    w3: w3.codes.view(),
+                    f3: w3.steps.view(),
+                    r3: w3.factors.view(),
+                    tile_expert,
+                    tiles: w.tiles.view(),
+                    route: own.route.rows(all)?,
+                    h,
+                    hs,
+                    rows: rows as i64,
+                    limit,
+                })?;
+                k.expert_down_fp4(ExpertDownFp4Args {
+                    h: own.h.codes(all, inter)?,
+                    hs: own.h.scales(all, inter)?,
+                    w2: w2.codes.view(),
+                    f2: w2.steps.view(),
+                    r2: w2.factors.view(),
+                    tile_expert,
+                    tiles: w.tiles.view(),
+                    to: own.to.rows(all)?,
+                    y: w.expert_y.rows_mut(pairs)?,
+                    rows: rows as i64,
+                })?;
+                quantised.shared(k, [gate, up], limit, shared_w2, &mut w.shared_y)
             }
             _ => unreachable!("all matrices of a layer's experts are loaded alike"),
         }

@@ -5,7 +5,8 @@
 //! activations are.
 //!
 //! Needs: a checkpoint that was compared with the configuration, or a law for random values (`synthetic.rs`). Keeps: every conversion is a
-//! kernel's work; nothing here looks at a value.
+//! kernel's work; nothing here looks at a value, but at how far FP4 experts' scales lie
+//! apart.
 
 use std::ops::Range;
 
@@ -156,6 +157,8 @@ pub enum Experts {
     /// `[E, cdiv(N, 64), K, 64]`, f32 or bf16.
     Panels(Tensor),
     Codes(codes::Experts),
+    /// FP4 for tensor cores.
+    Folded(codes::Folded),
 }
 
 /// Columns of a stacked product that belong to one of its matrices.
@@ -365,6 +368,18 @@ impl<'a> Loader<'a> {
         };
         let shared_w1 = self.push_linear(&mut stacks, &format!("{at}.shared_experts.w1"))?;
         let shared_w3 = self.push_linear(&mut stacks, &format!("{at}.shared_experts.w3"))?;
+        let [w1, w3, w2] = match codes::folds_experts(self.device, self.config) {
+            true => {
+                let [w1, w3] = self.folded_experts(at, ["w1", "w3"])?;
+                let [w2] = self.folded_experts(at, ["w2"])?;
+                [w1, w3, w2].map(Experts::Folded)
+            }
+            false => [
+                self.experts(at, "w1", &["w1", "w3"])?,
+                self.experts(at, "w3", &["w1", "w3"])?,
+                self.experts(at, "w2", &["w2"])?,
+            ],
+        };
         Ok(Moe {
             inputs: self.stacked(stacks)?,
             gate,
@@ -377,9 +392,9 @@ impl<'a> Loader<'a> {
                     bias: self.vector(&format!("{at}.gate.bias"))?,
                 }
             },
-            w1: self.experts(at, "w1", &["w1", "w3"])?,
-            w3: self.experts(at, "w3", &["w1", "w3"])?,
-            w2: self.experts(at, "w2", &["w2"])?,
+            w1,
+            w3,
+            w2,
             shared_w1,
             shared_w3,
             shared_w2: self.linear(&format!("{at}.shared_experts.w2"))?,

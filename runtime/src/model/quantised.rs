@@ -6,11 +6,11 @@ use tessera_artifact::DType;
 use tessera_device::{Device, Tensor, View, ViewMut};
 
 use super::ModelError;
-use super::codes::Matrix;
+use super::codes::{Matrix, folds_experts};
 use super::config::{Config, WeightFormat};
 use super::kernels::{GemmFp8Args, GemmFp8FewArgs, Kernels, QuantiseE4m3Args, SwigluE4m3Args};
 use super::ops::RUN;
-use super::workspace::Rows;
+use super::workspace::{Rows, most_tiles};
 
 /// Inputs that share a scale.
 const GROUP: usize = 128;
@@ -34,8 +34,10 @@ pub(super) struct Quantised {
     /// `[T, A]` and `[T, L]`: pooled rows of the blocks that tokens close.
     pub pooled: Tensor,
     pub index_pooled: Tensor,
-    /// `[T K, I]`
+    /// `[T K, I]`; nothing where the experts take their rows by tiles.
     pub expert_h: Codes,
+    /// Only where the experts' products run on tensor cores.
+    pub tiles: Option<TileRows>,
     /// `[T]`: the shared expert's routing weights.
     ones: Tensor,
 }
@@ -44,6 +46,49 @@ pub(super) struct Quantised {
 pub(super) struct Codes {
     codes: Tensor,
     scales: Tensor,
+}
+
+/// Rows of the experts' tiles, one tile after the other: R in all.
+pub(super) struct TileRows {
+    /// `[R, D]` and `[R, I]`
+    pub x: Codes,
+    pub h: Codes,
+    /// `[R]`: weights and pairs.
+    pub route: Tensor,
+    pub to: Tensor,
+}
+
+impl TileRows {
+    /// Of calls of up to so many tokens.
+    fn new(device: &Device, c: &Config, tokens: usize) -> Result<TileRows, ModelError> {
+        let all = |tokens| {
+            let pairs = tokens * c.num_experts_per_tok;
+            let rows = tile_rows(pairs, c.n_routed_experts);
+            used_tiles(pairs, c.n_routed_experts, rows) * rows
+        };
+        let most = (0..=tokens).map(all).max().unwrap_or(0);
+        Ok(TileRows {
+            x: Codes::new(device, &[(most, c.hidden_size)])?,
+            h: Codes::new(device, &[(most, c.moe_intermediate_size)])?,
+            route: Tensor::zeros_on(device, DType::F32, &[most as i64])?,
+            to: Tensor::zeros_on(device, DType::I32, &[most as i64])?,
+        })
+    }
+}
+
+/// Rows of a tile of the experts' products on tensor cores: the instances of `expert_up_fp4`. A row's bits don't depend on it.
+pub(super) fn tile_rows(pairs: usize, experts: usize) -> usize {
+    match pairs.div_ceil(experts) {
+        0..=4 => 8,
+        5..=12 => 16,
+        13..=32 => 32,
+        _ => 64,
+    }
+}
+
+/// The most tiles that have rows.
+pub(super) fn used_tiles(pairs: usize, experts: usize, rows: usize) -> usize {
+    most_tiles(pairs, experts, rows).min(pairs)
 }
 
 /// The type of activations between modules.
@@ -67,6 +112,8 @@ impl Quantised {
             let shape: Vec<i64> = shape.iter().map(|&n| n as i64).collect();
             Ok(Tensor::zeros_on(device, dtype, &shape)?)
         };
+        let folded = folds_experts(device, c);
+        let pairs = if folded { 0 } else { t * c.num_experts_per_tok };
         let widths = [
             (t, c.hidden_size),
             (t * c.hc_mult, c.hidden_size),
@@ -92,18 +139,20 @@ impl Quantised {
             head_weights: zeros(DType::BF16, &[t, c.index_n_heads])?,
             pooled: zeros(DType::BF16, &[t, c.head_dim])?,
             index_pooled: zeros(DType::BF16, &[t, c.index_head_dim])?,
-            expert_h: Codes::new(device, &[(t * c.num_experts_per_tok, inner)])?,
+            expert_h: Codes::new(device, &[(pairs, inner)])?,
+            tiles: folded.then(|| TileRows::new(device, c, t)).transpose()?,
             ones: Tensor::from_slice(&[rows], &vec![1.0f32; t])?.to_device(device)?,
         })
     }
 
-    /// The shared expert's activation, quantised for its second matrix.
-    pub fn swiglu(
+    /// The shared expert's second half, y `[T, D]`: its activation, quantised, times its second matrix.
+    pub fn shared(
         &mut self,
         k: &Kernels,
-        gate: View,
-        up: View,
+        [gate, up]: [View; 2],
         limit: f32,
+        w2: &Matrix,
+        y: &mut Tensor,
     ) -> Result<(), ModelError> {
         let (rows, width) = (gate.shape()[0] as usize, gate.shape()[1] as usize);
         let (codes, scales) = self.input.parts_mut(rows, width)?;
@@ -115,7 +164,7 @@ impl Quantised {
             s: scales.slice(1, 0..rows as i64)?,
             limit,
         })?;
-        Ok(())
+        self.input.product(k, w2, rows, y.rows_mut(rows)?)
     }
 }
 

@@ -206,14 +206,12 @@ fn work_bytes(kernel: &Kernel, registers: &Registers, threads: u32) -> u64 {
         let kind = &kernel.op(op).kind;
         let bytes = match kind {
             OpKind::Reduce { src, order, .. } => {
-                let values = match (registers.exchanged(kernel, kind), order) {
-                    (Some(values), _) => values * u64::from(threads),
-                    (None, Order::Tree(lanes)) if *lanes > 32 => u64::from(*lanes),
+                match (registers.meeting_bytes(kernel, kind, threads), order) {
+                    (Some(bytes), _) => bytes,
+                    (None, Order::Tree(lanes)) if *lanes > 32 => {
+                        tile_bytes(u64::from(*lanes), kernel.tile(*src).dtype)
+                    }
                     (None, _) => 0,
-                };
-                match values {
-                    0 => 0,
-                    values => tile_bytes(values, kernel.tile(*src).dtype),
                 }
             }
             OpKind::TopK { values, src, .. } => {

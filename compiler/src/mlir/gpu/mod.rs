@@ -207,8 +207,13 @@ pub fn emit<'c>(
     // As many CTAs side by side as their shared memory and an even share of registers allow.
     let side_by_side =
         (SELECTING_THREADS / threads).min(limit as u32 / plan.shared_bytes.max(1) as u32);
-    let occupancy = (select::selects(kernel, threads) && side_by_side > 1)
-        .then(|| (id("nvvm.minctasm"), parse(&format!("{side_by_side} : i32"))));
+    let moves_registers = network.is_some_and(|n| n.roles.iter().any(|r| r.registers.is_some()));
+    let least = match select::selects(kernel, threads) {
+        true if side_by_side > 1 => Some(side_by_side),
+        // Without it ptxas may not know how many registers there are at entry, ignores that roles move them, and spills.
+        _ => moves_registers.then_some(1),
+    };
+    let occupancy = least.map(|least| (id("nvvm.minctasm"), parse(&format!("{least} : i32"))));
     let function = OperationBuilder::new("llvm.func", location)
         .add_attributes(&occupancy.into_iter().collect::<Vec<_>>())
         .add_attributes(&[

@@ -258,7 +258,10 @@ impl Plan {
             ring.channels.push(ChannelId(channel as u32));
         }
         // Whole slots first to those that have few.
-        let taken = shared_tiles(kernel, &self.in_registers.tiles) + stage_bytes + VECTOR_ALIGN;
+        let taken = shared_tiles(kernel, &self.in_registers.tiles)
+            + self.meeting_bytes(kernel)?
+            + stage_bytes
+            + VECTOR_ALIGN;
         let most = gpu.max_shared_bytes_per_block as u64;
         let limit = most.checked_sub(taken).ok_or_else(|| {
             format!("its tiles in memory take {taken} bytes of the {most} of shared memory")
@@ -377,6 +380,30 @@ fn step_of(kernel: &Kernel, e: &HostExpr) -> u64 {
             })
         }
         e => factor(e) as u64,
+    }
+}
+
+impl Plan {
+    /// Where the warps of one role meet in folds.
+    fn meeting_bytes(&self, kernel: &Kernel) -> Result<u64, String> {
+        let mut most = vec![];
+        for role in &self.roles {
+            let OpKind::Role { body, .. } = kernel.op(role.op).kind else {
+                continue;
+            };
+            let mut bytes = 0;
+            kernel.walk(body, &mut |_, op| {
+                let kind = &kernel.op(op).kind;
+                let own = (self.in_registers).meeting_bytes(kernel, kind, self.threads);
+                bytes = bytes.max(own.unwrap_or(0));
+            });
+            most.extend((bytes > 0).then_some(bytes));
+        }
+        match most[..] {
+            [] => Ok(0),
+            [bytes] => Ok(bytes),
+            _ => Err("several roles have folds in which their warps meet".to_owned()),
+        }
     }
 }
 

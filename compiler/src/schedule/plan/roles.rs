@@ -41,10 +41,7 @@ pub(super) fn computing(
             continue;
         };
         if let Some(tile) = folded_elsewhere(kernel, body, &kept) {
-            return Err(format!(
-                "a fold of `{}` is not one of a warp's registers",
-                kernel.tile(tile).name
-            ));
+            return Err(format!("`{}` is folded in memory", kernel.tile(tile).name));
         }
         let registers = most_registers(kernel, body, &kept.tiles);
         let most = if groups == 2 { 232 } else { 255 };
@@ -159,13 +156,13 @@ pub fn row_bytes(name: &str, bytes: u64) -> Result<u64, String> {
     }
 }
 
-/// A tile that is folded in memory, or in registers of several warps.
+/// A tile that is folded in memory.
 fn folded_elsewhere(kernel: &Kernel, body: BlockId, kept: &Registers) -> Option<TileId> {
     let mut found = None;
     kernel.walk(body, &mut |_, op| {
         let kind = &kernel.op(op).kind;
         if let OpKind::Reduce { src, .. } = kind
-            && kept.exchanged(kernel, kind) != Some(0)
+            && kept.exchanged(kernel, kind).is_none()
         {
             found = Some(*src);
         }
