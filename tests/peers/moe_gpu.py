@@ -1,6 +1,6 @@
 """Times the routed experts with 4-bit weights on a GPU against Triton kernels in the manner of fused_moe that compute the same.
 
-usage: moe_gpu.py [--tlc target/release/tlc] [--kernels kernels-src] [--rounds 3] [--launches 10] [--tokens 1,64,512,4096] [--rows 8,8,32,64]
+usage: moe_gpu.py [--tlc target/release/tlc] [--kernels kernels-src] [--rounds 3] [--launches 10] [--tokens 1,64,512,4096] [--rows 8,8,16,64]
 
 Sizes of DeepSeek-V4-Flash: 256 experts of width 2048, six for each of the tokens, hidden 4096. A random routing is cut into tiles for both sides, for
 ours as `group_pairs` does. Ours: the rows of tiles (`rows_of_tiles`), both halves (`expert_up_fp4`, `expert_down_fp4`), written as benches into a copy of
@@ -165,7 +165,7 @@ def main():
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--launches", type=int, default=10)
     p.add_argument("--tokens", default="1,64,512,4096")
-    p.add_argument("--rows", default="8,8,32,64", help="of our tiles, for each number of tokens")
+    p.add_argument("--rows", default="8,8,16,64", help="of our tiles, for each number of tokens")
     args = p.parse_args()
     torch.manual_seed(4)
     flush = torch.empty(256 << 20, device="cuda", dtype=torch.uint8)
