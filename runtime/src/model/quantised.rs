@@ -88,7 +88,7 @@ pub(super) fn tile_rows(pairs: usize, experts: usize) -> usize {
 
 /// The most tiles that have rows.
 pub(super) fn used_tiles(pairs: usize, experts: usize, rows: usize) -> usize {
-    most_tiles(pairs, experts, rows).min(pairs)
+    most_tiles(pairs, experts, rows).min(pairs.max(1))
 }
 
 /// The type of activations between modules.
