@@ -231,6 +231,13 @@ fn crossings(kernel: &mut Kernel) -> Option<Vec<Crossing>> {
     )
 }
 
+/// Whether boxes of a tensor can fill a tile: they convert nothing.
+fn comes_in_boxes(kernel: &Kernel, from: ParamId, tile: &Tile) -> bool {
+    let is_input = |from: &Tensor| from.mode == tessera_artifact::ParamMode::In;
+    let tensor = kernel.tensor(from);
+    tensor.is_some_and(|from| is_input(from) && from.contiguous && from.dtype == tile.dtype)
+}
+
 /// Whether a matrix that an op copies from a tensor can come as boxes.
 fn fits_a_slot(kernel: &Kernel, op: OpId, tile: TileId) -> bool {
     let OpKind::Copy { src, .. } = &kernel.op(op).kind else {
@@ -242,7 +249,7 @@ fn fits_a_slot(kernel: &Kernel, op: OpId, tile: TileId) -> bool {
     let Base::Param(p) = src.base else {
         return false;
     };
-    (kernel.tensor(p)).is_some_and(|t| t.mode == tessera_artifact::ParamMode::In && t.contiguous)
+    comes_in_boxes(kernel, p, t)
         && row_bytes > 0
         && super::plan::row_bytes(&t.name, row_bytes).is_ok()
         && rows.is_multiple_of(8)
@@ -264,9 +271,6 @@ fn short_vector(kernel: &Kernel, op: OpId) -> Option<TileId> {
     let bytes = t.elements() * u64::from(t.dtype.bits()) / 8;
     let last = matches!(src.slots.last(), Some(Slot::Span { .. }));
     let gathered = src.slots.iter().any(|s| matches!(s, Slot::Gather { .. }));
-    let read = kernel
-        .tensor(p)
-        .is_some_and(|t| t.mode == tessera_artifact::ParamMode::In && t.contiguous);
     let fits = t.shape.len() == 1
         && t.elements() <= 256
         && t.dtype.bits() >= 8
@@ -275,7 +279,7 @@ fn short_vector(kernel: &Kernel, op: OpId) -> Option<TileId> {
         && last
         && super::starts_aligned(kernel, src, t.dtype)
         && !gathered
-        && read
+        && comes_in_boxes(kernel, p, t)
         && matches!(oob, Oob::Never | Oob::Zero);
     fits.then_some(tile)
 }

@@ -82,6 +82,15 @@ impl Plan {
                 else {
                     continue;
                 };
+                if kernel
+                    .tensor(param)
+                    .is_some_and(|t| t.dtype != channel.dtype)
+                {
+                    return Err(format!(
+                        "`{name}` holds {}, and what is put into it is converted",
+                        channel.dtype
+                    ));
+                }
                 if let Fill::Gathered { threads } = fill {
                     can_gather(kernel, src, param, u64::from(threads))
                         .map_err(|why| format!("`{name}` is gathered, and {why}"))?;
