@@ -12,29 +12,25 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::ModelError;
 use super::batch::{Batch, Run};
-use super::config::{Config, LayerKind};
+use super::config::Config;
 use super::cost::{Place, Section};
 use super::kernels::{
-    AttentionArgs, CombineArgs, CompressArgs, CountPairsArgs, EmbedArgs, GemmPartsArgs,
-    GroupPairsArgs, HcHeadArgs, HcPostArgs, HcPostBf16Args, HcPreArgs, IndexScoresArgs,
-    IndexScoresBf16Args, IndexTopkArgs, Kernels, MtpMergeArgs, RopeTableArgs, RouteArgs,
-    RouteByTableArgs, StoreKeyE4m3Args, StoreRingArgs, SumPartsArgs, TakeRowsArgs,
+    CombineArgs, CountPairsArgs, EmbedArgs, GemmPartsArgs, GroupPairsArgs, HcHeadArgs, HcPostArgs,
+    HcPostBf16Args, HcPreArgs, Kernels, RopeTableArgs, RouteArgs, RouteByTableArgs, SumPartsArgs,
+    TakeRowsArgs,
 };
-use super::kv_cache::{CompressorCache, KvCache, LayerCache};
-use super::ops::{Done, RUN, attention, linear, mix, norm_rotate, part, rms, turn};
+use super::kv_cache::{KvCache, LayerCache};
+use super::ops::{Done, RUN, linear, mix, part, rms};
 use super::parameters::{
-    self, Choice, DraftBlock, Experts, Gate, HcSite, Inputs, Layer, Moe, Parameters, Part, Weights,
+    Choice, Experts, Gate, HcSite, Inputs, Layer, Moe, Parameters, Part, Weights,
 };
 use super::quantised::{Quantised, tile_rows};
 use super::rope::Frequencies;
 use super::steps::Steps;
 use super::trace::{Trace, Tracer};
-use super::workspace::{DraftWorkspace, Rows, Workspace, most_tiles, rows_per_tile};
+use super::workspace::{Rows, Workspace, most_tiles, rows_per_tile};
 use crate::weights::{Checkpoint, Draft};
 use tessera_device::{Device, Tensor, View};
-
-/// Heads up to which the indexer's scores are made on tensor cores.
-const MOST_INDEX_HEADS: usize = 64;
 
 /// A loaded model.
 pub struct Model {
@@ -323,7 +319,7 @@ pub(super) struct Pass<'a, 't> {
 
 impl Pass<'_, '_> {
     /// Says what the next launches are for.
-    fn section(&self, section: Section) {
+    pub(super) fn section(&self, section: Section) {
         let library = self.k.library();
         library.section(|| format!("{}{}", self.place, section.name()));
     }
@@ -372,7 +368,7 @@ impl Pass<'_, '_> {
     }
 
     /// X <- hc(attention), X <- hc(experts).
-    fn block(&mut self, layer: &Layer, cache: &mut LayerCache) -> Done {
+    pub(super) fn block(&mut self, layer: &Layer, cache: &mut LayerCache) -> Done {
         self.section(Section::HyperConnections);
         self.hc_pre(&layer.attn_hc, &layer.attn_norm, "attn")?;
         self.attention(layer, cache)?;
@@ -387,7 +383,7 @@ impl Pass<'_, '_> {
     }
 
     /// input [T, D] = rms(Σ_j pre_j X_j), with post [T, N] and comb [T, N, N] for `hc_post`.
-    fn hc_pre(&mut self, site: &HcSite, norm: &Tensor, name: &str) -> Done {
+    pub(super) fn hc_pre(&mut self, site: &HcSite, norm: &Tensor, name: &str) -> Done {
         if let Weights::Parts(weights) = &site.mix.weights {
             return self.hc_pre_bf16(site, weights, norm, name);
         }
@@ -435,7 +431,7 @@ impl Pass<'_, '_> {
     }
 
     /// X_k = post_k · output + Σ_j comb[j, k] X_j.
-    fn hc_post(&mut self) -> Done {
+    pub(super) fn hc_post(&mut self) -> Done {
         let (k, t) = (self.k, self.t);
         let w = &mut *self.w;
         let (f, x) = (w.output.rows(t)?, w.x.rows(t)?);
@@ -461,7 +457,7 @@ impl Pass<'_, '_> {
     }
 
     /// All products with the input [T, D], side by side.
-    fn products(&mut self, inputs: &Inputs) -> Done {
+    pub(super) fn products(&mut self, inputs: &Inputs) -> Done {
         let w = &mut *self.w;
         let x = w.input.shaped(&[self.t, 1, self.c.hidden_size])?;
         linear(
@@ -475,292 +471,6 @@ impl Pass<'_, '_> {
             linear(self.k, x, wide, &mut quantised.wide, &mut None)?;
         }
         Ok(())
-    }
-
-    /// input [T, D] to output [T, D].
-    fn attention(&mut self, layer: &Layer, cache: &mut LayerCache) -> Done {
-        let (c, k, t) = (self.c, self.k, self.t);
-        let p = &layer.attn;
-        let kind = layer.kind;
-        let (heads, dim) = (c.num_attention_heads, c.head_dim);
-        self.section(Section::Inputs);
-        self.products(&p.inputs)?;
-        let product = [t, p.inputs.linear.outputs];
-        self.section(Section::Queries);
-
-        // Queries [T, H, A]: low rank, norm, up, norm of each head, rotation.
-        let w = &mut *self.w;
-        let q_low = part(&w.projected, product, &p.wq_a)?;
-        rms(k, q_low, &p.q_norm, &mut w.q_residual, c)?;
-        self.tracer
-            .watch("attn.q_residual", || w.q_residual.rows_mut(t))?;
-        linear(
-            k,
-            w.q_residual.shaped(&[t, 1, c.q_lora_rank])?,
-            &p.wq_b,
-            &mut w.q_raw,
-            &mut w.quantised,
-        )?;
-        let rope = match kind {
-            LayerKind::Window => &w.rope_main,
-            _ => &w.rope_compress,
-        };
-        norm_rotate(k, &w.q_raw, rope, &mut w.q, t, c)?;
-        self.tracer.watch("attn.q", || w.q.rows_mut(t))?;
-
-        // One key, also the value, per token [T, A]: into the window's ring.
-        self.section(Section::Cache);
-        let w = &mut *self.w;
-        let rope = match kind {
-            LayerKind::Window => &w.rope_main,
-            _ => &w.rope_compress,
-        };
-        let kv_raw = part(&w.projected, product, &p.wkv)?;
-        if w.quantised.is_some() {
-            k.store_key_e4m3(StoreKeyE4m3Args {
-                x: kv_raw,
-                norm: p.kv_norm.view(),
-                cosine: rope.cosine.rows(t)?,
-                sine: rope.sine.rows(t)?,
-                pos: w.positions.rows(t)?,
-                seq: w.sequences.rows(t)?,
-                key: w.kv.rows_mut(t)?,
-                ring: cache.ring.view_mut()?,
-                eps: c.rms_norm_eps as f32,
-            })?;
-        } else {
-            rms(k, kv_raw, &p.kv_norm, &mut w.kv_normed, c)?;
-            turn(k, &mut w.kv_normed, rope, &mut w.kv, &[t, 1, dim], 1.0)?;
-        }
-        self.tracer.watch("attn.kv", || w.kv.rows_mut(t))?;
-        if w.quantised.is_none() || self.tracer.is_on() {
-            k.store_ring(StoreRingArgs {
-                rows: w.kv.rows(t)?,
-                pos: w.positions.rows(t)?,
-                seq: w.sequences.rows(t)?,
-                ring: cache.ring.view_mut()?,
-            })?;
-        }
-
-        // Compressed entries of the blocks that these tokens close, and which of them each token sees.
-        let closed = match kind {
-            LayerKind::Window => 0,
-            _ => (self.longest / kind.ratio()) as i64,
-        };
-        if let (Some(compressor), Some(main)) = (&p.compressor, &mut cache.main) {
-            self.compress(compressor, main, &p.inputs, "comp")?;
-            self.tracer.watch("comp.kv", || {
-                Ok(main.entries.view_mut()?.slice(1, 0..closed)?)
-            })?;
-        }
-        if let (Some(indexer), Some(index)) = (&p.indexer, &mut cache.index) {
-            self.section(Section::Indexer);
-            self.compress(&indexer.compressor, index, &p.inputs, "idx")?;
-            self.tracer.watch("idx.k", || {
-                Ok(index.entries.view_mut()?.slice(1, 0..closed)?)
-            })?;
-            self.pick(indexer, index, kind, &p.inputs)?;
-        }
-
-        // core [T, H, A], turned back by each query's position.
-        self.section(Section::Core);
-        let w = &mut *self.w;
-        let entries = cache
-            .main
-            .as_ref()
-            .map_or(&cache.no_entries, |main| &main.entries);
-        let picks = match kind {
-            LayerKind::CompressedSparse { .. } => &w.picks,
-            _ => &w.no_picks,
-        };
-        let core = AttentionArgs {
-            q: w.q.rows(t)?,
-            ring: cache.ring.view(),
-            entries: entries.view(),
-            picks: picks.rows(t)?,
-            pos: w.positions.rows(t)?,
-            seq: w.sequences.rows(t)?,
-            sink: p.sink.view(),
-            o: w.core.rows_mut(t)?,
-            window: c.sliding_window as i64,
-            ratio: kind.ratio() as i64,
-            scale: (dim as f32).sqrt().recip(),
-        };
-        attention(k, core)?;
-        self.tracer.watch("attn.core", || w.core.rows_mut(t))?;
-        let rope = match kind {
-            LayerKind::Window => &w.rope_main,
-            _ => &w.rope_compress,
-        };
-        turn(
-            k,
-            &mut w.core,
-            rope,
-            &mut w.core_derot,
-            &[t, heads, dim],
-            -1.0,
-        )?;
-        self.tracer.watch("attn.core_derot", || {
-            w.core_derot.shaped_mut(&[t, heads * dim])
-        })?;
-
-        // Output: each group of heads to its own rank [T, G, R], all of them to [T, D].
-        self.section(Section::Output);
-        let w = &mut *self.w;
-        let low = c.o_groups * c.o_lora_rank;
-        linear(
-            k,
-            w.core_derot.shaped(&[t, c.o_groups, c.o_group_width()])?,
-            &p.wo_a,
-            &mut w.o_low,
-            &mut w.quantised,
-        )?;
-        self.tracer
-            .watch("attn.o_a", || w.o_low.shaped_mut(&[t, low]))?;
-        linear(
-            k,
-            w.o_low.shaped(&[t, 1, low])?,
-            &p.wo_b,
-            &mut w.output,
-            &mut w.quantised,
-        )?;
-        self.tracer.watch("attn.out", || w.output.rows_mut(t))
-    }
-
-    /// Puts the tokens' rows into the open blocks and writes the entries of those that close.
-    fn compress(
-        &mut self,
-        p: &parameters::Compressor,
-        cache: &mut CompressorCache,
-        inputs: &Inputs,
-        name: &str,
-    ) -> Done {
-        let (c, k, t) = (self.c, self.k, self.t);
-        let w = &mut *self.w;
-        // Both products lie side by side, in the rows as in the ring.
-        let columns = p.wkv.start..p.wgate.end;
-        k.store_ring(StoreRingArgs {
-            rows: wide(&w.projected, &w.quantised, inputs, t, &columns)?,
-            pos: w.positions.rows(t)?,
-            seq: w.sequences.rows(t)?,
-            ring: cache.open.rows.view_mut()?,
-        })?;
-        if w.quantised.is_some() {
-            return self.close(p, cache, name);
-        }
-        k.compress(CompressArgs {
-            keys: cache.open.keys()?,
-            gates: cache.open.gates()?,
-            ape: p.ape.view(),
-            norm: p.norm.view(),
-            f: self.frequencies.compress.view(),
-            pos: w.positions.rows(t)?,
-            seq: w.sequences.rows(t)?,
-            entries: cache.entries.view_mut()?,
-            eps: c.rms_norm_eps as f32,
-        })?;
-        Ok(())
-    }
-
-    /// picks [T, topk]: the entries each token attends to.
-    fn pick(
-        &mut self,
-        p: &parameters::Indexer,
-        cache: &CompressorCache,
-        kind: LayerKind,
-        inputs: &Inputs,
-    ) -> Done {
-        let (c, k, t) = (self.c, self.k, self.t);
-        let (heads, dim) = (c.index_n_heads, c.index_head_dim);
-        let entries = self.longest / kind.ratio();
-        let w = &mut *self.w;
-        let all = self.tracer.is_on();
-        // Attention takes the picks of quantised models in the order of their scores.
-        let ranked = w.quantised.is_some();
-        if entries > c.index_topk || all || ranked {
-            match (&p.wq_b.weights, &w.quantised) {
-                // The codes of the query's rank are those of the last product.
-                (Weights::Codes(matrix), Some(quantised)) => {
-                    let y = w.index_q_raw.shaped_mut(&[t, heads * dim])?;
-                    quantised.input.product(k, matrix, t, y)?;
-                }
-                _ => linear(
-                    k,
-                    w.q_residual.shaped(&[t, 1, c.q_lora_rank])?,
-                    &p.wq_b,
-                    &mut w.index_q_raw,
-                    &mut w.quantised,
-                )?,
-            }
-            turn(
-                k,
-                &mut w.index_q_raw,
-                &w.rope_compress,
-                &mut w.index_q,
-                &[t, heads, dim],
-                1.0,
-            )?;
-            let scale = (dim as f32).sqrt().recip();
-            let head_scale = (heads as f32).sqrt().recip();
-            if ranked {
-                self.quantise_index(p, inputs, scale * head_scale)?;
-            }
-            let w = &mut *self.w;
-            self.tracer.watch("idx.q", || w.index_q.rows_mut(t))?;
-            let (pos, seq) = (w.positions.rows(t)?, w.sequences.rows(t)?);
-            let (q, keys) = (w.index_q.rows(t)?, cache.entries.view());
-            let scores = w.index_scores.shaped_mut(&[t, entries])?;
-            let (ratio, all) = (kind.ratio() as i64, all as i64);
-            match &w.quantised {
-                // The scales are in the heads' weights.
-                Some(quantised) if heads <= MOST_INDEX_HEADS => {
-                    k.index_scores_bf16(IndexScoresBf16Args {
-                        q,
-                        w: quantised.head_weights.rows(t)?,
-                        k: keys,
-                        pos,
-                        seq,
-                        scores,
-                        ratio,
-                        all,
-                    })?;
-                }
-                quantised => {
-                    let (weights, scale, head_scale) = match quantised {
-                        Some(quantised) => (quantised.head_weights.rows(t)?, 1.0, 1.0),
-                        None => {
-                            let weights = wide(&w.projected, &None, inputs, t, &p.weights_proj)?;
-                            self.tracer.record("idx.head_w", weights)?;
-                            (weights, scale, head_scale)
-                        }
-                    };
-                    k.index_scores(IndexScoresArgs {
-                        q,
-                        w: weights,
-                        k: keys,
-                        pos,
-                        seq,
-                        scores,
-                        ratio,
-                        all,
-                        scale,
-                        head_scale,
-                    })?;
-                }
-            }
-            self.tracer
-                .watch("idx.scores", || w.index_scores.shaped_mut(&[t, entries]))?;
-        }
-        // With few enough entries every one is picked, whatever its score.
-        let w = &mut *self.w;
-        k.index_topk(IndexTopkArgs {
-            scores: w.index_scores.shaped(&[t, entries])?,
-            pos: w.positions.rows(t)?,
-            picks: w.picks.rows_mut(t)?,
-            ratio: kind.ratio() as i64,
-            ranked: ranked as i64,
-        })?;
-        self.tracer.watch("idx.topk", || w.picks.rows_mut(t))
     }
 
     /// input [T, D] to output [T, D].
@@ -905,103 +615,10 @@ impl Pass<'_, '_> {
         self.tracer.record("head.norm", w.head_norm.rows(rows)?)?;
         self.tracer.record("logits", w.logits.rows(rows)?)
     }
-
-    /// draft logits [T, V]: one more block over the streams and the next token's embedding, its own head norm, the shared head.
-    fn draft(&mut self, p: &Parameters, draft: &DraftBlock, cache: &mut KvCache) -> Done {
-        let (c, k, t) = (self.c, self.k, self.t);
-        let (n, hidden) = (c.hc_mult, c.hidden_size);
-        let Some(cache) = &mut cache.draft else {
-            return Err(ModelError::Input("the session has no draft cache".into()));
-        };
-        let Some(mut d) = self.w.draft.take() else {
-            return Err(ModelError::Input(
-                "the session has no draft workspace".into(),
-            ));
-        };
-        self.tracer.enter(|| "mtp.".into());
-        let done = self.draft_block(p, draft, cache, &mut d, [t, n, hidden]);
-        let last = match done {
-            Ok(()) => linear(
-                k,
-                self.w.head_norm.shaped(&[t, 1, hidden])?,
-                &p.head,
-                &mut d.logits,
-                &mut None,
-            )
-            .and_then(|()| {
-                self.tracer.record("head_norm", self.w.head_norm.rows(t)?)?;
-                self.tracer.record("logits", d.logits.rows(t)?)
-            }),
-            Err(error) => Err(error),
-        };
-        self.w.draft = Some(d);
-        last
-    }
-
-    fn draft_block(
-        &mut self,
-        p: &Parameters,
-        draft: &DraftBlock,
-        cache: &mut LayerCache,
-        d: &mut DraftWorkspace,
-        [t, n, hidden]: [usize; 3],
-    ) -> Done {
-        let (c, k) = (self.c, self.k);
-        let w = &mut *self.w;
-        // X = e_proj(rms(embedding)) in every stream + h_proj(rms(X)) stream by stream.
-        k.embed(EmbedArgs {
-            ids: w.next_ids.rows(t)?,
-            table: p.embed.view(),
-            x: d.embedded.rows_mut(t)?,
-        })?;
-        rms(
-            k,
-            d.embedded.shaped(&[t, hidden])?,
-            &draft.enorm,
-            &mut d.e,
-            c,
-        )?;
-        linear(
-            k,
-            d.e.shaped(&[t, 1, hidden])?,
-            &draft.e_proj,
-            &mut d.e_proj,
-            &mut w.quantised,
-        )?;
-        let streams = w.x.shaped(&[t * n, hidden])?;
-        rms(k, streams, &draft.hnorm, &mut d.h, c)?;
-        linear(
-            k,
-            d.h.shaped(&[t * n, 1, hidden])?,
-            &draft.h_proj,
-            &mut d.h_proj,
-            &mut w.quantised,
-        )?;
-        k.mtp_merge(MtpMergeArgs {
-            e: d.e_proj.rows(t)?,
-            h: d.h_proj.rows(t)?,
-            x: w.x.rows_mut(t)?,
-        })?;
-        self.tracer.watch("block_in", || w.x.rows_mut(t))?;
-        self.block(&draft.layer, cache)?;
-        let w = &mut *self.w;
-        self.tracer.watch("block_out", || w.x.rows_mut(t))?;
-        swap(&mut w.x, &mut w.head_x);
-        let collapsed = collapse(c, k, &draft.hc_head, w, t);
-        swap(&mut w.x, &mut w.head_x);
-        collapsed?;
-        rms(
-            k,
-            w.head_collapsed.rows(t)?,
-            &draft.norm,
-            &mut w.head_norm,
-            c,
-        )
-    }
 }
 
 /// The columns of a matrix that is never quantised in the products with a block's input.
-fn wide<'a>(
+pub(super) fn wide<'a>(
     projected: &'a Tensor,
     quantised: &'a Option<Quantised>,
     inputs: &Inputs,
@@ -1015,7 +632,13 @@ fn wide<'a>(
 }
 
 /// head_collapsed [rows, D] = hc_head(head_x [rows, N, D]).
-fn collapse(c: &Config, k: &Kernels, site: &HcSite, w: &mut Workspace, rows: usize) -> Done {
+pub(super) fn collapse(
+    c: &Config,
+    k: &Kernels,
+    site: &HcSite,
+    w: &mut Workspace,
+    rows: usize,
+) -> Done {
     let streams = [rows, 1, c.hc_mult * c.hidden_size];
     match (&site.mix.weights, &mut w.quantised) {
         (Weights::Parts(weights), Some(quantised)) => {

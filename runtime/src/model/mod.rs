@@ -6,6 +6,8 @@ pub mod config;
 pub mod cost;
 mod error;
 pub mod forward;
+mod forward_attention;
+mod forward_draft;
 mod forward_quantised;
 pub mod kernels;
 pub mod kv_cache;

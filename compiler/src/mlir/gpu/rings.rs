@@ -124,13 +124,7 @@ impl<'c> Emitter<'_, 'c> {
             let to = self.b.offset(own, (i as u64 * step) as i64);
             self.b.store(word, to, 4, None);
         }
-        let first = self.first_of_warp();
-        let open = self.b.begin_if(first);
-        let full = self.barrier_of(&ring, slot, false)?;
-        self.b.mbarrier_arrive(full);
-        self.b.end_if(open);
-        self.advance(number);
-        Ok(())
+        self.publish(number, &ring, slot)
     }
 
     /// Hands a vector in shared memory over to another role.
@@ -148,9 +142,14 @@ impl<'c> Emitter<'_, 'c> {
         let element = self.load(&from, open.iv);
         self.store(&to, open.iv, element);
         self.end_share(open);
+        self.publish(number, &ring, slot)
+    }
+
+    /// A thread of each warp says that the warp has filled its part of a slot.
+    fn publish(&mut self, number: usize, ring: &Ring, slot: Val<'c>) -> Emit {
         let first = self.first_of_warp();
         let open = self.b.begin_if(first);
-        let full = self.barrier_of(&ring, slot, false)?;
+        let full = self.barrier_of(ring, slot, false)?;
         self.b.mbarrier_arrive(full);
         self.b.end_if(open);
         self.advance(number);
