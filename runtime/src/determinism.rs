@@ -204,7 +204,7 @@ fn differing(expected: &[u32], found: &[u32]) -> usize {
 }
 
 /// SplitMix64.
-struct Random(u64);
+pub(crate) struct Random(pub u64);
 
 impl Random {
     fn next(&mut self) -> u64 {
@@ -220,7 +220,7 @@ impl Random {
         (self.next() % n as u64) as usize
     }
 
-    fn ids(&mut self, count: usize, vocab: usize) -> Vec<u32> {
+    pub fn ids(&mut self, count: usize, vocab: usize) -> Vec<u32> {
         (0..count).map(|_| self.below(vocab) as u32).collect()
     }
 }

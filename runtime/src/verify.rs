@@ -4,6 +4,9 @@
 //! chunks of 7, token by token and one sequence at a time; the last three must have the bits of the first.
 //! The bounds are those of the files' own README: five times the noise between evaluation orders.
 
+pub mod devices;
+mod forced;
+mod measures;
 mod quantised;
 
 use std::collections::{BTreeMap, BTreeSet};

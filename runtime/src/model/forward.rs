@@ -532,6 +532,11 @@ impl Pass<'_, '_> {
             })?,
         }
 
+        self.tracer
+            .watch("gate.topk_idx", || w.experts.rows_mut(t))?;
+        self.tracer
+            .watch("gate.topk_w", || w.expert_weights.rows_mut(t))?;
+
         // Pairs sorted by expert, cut into tiles of rows.
         let pairs = t * choices;
         let rows = match &p.w1 {
@@ -571,12 +576,7 @@ impl Pass<'_, '_> {
             total: w.output.rows_mut(t)?,
         })?;
         if self.tracer.is_on() {
-            for (name, tensor) in [
-                ("gate.scores", &w.gate_scores),
-                ("gate.topk_idx", &w.experts),
-                ("gate.topk_w", &w.expert_weights),
-                ("moe.routed", &w.routed),
-            ] {
+            for (name, tensor) in [("gate.scores", &w.gate_scores), ("moe.routed", &w.routed)] {
                 self.tracer.record(name, tensor.rows(t)?)?;
             }
             self.tracer.watch("moe.out", || w.output.rows_mut(t))?;

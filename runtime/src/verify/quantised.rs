@@ -5,8 +5,6 @@
 //!
 //! Needs: `io.safetensors`, `trace.safetensors` and `case.json` beside the model.
 
-mod forced;
-mod measures;
 mod names;
 
 use std::collections::BTreeMap;
@@ -16,15 +14,15 @@ use half::bf16;
 use serde_json::Value;
 use tessera_device::Device;
 
-use self::forced::{Forced, Seen, get, stored, values_of, widened};
-use self::measures::{
-    by_number, by_sequence, closing, differing_bits, differing_sets, largest, relative_error,
-    reordered, taken, tokens_at,
-};
 use self::names::{
     LAST_STREAM, REPLACED, block_border, prefixes, ratio, recorded_name, stored_border,
 };
 use super::Check;
+use super::forced::{Forced, Seen, StoredValue, get, stored, values_of, widened};
+use super::measures::{
+    by_number, by_sequence, closing, differing_bits, differing_sets, largest, relative_error,
+    reordered, taken, tokens_at,
+};
 use crate::model::{Logits, Model, ModelError, Run, Session};
 use crate::weights::{self, SafetensorsFile};
 
@@ -106,7 +104,7 @@ impl Case<'_> {
         let mut forced = Forced::default();
         for tensor in self.io.tensors() {
             if let Some(name) = block_border(tensor.name, "r0.prefill.", config) {
-                forced.border(&tensor, name, stored(&tensor)?);
+                border(&mut forced, &tensor, name, stored(&tensor)?);
             }
         }
         for prefix in prefixes(config) {
@@ -300,7 +298,7 @@ impl Case<'_> {
                     if let Some(step) = step {
                         value = value.step(ids.batch(), ids.length() - ids.prompt, step);
                     }
-                    forced.border(&tensor, name, value);
+                    border(&mut forced, &tensor, name, value);
                 }
             }
             let runs = ids.runs(from, to);
@@ -602,6 +600,15 @@ impl Case<'_> {
         let check = Check { name, error, bound };
         (self.progress)(&check);
         self.checks.push(check);
+    }
+}
+
+/// A stored border of blocks; that which the head is fed with comes before a layer's output.
+fn border(forced: &mut Forced, tensor: &weights::Tensor, name: String, value: StoredValue) {
+    if tensor.name.ends_with(LAST_STREAM) {
+        forced.values.insert(name, value);
+    } else {
+        forced.values.entry(name).or_insert(value);
     }
 }
 

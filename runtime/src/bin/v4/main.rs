@@ -1,6 +1,7 @@
 //! `v4`: DeepSeek-V4 models on the command line.
 
 mod bench;
+mod compare;
 mod determinism;
 mod forward;
 mod generate;
@@ -30,6 +31,8 @@ struct Cli {
 enum Command {
     /// Checks a model against its stored expected values; exit code 1 where one is out of bounds.
     Verify(verify::Args),
+    /// Compares a model on the device with the same on the CPU, step by step and block by block; exit code 1 where one is out of bounds.
+    Compare(compare::Args),
     /// Computes the logits of token sequences and writes them to a safetensors file.
     Forward(forward::Args),
     /// Checks that a request's bits do not depend on what runs beside it; exit code 1 where they do.
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match &cli.command {
         Command::Verify(args) => verify::run(args, &cli.options),
+        Command::Compare(args) => compare::run(args, &cli.options),
         Command::Determinism(args) => determinism::run(args, &cli.options),
         Command::Forward(args) => forward::run(args, &cli.options),
         Command::Generate(args) => generate::run(args, &cli.options),

@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
+use tessera::model::config::Config;
 use tessera::model::kernels::Kernels;
 use tessera::model::{Model, ModelError, Session};
 use tessera::weights::Draft;
 use tessera_device::cuda::Cubins;
 use tessera_device::{CpuOptions, CudaOptions, Device};
 
-#[derive(clap::Args)]
+#[derive(Clone, clap::Args)]
 pub struct Options {
     /// Where kernels run.
     #[arg(long, global = true, value_enum, default_value_t = DeviceKind::Cpu)]
@@ -36,12 +37,20 @@ pub struct Options {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum DeviceKind {
+pub enum DeviceKind {
     Cpu,
     Cuda,
 }
 
 impl Options {
+    /// The same on another device.
+    pub fn on(&self, device: DeviceKind) -> Options {
+        Options {
+            device,
+            ..self.clone()
+        }
+    }
+
     pub fn device(&self) -> Result<Device, Box<dyn Error>> {
         match self.device {
             DeviceKind::Cpu => Ok(Device::cpu_with(CpuOptions {
@@ -92,6 +101,18 @@ impl Options {
             );
         }
         Ok(model)
+    }
+
+    /// A model with random weights, made on the device, with a progress bar on standard error.
+    pub fn synthetic(&self, config: Config, seed: u32) -> Result<Model, Box<dyn Error>> {
+        let kernels = self.kernels()?;
+        let bar = progress_bar("making weights");
+        let model = Model::synthetic(config, seed, kernels, &mut |done, total| {
+            bar.set_length(total as u64);
+            bar.set_position(done as u64);
+        });
+        bar.finish_and_clear();
+        Ok(model?)
     }
 }
 

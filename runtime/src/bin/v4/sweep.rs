@@ -15,7 +15,7 @@ use tessera::model::sample::{Sampler, Sampling};
 use tessera::model::{Logits, Model, ModelError, Run, Session};
 use tessera_device::{Device, Span};
 
-use super::setup::{Options, progress_bar};
+use super::setup::Options;
 use super::sweep_report::{Measured, Report, Spread, trace_events};
 use super::{CommandResult, Outcome};
 
@@ -76,14 +76,7 @@ pub fn run(args: &Args, name: &str, options: &Options) -> CommandResult {
         return Err("--rounds, --steps, --chunk and --batches must be at least 1".into());
     }
     let config = whole.first_layers(args.layers);
-    let kernels = options.kernels()?;
-    let bar = progress_bar("making weights");
-    let model = Model::synthetic(config, args.seed, kernels, &mut |done, total| {
-        bar.set_length(total as u64);
-        bar.set_position(done as u64);
-    });
-    bar.finish_and_clear();
-    let model = model?;
+    let model = options.synthetic(config, args.seed)?;
     model.device().finish()?;
     let mut report = Report::new(&model, name, &whole, copy_speed(model.device())?);
     if !options.json {

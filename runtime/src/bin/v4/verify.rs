@@ -45,7 +45,7 @@ pub fn run(args: &Args, options: &Options) -> CommandResult {
     })
 }
 
-fn print_case(name: &str, checks: &[Check], wrong: usize, verbose: bool) {
+pub fn print_case(name: &str, checks: &[Check], wrong: usize, verbose: bool) {
     println!("{name}");
     println!(
         "  {:<46} {:>10} {:>10} {:>6}",

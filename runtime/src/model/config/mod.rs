@@ -183,6 +183,14 @@ impl Config {
         Config::from_json(text).expect("pro.json is part of the source and read by the unit tests")
     }
 
+    /// Flash at an eighth to a quarter of its width and half its depth: the dimensions of heads, window, entries and streams are the released ones.
+    /// For comparisons of devices, of which one is slow.
+    pub fn narrow() -> Config {
+        let text = include_bytes!("../builtin/narrow.json");
+        Config::from_json(text)
+            .expect("narrow.json is part of the source and read by the unit tests")
+    }
+
     /// The model of the first `count` layers, without the draft module.
     pub fn first_layers(&self, count: usize) -> Config {
         let layers: Vec<LayerKind> = self.layers.iter().copied().take(count).collect();

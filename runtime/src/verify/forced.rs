@@ -6,7 +6,6 @@ use half::bf16;
 use tessera_artifact::DType;
 use tessera_device::{Tensor, View, ViewMut};
 
-use super::names::LAST_STREAM;
 use crate::model::{ModelError, Trace};
 use crate::weights;
 
@@ -74,17 +73,6 @@ pub(super) struct Forced {
     pub seen: BTreeMap<String, Seen>,
 }
 
-impl Forced {
-    /// A stored border of blocks; that which the head is fed with comes before a layer's output.
-    pub fn border(&mut self, tensor: &weights::Tensor, name: String, value: StoredValue) {
-        if tensor.name.ends_with(LAST_STREAM) {
-            self.values.insert(name, value);
-        } else {
-            self.values.entry(name).or_insert(value);
-        }
-    }
-}
-
 impl Trace for Forced {
     fn record(&mut self, name: &str, value: View) -> Result<(), ModelError> {
         let values = widened(&value)?;
@@ -111,6 +99,10 @@ impl Trace for Forced {
         let tensor = match value.dtype() {
             DType::BF16 => {
                 let values: Vec<bf16> = replaced.map(|&v| bf16::from_f64(v)).collect();
+                Tensor::from_slice(value.shape(), &values)?
+            }
+            DType::I32 => {
+                let values: Vec<i32> = replaced.map(|&v| v as i32).collect();
                 Tensor::from_slice(value.shape(), &values)?
             }
             _ => {
