@@ -1,5 +1,6 @@
 //! Loads compiled Tessera kernels and runs the DeepSeek-V4 forward pass.
 
+pub mod chat;
 pub mod determinism;
 pub mod model;
 pub mod verify;

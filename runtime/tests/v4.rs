@@ -275,11 +275,89 @@ fn a_tokenizer_makes_ids_of_text_and_text_of_ids() {
     assert_eq!(of_text["text"], json!(words.join(" ")));
     assert_eq!(of_text["text"], of_ids["text"]);
 
+    let shown = printed(&[
+        "generate",
+        "--model",
+        &model,
+        "--ids",
+        "11,3,29,0,7",
+        "--tokens",
+        "24",
+    ]);
+    assert_eq!(shown.trim_end(), words.join(" "));
+
     let message = refused(&["generate", "--model", &model, "--prompt", " "]);
     assert!(message.contains("the prompt has no tokens"), "{message}");
+    let message = refused(&["generate", "--model", &model, "--chat", "w1"]);
+    assert!(
+        message.contains("has no token `<｜begin▁of▁sentence｜>`, which V4's chat format needs"),
+        "{message}"
+    );
     std::fs::write(folder.at("tokenizer.json"), "{}").unwrap();
     let message = refused(&["generate", "--model", &model, "--prompt", "w1"]);
     assert!(message.contains("tokenizer.json: "), "{message}");
+}
+
+#[test]
+fn a_conversation_is_asked_in_the_models_own_format() {
+    let folder = Folder::new("chat");
+    let model = changed(
+        &folder,
+        "g1_mixed_tiny_mtp",
+        json!({ "eos_token_id": null }),
+    );
+    let mut vocab: serde_json::Map<String, Value> =
+        (0..120).map(|id| (format!("w{id}"), json!(id))).collect();
+    let marks = [
+        "<｜begin▁of▁sentence｜>",
+        "<｜end▁of▁sentence｜>",
+        "<｜User｜>",
+        "<｜Assistant｜>",
+        "<think>",
+        "</think>",
+    ];
+    let mut added = Vec::new();
+    for (id, mark) in (120..).zip(marks) {
+        vocab.insert(mark.into(), json!(id));
+        added.push(json!({
+            "id": id, "content": mark, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true,
+        }));
+    }
+    let tokenizer = json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added, "normalizer": null,
+        "pre_tokenizer": { "type": "WhitespaceSplit" }, "post_processor": null, "decoder": null,
+        "model": { "type": "WordLevel", "vocab": vocab, "unk_token": "w0" },
+    });
+    std::fs::write(folder.at("tokenizer.json"), tokenizer.to_string()).unwrap();
+    let chat = generate(&model, &["--chat", "w11 w3", "--thinking", "on"]);
+    let ids = generate(&model, &["--ids", "120,122,11,3,123,124"]);
+    assert_eq!(chat["tokens"], ids["tokens"]);
+    // A random model writes no answer of the format, or an unfinished one.
+    assert!(chat["answer"]["finished"] == json!(false) || chat["no_answer"].is_string());
+    assert!(ids["answer"].is_null());
+
+    let turns = json!([
+        { "role": "user", "content": "w1" },
+        { "role": "assistant", "content": "w2", "reasoning_content": "w3" },
+        { "role": "user", "content": "w4" },
+    ]);
+    let path = folder.at("turns.json");
+    std::fs::write(&path, turns.to_string()).unwrap();
+    let chat = generate(&model, &["--messages", path.to_str().unwrap()]);
+    let ids = generate(&model, &["--ids", "120,122,1,123,125,2,121,122,4,123,125"]);
+    assert_eq!(chat["tokens"], ids["tokens"]);
+    std::fs::write(&path, "{}").unwrap();
+    let message = refused(&[
+        "generate",
+        "--model",
+        &model,
+        "--messages",
+        path.to_str().unwrap(),
+    ]);
+    assert!(
+        message.contains("the messages: missing field `messages`"),
+        "{message}"
+    );
 }
 
 /// The same draws with one seed, others with another, whatever the chunks of the prompt.

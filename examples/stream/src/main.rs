@@ -16,7 +16,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let (folder, prompt, most) = match &arguments[..] {
         [folder, prompt] => (folder, prompt, 64),
-        [folder, prompt, most] => (folder, prompt, most.parse()?),
+        [folder, prompt, most] => (folder, prompt, most.parse::<u32>()?),
         _ => return Err("usage: stream DIR PROMPT [TOKENS]".into()),
     };
     let folder = Path::new(folder);
@@ -33,46 +33,29 @@ fn main() -> Result<(), Box<dyn Error>> {
     // The kernels are in this program; loading them takes a device.
     let kernels = Kernels::load(&Device::cpu_with(CpuOptions::default())?)?;
     let model = Model::load(folder, kernels, &mut |_, _| {})?;
-    let mut session = model.session(1, prompt.len() + most, prompt.len())?;
+    let mut session = model.session(1, prompt.len() + most as usize, prompt.len())?;
     let mut sampler = Sampler::new(model.device(), 1)?;
 
-    let mut answer = Vec::new();
-    let mut shown = 0;
+    let mut text = tokenizer.as_ref().map(Tokenizer::stream);
     let mut ids = prompt;
-    while answer.len() < most {
+    for position in 0..most {
         let run = Run {
             sequence: 0,
             ids: &ids,
             next_ids: None,
         };
         let output = model.forward(&mut session, &[run], Logits::Last, None)?;
-        let position = answer.len() as u32;
         let next = sampler.choose(&model, output.logits, &Sampling::Greedy, &[0], &[position])?[0];
         if model.config().eos_token_ids.contains(&next) {
             break;
         }
-        answer.push(next);
+        match &mut text {
+            Some(text) => print!("{}", text.push(next)?),
+            None => print!("{next} "),
+        }
+        std::io::stdout().flush()?;
         ids = vec![next];
-        shown += show(tokenizer.as_ref(), &answer, shown)?;
     }
     println!();
     Ok(())
-}
-
-/// Prints what is new of the answer; how many bytes of its text that were.
-fn show(
-    tokenizer: Option<&Tokenizer>,
-    answer: &[u32],
-    shown: usize,
-) -> Result<usize, Box<dyn Error>> {
-    let text = match tokenizer {
-        Some(tokenizer) => tokenizer.decode(answer)?,
-        None => answer.iter().map(|id| format!("{id} ")).collect(),
-    };
-    // A character may take several tokens; until the last of them is there, it is shown as U+FFFD, which later text replaces.
-    let whole = text.trim_end_matches('\u{fffd}');
-    let new = whole.get(shown..).unwrap_or("");
-    print!("{new}");
-    std::io::stdout().flush()?;
-    Ok(new.len())
 }

@@ -1,12 +1,14 @@
-//! `v4 generate`: tokens after a prompt, greedy or sampled.
+//! `v4 generate`: tokens after a prompt or in answer to a conversation, greedy or sampled.
 
+use std::error::Error;
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::Instant;
 
 use serde_json::json;
+use tessera::chat::{Answer, Conversation, Thinking};
 use tessera::model::sample::{Sampler, Sampling};
-use tessera::model::tokenizer::Tokenizer;
+use tessera::model::tokenizer::{TextStream, Tokenizer};
 use tessera::model::{Logits, Run};
 
 use super::setup::{Options, parse_ids};
@@ -17,17 +19,11 @@ pub struct Args {
     /// Folder of the model.
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
-    /// The prompt's token ids as in 1,2,3.
-    #[arg(
-        long,
-        value_name = "IDS",
-        required_unless_present = "prompt",
-        conflicts_with = "prompt"
-    )]
-    ids: Option<String>,
-    /// The prompt as text, for models with a tokenizer.json.
-    #[arg(long, value_name = "TEXT")]
-    prompt: Option<String>,
+    #[command(flatten)]
+    prompt: Prompt,
+    /// With --chat or --messages: whether the model reasons first.
+    #[arg(long, value_enum, default_value_t = ThinkingKind::Off)]
+    thinking: ThinkingKind,
     /// Tokens to generate at most.
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..))]
     tokens: u32,
@@ -48,20 +44,79 @@ pub struct Args {
     ignore_eos: bool,
 }
 
-pub fn run(args: &Args, options: &Options) -> CommandResult {
-    let tokenizer = Tokenizer::open(&args.model)?;
-    let prompt = match (&args.ids, &args.prompt, &tokenizer) {
-        (Some(ids), ..) => parse_ids(ids)?,
-        (None, Some(text), Some(tokenizer)) => tokenizer.encode(text)?,
-        (None, Some(_), None) => {
+#[derive(clap::Args)]
+#[group(required = true, multiple = false)]
+struct Prompt {
+    /// The prompt's token ids as in 1,2,3.
+    #[arg(long, value_name = "IDS")]
+    ids: Option<String>,
+    /// The prompt as text that the model goes on with, for models with a tokenizer.json.
+    #[arg(long, value_name = "TEXT")]
+    prompt: Option<String>,
+    /// A question, in the model's chat format.
+    #[arg(long, value_name = "TEXT")]
+    chat: Option<String>,
+    /// A conversation in the model's chat format: a JSON list of messages, or an object of `messages` and `tools`.
+    #[arg(long, value_name = "FILE.json")]
+    messages: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum ThinkingKind {
+    Off,
+    On,
+    /// Asked for the greatest effort.
+    Max,
+}
+
+impl ThinkingKind {
+    fn thinking(self) -> Thinking {
+        match self {
+            ThinkingKind::Off => Thinking::Off,
+            ThinkingKind::On => Thinking::On,
+            ThinkingKind::Max => Thinking::Max,
+        }
+    }
+}
+
+impl Args {
+    fn prompt(&self, tokenizer: Option<&Tokenizer>) -> Result<Vec<u32>, Box<dyn Error>> {
+        if let Some(ids) = &self.prompt.ids {
+            return Ok(parse_ids(ids)?);
+        }
+        let Some(tokenizer) = tokenizer else {
             return Err(format!(
                 "{} has no tokenizer.json; give the prompt's token ids with --ids",
-                args.model.display()
+                self.model.display()
             )
             .into());
-        }
-        (None, None, _) => return Err("no prompt; give --ids or --prompt".into()),
-    };
+        };
+        let conversation = match (
+            &self.prompt.prompt,
+            &self.prompt.chat,
+            &self.prompt.messages,
+        ) {
+            (Some(text), ..) => return Ok(tokenizer.encode(text)?),
+            (_, Some(question), _) => Conversation::of(question),
+            (.., Some(path)) => {
+                let text = std::fs::read_to_string(path);
+                let text = text.map_err(|why| format!("{}: {why}", path.display()))?;
+                Conversation::from_json(&text)?
+            }
+            _ => return Err("no prompt; give --ids, --prompt, --chat or --messages".into()),
+        };
+        let prompt = conversation.prompt(self.thinking.thinking())?;
+        Ok(tokenizer.encode_chat(&prompt)?)
+    }
+
+    fn is_chat(&self) -> bool {
+        self.prompt.chat.is_some() || self.prompt.messages.is_some()
+    }
+}
+
+pub fn run(args: &Args, options: &Options) -> CommandResult {
+    let tokenizer = Tokenizer::open(&args.model)?;
+    let prompt = args.prompt(tokenizer.as_ref())?;
     if prompt.is_empty() {
         return Err("the prompt has no tokens".into());
     }
@@ -83,29 +138,33 @@ pub fn run(args: &Args, options: &Options) -> CommandResult {
     let start = Instant::now();
     let eos = &model.config().eos_token_ids;
     let mut tokens = vec![next];
-    show(options, next)?;
+    let mut text = tokenizer.as_ref().map(Tokenizer::stream);
+    show(options, text.as_mut(), next)?;
     while tokens.len() < args.tokens as usize && (args.ignore_eos || !eos.contains(&next)) {
         let output = model.forward(&mut session, &[run_of(&[next])], Logits::Last, None)?;
         let position = tokens.len() as u32;
         next = sampler.choose(&model, output.logits, &sampling, &[0], &[position])?[0];
         tokens.push(next);
-        show(options, next)?;
+        show(options, text.as_mut(), next)?;
     }
     let decode = start.elapsed();
     let rate =
         |tokens: usize, time: std::time::Duration| tokens as f64 / time.as_secs_f64().max(1e-9);
-    let text = tokenizer.map(|t| t.decode(&tokens)).transpose()?;
     let (prefill, decode) = (rate(prompt.len(), prefill), rate(tokens.len() - 1, decode));
     if options.json {
-        println!(
-            "{}",
-            json!({ "tokens": tokens, "text": text, "prefill_tokens_per_s": prefill, "decode_tokens_per_s": decode })
-        );
+        let text = tokenizer.as_ref().map(|t| t.decode(&tokens)).transpose()?;
+        let mut result = json!({ "tokens": tokens, "text": text, "prefill_tokens_per_s": prefill, "decode_tokens_per_s": decode });
+        if let (Some(tokenizer), true) = (&tokenizer, args.is_chat()) {
+            let text = tokenizer.decode_chat(&tokens)?;
+            match Answer::parse(&text, args.thinking.thinking()) {
+                Ok(answer) => result["answer"] = json!(answer),
+                // The model is free to write anything.
+                Err(why) => result["no_answer"] = json!(why.to_string()),
+            }
+        }
+        println!("{result}");
     } else {
         println!();
-        if let Some(text) = text {
-            println!("{text}");
-        }
         eprintln!("prefill {prefill:.1} tokens/s, decode {decode:.1} tokens/s");
     }
     Ok(Outcome::Fine)
@@ -119,10 +178,18 @@ fn run_of(ids: &[u32]) -> Run<'_> {
     }
 }
 
-fn show(options: &Options, token: u32) -> std::io::Result<()> {
+/// A token as it comes: its text where there is a tokenizer, else its id.
+fn show(
+    options: &Options,
+    text: Option<&mut TextStream>,
+    token: u32,
+) -> Result<(), Box<dyn Error>> {
     if options.json {
         return Ok(());
     }
-    print!("{token} ");
-    std::io::stdout().flush()
+    match text {
+        Some(text) => print!("{}", text.push(token)?),
+        None => print!("{token} "),
+    }
+    Ok(std::io::stdout().flush()?)
 }
