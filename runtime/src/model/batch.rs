@@ -142,6 +142,7 @@ fn push_ids(to: &mut Vec<i32>, ids: &[u32], vocab_size: usize) -> Result<(), Mod
 mod tests {
     use super::*;
     use crate::model::config::Config;
+    use crate::model::kv_cache::Room;
 
     fn tiny() -> (Config, KvCache) {
         let path = concat!(
@@ -150,7 +151,13 @@ mod tests {
         );
         let config = Config::read(std::path::Path::new(path)).unwrap();
         let device = tessera_device::Device::cpu().unwrap();
-        let cache = KvCache::new(&device, &config, 2, 10, 8).unwrap();
+        let room = Room {
+            sequences: 2,
+            context: 10,
+            most_tokens: 8,
+            pages: None,
+        };
+        let cache = KvCache::new(&device, &config, room).unwrap();
         (config, cache)
     }
 

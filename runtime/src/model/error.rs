@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::config::ConfigError;
+use super::pages::PAGE_TOKENS;
 use crate::weights::WeightsError;
 use tessera_device::{CudaError, LaunchError, TensorError};
 
@@ -17,6 +18,8 @@ pub enum ModelError {
     Device(CudaError),
     /// Tokens, sequences or sizes that the call cannot take.
     Input(String),
+    /// The cache has no room for a request or for its tokens.
+    Full(CacheFull),
     /// A checkpoint or setting that this version does not run.
     Unsupported(String),
 }
@@ -29,6 +32,7 @@ impl fmt::Display for ModelError {
             ModelError::Tensor(error) => error.fmt(f),
             ModelError::Launch(error) => error.fmt(f),
             ModelError::Device(error) => error.fmt(f),
+            ModelError::Full(error) => error.fmt(f),
             ModelError::Input(text) | ModelError::Unsupported(text) => f.write_str(text),
         }
     }
@@ -42,8 +46,50 @@ impl std::error::Error for ModelError {
             ModelError::Tensor(error) => Some(error),
             ModelError::Launch(error) => Some(error),
             ModelError::Device(error) => Some(error),
+            ModelError::Full(error) => Some(error),
             ModelError::Input(_) | ModelError::Unsupported(_) => None,
         }
+    }
+}
+
+/// Why a cache takes no more. Other requests go on; when one of them ends there is room again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CacheFull {
+    /// Every block of state belongs to a request.
+    States { states: usize },
+    /// A call needs more pages of entries than are free.
+    Pages {
+        needed: usize,
+        free: usize,
+        total: usize,
+    },
+}
+
+impl fmt::Display for CacheFull {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CacheFull::States { states } => write!(
+                f,
+                "the cache has state for {states} requests, and all of them run; end one, or make a session for more sequences"
+            ),
+            CacheFull::Pages {
+                needed,
+                free,
+                total,
+            } => write!(
+                f,
+                "the call needs {needed} more pages of {PAGE_TOKENS} tokens, and {free} of the cache's {total} are free; end a request, or make a \
+                 session with more pages"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for CacheFull {}
+
+impl From<CacheFull> for ModelError {
+    fn from(error: CacheFull) -> Self {
+        ModelError::Full(error)
     }
 }
 

@@ -19,7 +19,7 @@ use super::kernels::{
     HcPostBf16Args, HcPreArgs, Kernels, RopeTableArgs, RouteArgs, RouteByTableArgs, SumPartsArgs,
     TakeRowsArgs,
 };
-use super::kv_cache::{KvCache, LayerCache};
+use super::kv_cache::{KvCache, LayerCache, Parts, Room, Shared};
 use super::ops::{Done, RUN, linear, mix, part, rms};
 use super::parameters::{
     Choice, Experts, Gate, HcSite, Inputs, Layer, Moe, Parameters, Part, Weights,
@@ -156,6 +156,25 @@ impl Model {
         context: usize,
         most_tokens: usize,
     ) -> Result<Session, ModelError> {
+        self.session_in(Room {
+            sequences,
+            context,
+            most_tokens,
+            pages: None,
+        })
+    }
+
+    /// The same, with room as it says: sequences may share fewer pages of entries than all of them could take.
+    ///
+    /// # Errors
+    /// As [`session`](Self::session).
+    pub fn session_in(&self, room: Room) -> Result<Session, ModelError> {
+        let Room {
+            sequences,
+            context,
+            most_tokens,
+            ..
+        } = room;
         if sequences == 0 || context == 0 || most_tokens == 0 {
             return Err(ModelError::Input(
                 "a session needs at least one sequence, one token of context and one token per call".into(),
@@ -164,7 +183,7 @@ impl Model {
         Ok(Session {
             model: self.number,
             steps: Steps::new(self.device()),
-            cache: KvCache::new(self.device(), &self.config, sequences, context, most_tokens)?,
+            cache: KvCache::new(self.device(), &self.config, room)?,
             batch: Batch::default(),
             workspace: Workspace::new(
                 self.device(),
@@ -180,7 +199,7 @@ impl Model {
     /// Runs the next tokens of some sequences.
     ///
     /// # Errors
-    /// [`ModelError::Input`] for tokens the session cannot take; a launch that was refused; what the trace reports.
+    /// [`ModelError::Input`] for tokens the session cannot take; [`ModelError::Full`] where its pages do not suffice; a launch that was refused; what the trace reports.
     pub fn forward<'s>(
         &self,
         session: &'s mut Session,
@@ -236,6 +255,15 @@ impl Model {
             }
             Logits::Last => &batch.last,
         };
+        let wanted: Vec<_> = runs
+            .iter()
+            .map(|run| {
+                let length = cache.length(run.sequence).unwrap_or(0);
+                (run.sequence, length + run.ids.len())
+            })
+            .collect();
+        cache.reserve(&wanted)?;
+        cache.upload(batch)?;
         workspace.upload(batch, picked)?;
         let mut pass = Pass {
             c: &self.config,
@@ -274,13 +302,26 @@ impl Session {
         &self.cache
     }
 
+    #[cfg(test)]
+    pub(super) fn cache_mut(&mut self) -> &mut KvCache {
+        &mut self.cache
+    }
+
     /// Whether steps of one token per sequence are recorded and replayed. At first they are on a GPU; a CPU, which cannot record, only
     /// fills them up as if it did.
     pub fn replay_steps(&mut self, on: bool) {
         self.steps.on = on;
     }
 
-    /// Empties a sequence's slot.
+    /// Takes a block of state for a new request: the number of its sequence.
+    ///
+    /// # Errors
+    /// [`ModelError::Full`]
+    pub fn start(&mut self) -> Result<usize, ModelError> {
+        Ok(self.cache.start()?)
+    }
+
+    /// Ends a sequence's request: its state and its pages are free.
     pub fn reset(&mut self, sequence: usize) {
         self.cache.reset(sequence);
     }
@@ -335,10 +376,13 @@ impl Pass<'_, '_> {
             x: self.w.x.rows_mut(t)?,
         })?;
         self.tracer.watch("embedded", || self.w.x.rows_mut(t))?;
-        for (index, (layer, cache)) in p.layers.iter().zip(&mut cache.layers).enumerate() {
+        let Parts {
+            layers, mut shared, ..
+        } = cache.parts();
+        for (index, (layer, cache)) in p.layers.iter().zip(layers).enumerate() {
             self.tracer.enter(|| format!("L{index}."));
             self.place = Place::Layer(index);
-            self.block(layer, cache)?;
+            self.block(layer, cache, &mut shared)?;
             self.place = Place::Outside;
             self.tracer.enter(String::new);
             if self.tracer.is_on() {
@@ -368,10 +412,15 @@ impl Pass<'_, '_> {
     }
 
     /// X <- hc(attention), X <- hc(experts).
-    pub(super) fn block(&mut self, layer: &Layer, cache: &mut LayerCache) -> Done {
+    pub(super) fn block(
+        &mut self,
+        layer: &Layer,
+        cache: &mut LayerCache,
+        shared: &mut Shared,
+    ) -> Done {
         self.section(Section::HyperConnections);
         self.hc_pre(&layer.attn_hc, &layer.attn_norm, "attn")?;
-        self.attention(layer, cache)?;
+        self.attention(layer, cache, shared)?;
         self.section(Section::HyperConnections);
         self.hc_post()?;
         let t = self.t;

@@ -1,14 +1,18 @@
 //! Attention in the forward pass: queries, keys and entries, the indexer's choice, the output.
 
+use super::ModelError;
 use super::config::LayerKind;
 use super::cost::Section;
+use super::kept::{Kept, Place};
 use super::kernels::{
     AttentionArgs, CompressArgs, IndexScoresArgs, IndexScoresBf16Args, IndexTopkArgs,
-    StoreKeyE4m3Args, StoreRingArgs,
+    StoreKeyE4m3Args, StoreRingArgs, TakeRowsArgs,
 };
-use super::kv_cache::{CompressorCache, LayerCache};
+use super::kv_cache::{CompressorCache, LayerCache, Shared};
 use super::ops::{Done, attention, linear, norm_rotate, part, rms, turn};
 use super::parameters::{self, Inputs, Layer, Weights};
+use tessera_artifact::DType;
+use tessera_device::{Tensor, View, ViewMut};
 
 /// Heads up to which the indexer's scores are made on tensor cores.
 const MOST_INDEX_HEADS: usize = 64;
@@ -16,9 +20,40 @@ const MOST_INDEX_HEADS: usize = 64;
 use super::forward::{Pass, wide};
 use super::workspace::Rows;
 
+/// Rows of sequences in pages.
+struct Paged<'a> {
+    /// `[N, D]`
+    rows: View<'a>,
+    table: View<'a>,
+    per_page: i64,
+}
+
+/// Rows `[B, E, D]` of every sequence in their order: one page each.
+fn in_order<'a>(rows: &'a Tensor, shared: &Shared<'a>) -> Result<Paged<'a>, ModelError> {
+    let &[sequences, entries, width] = rows.shape() else {
+        unreachable!("the cache makes them with three axes");
+    };
+    Ok(Paged {
+        rows: rows.view().reshape(&[sequences * entries, width])?,
+        table: shared.own,
+        per_page: entries,
+    })
+}
+
+/// `[B, R, ..]` of the rows of all rings, R `slots`.
+fn rings(rows: &mut Tensor, slots: i64) -> Result<ViewMut<'_>, ModelError> {
+    let shape = [rows.shape()[0] / slots, slots, rows.shape()[1]];
+    Ok(rows.view_mut()?.reshape(&shape)?)
+}
+
 impl Pass<'_, '_> {
     /// input [T, D] to output [T, D].
-    pub(super) fn attention(&mut self, layer: &Layer, cache: &mut LayerCache) -> Done {
+    pub(super) fn attention(
+        &mut self,
+        layer: &Layer,
+        cache: &mut LayerCache,
+        shared: &mut Shared,
+    ) -> Done {
         let (c, k, t) = (self.c, self.k, self.t);
         let p = &layer.attn;
         let kind = layer.kind;
@@ -56,7 +91,18 @@ impl Pass<'_, '_> {
             _ => &w.rope_compress,
         };
         let kv_raw = part(&w.projected, product, &p.wkv)?;
-        if w.quantised.is_some() {
+        let slots = cache.slots as i64;
+        if let Kept::Records {
+            codes,
+            rope: turned,
+            scales,
+        } = &mut cache.ring
+        {
+            let (codes, turned, scales) = (
+                rings(codes, slots)?,
+                rings(turned, slots)?,
+                rings(scales, slots)?,
+            );
             k.store_key_e4m3(StoreKeyE4m3Args {
                 x: kv_raw,
                 norm: p.kv_norm.view(),
@@ -65,7 +111,9 @@ impl Pass<'_, '_> {
                 pos: w.positions.rows(t)?,
                 seq: w.sequences.rows(t)?,
                 key: w.kv.rows_mut(t)?,
-                ring: cache.ring.view_mut()?,
+                codes,
+                rope: turned,
+                scales,
                 eps: c.rms_norm_eps as f32,
             })?;
         } else {
@@ -73,50 +121,56 @@ impl Pass<'_, '_> {
             turn(k, &mut w.kv_normed, rope, &mut w.kv, &[t, 1, dim], 1.0)?;
         }
         self.tracer.watch("attn.kv", || w.kv.rows_mut(t))?;
-        if w.quantised.is_none() || self.tracer.is_on() {
-            k.store_ring(StoreRingArgs {
-                rows: w.kv.rows(t)?,
-                pos: w.positions.rows(t)?,
-                seq: w.sequences.rows(t)?,
-                ring: cache.ring.view_mut()?,
-            })?;
-        }
+        self.store_keys(cache, shared)?;
 
         // Compressed entries of the blocks that these tokens close, and which of them each token sees.
         let closed = match kind {
             LayerKind::Window => 0,
-            _ => (self.longest / kind.ratio()) as i64,
+            _ => self.longest / kind.ratio(),
         };
         if let (Some(compressor), Some(main)) = (&p.compressor, &mut cache.main) {
-            self.compress(compressor, main, &p.inputs, "comp")?;
-            self.tracer.watch("comp.kv", || {
-                Ok(main.entries.view_mut()?.slice(1, 0..closed)?)
-            })?;
+            self.compress(compressor, main, &p.inputs, shared.table, "comp")?;
+            self.bring(main, shared, kind.ratio(), closed, "comp.kv")?;
         }
         if let (Some(indexer), Some(index)) = (&p.indexer, &mut cache.index) {
             self.section(Section::Indexer);
-            self.compress(&indexer.compressor, index, &p.inputs, "idx")?;
-            self.tracer.watch("idx.k", || {
-                Ok(index.entries.view_mut()?.slice(1, 0..closed)?)
-            })?;
-            self.pick(indexer, index, kind, &p.inputs)?;
+            self.compress(&indexer.compressor, index, &p.inputs, shared.table, "idx")?;
+            self.bring(index, shared, kind.ratio(), closed, "idx.k")?;
+            self.pick(indexer, index, shared, kind, &p.inputs)?;
         }
 
         // core [T, H, A], turned back by each query's position.
         self.section(Section::Core);
         let w = &mut *self.w;
-        let entries = cache
-            .main
-            .as_ref()
-            .map_or(&cache.no_entries, |main| &main.entries);
+        let (ring, entries) = match &shared.widened {
+            Some(widened) => (widened.ring.view(), in_order(&widened.entries, shared)?),
+            None => {
+                let rows = cache.ring.rows()?;
+                let ring = rows.reshape(&[rows.shape()[0] / slots, slots, dim as i64])?;
+                let entries = match &cache.main {
+                    Some(main) => Paged {
+                        rows: main.entries.rows()?,
+                        table: shared.table,
+                        per_page: main.per_page as i64,
+                    },
+                    None => Paged {
+                        rows: cache.no_entries.view(),
+                        table: shared.own,
+                        per_page: 1,
+                    },
+                };
+                (ring, entries)
+            }
+        };
         let picks = match kind {
             LayerKind::CompressedSparse { .. } => &w.picks,
             _ => &w.no_picks,
         };
         let core = AttentionArgs {
             q: w.q.rows(t)?,
-            ring: cache.ring.view(),
-            entries: entries.view(),
+            ring,
+            entries: entries.rows,
+            table: entries.table,
             picks: picks.rows(t)?,
             pos: w.positions.rows(t)?,
             seq: w.sequences.rows(t)?,
@@ -124,6 +178,7 @@ impl Pass<'_, '_> {
             o: w.core.rows_mut(t)?,
             window: c.sliding_window as i64,
             ratio: kind.ratio() as i64,
+            per_page: entries.per_page,
             scale: (dim as f32).sqrt().recip(),
         };
         attention(k, core)?;
@@ -167,12 +222,97 @@ impl Pass<'_, '_> {
         self.tracer.watch("attn.out", || w.output.rows_mut(t))
     }
 
+    /// Puts keys where they are not yet, and those that attention reads where it reads them.
+    fn store_keys(&mut self, cache: &mut LayerCache, shared: &mut Shared) -> Done {
+        let (c, k, t) = (self.c, self.k, self.t);
+        let w = &mut *self.w;
+        let (rows, pos, seq) = (w.kv.rows(t)?, w.positions.rows(t)?, w.sequences.rows(t)?);
+        let at = shared.ring(cache, c.sliding_window, t);
+        let Some(widened) = &mut shared.widened else {
+            let ring = cache.ring.rows_mut()?;
+            let slots = cache.slots as i64;
+            let shape = [ring.shape()[0] / slots, slots, c.head_dim as i64];
+            k.store_ring(StoreRingArgs {
+                rows,
+                pos,
+                seq,
+                ring: ring.reshape(&shape)?,
+            })?;
+            return Ok(());
+        };
+        if self.tracer.is_on() {
+            // Another key may stand in the place of the one that was stored.
+            k.store_ring(StoreRingArgs {
+                rows,
+                pos,
+                seq,
+                ring: widened.ring.view_mut()?,
+            })?;
+            let own = Place { window: 1, ..at };
+            cache.ring.narrow(k, &own, &widened.ring)?;
+        }
+        cache.ring.widen(k, &at, &mut widened.ring)
+    }
+
+    /// Entries, `closed` of each sequence at most, to where products read them; a trace may change them on the way.
+    fn bring(
+        &mut self,
+        cache: &mut CompressorCache,
+        shared: &mut Shared,
+        ratio: usize,
+        closed: usize,
+        name: &str,
+    ) -> Done {
+        let k = self.k;
+        let at = shared.entries(cache.per_page, ratio, closed);
+        if let Some(widened) = &mut shared.widened {
+            let rows = match name {
+                "idx.k" => &mut widened.index,
+                _ => &mut widened.entries,
+            };
+            cache.entries.widen(k, &at, rows)?;
+            if self.tracer.is_on() {
+                let shown = rows.view_mut()?.slice(1, 0..closed as i64)?;
+                self.tracer.watch(name, move || Ok(shown))?;
+                cache.entries.narrow(k, &at, rows)?;
+            }
+            return Ok(());
+        }
+        if !self.tracer.is_on() {
+            return Ok(());
+        }
+        // Out of the pages.
+        let sequences = shared.pages.sequences();
+        let numbers: Vec<i32> = (0..sequences)
+            .flat_map(|s| (0..closed).map(move |e| (s, e)))
+            .map(|(s, e)| {
+                let page = shared.pages.of(s).get(e / cache.per_page);
+                page.map_or(0, |page| {
+                    page * cache.per_page as i32 + (e % cache.per_page) as i32
+                })
+            })
+            .collect();
+        let width = cache.entries.rows()?.shape()[1];
+        let device = k.library().device();
+        let mut places = Tensor::zeros_on(device, DType::I32, &[numbers.len() as i64])?;
+        places.write_start(&numbers)?;
+        let shape = [sequences as i64, closed as i64, width];
+        let mut shown = Tensor::zeros_on(device, DType::F32, &shape)?;
+        k.take_rows(TakeRowsArgs {
+            x: cache.entries.rows()?,
+            rows: places.view(),
+            y: shown.view_mut()?.reshape(&[numbers.len() as i64, width])?,
+        })?;
+        self.tracer.record(name, shown.view())
+    }
+
     /// Puts the tokens' rows into the open blocks and writes the entries of those that close.
     fn compress(
         &mut self,
         p: &parameters::Compressor,
         cache: &mut CompressorCache,
         inputs: &Inputs,
+        table: View,
         name: &str,
     ) -> Done {
         let (c, k, t) = (self.c, self.k, self.t);
@@ -186,7 +326,7 @@ impl Pass<'_, '_> {
             ring: cache.open.rows.view_mut()?,
         })?;
         if w.quantised.is_some() {
-            return self.close(p, cache, name);
+            return self.close(p, cache, table, name);
         }
         k.compress(CompressArgs {
             keys: cache.open.keys()?,
@@ -196,8 +336,10 @@ impl Pass<'_, '_> {
             f: self.frequencies.compress.view(),
             pos: w.positions.rows(t)?,
             seq: w.sequences.rows(t)?,
-            entries: cache.entries.view_mut()?,
+            table,
+            entries: cache.entries.rows_mut()?,
             eps: c.rms_norm_eps as f32,
+            per_page: cache.per_page as i64,
         })?;
         Ok(())
     }
@@ -207,6 +349,7 @@ impl Pass<'_, '_> {
         &mut self,
         p: &parameters::Indexer,
         cache: &CompressorCache,
+        shared: &Shared,
         kind: LayerKind,
         inputs: &Inputs,
     ) -> Done {
@@ -248,16 +391,16 @@ impl Pass<'_, '_> {
             let w = &mut *self.w;
             self.tracer.watch("idx.q", || w.index_q.rows_mut(t))?;
             let (pos, seq) = (w.positions.rows(t)?, w.sequences.rows(t)?);
-            let (q, keys) = (w.index_q.rows(t)?, cache.entries.view());
+            let q = w.index_q.rows(t)?;
             let scores = w.index_scores.shaped_mut(&[t, entries])?;
             let (ratio, all) = (kind.ratio() as i64, all as i64);
-            match &w.quantised {
+            match (&w.quantised, &shared.widened) {
                 // The scales are in the heads' weights.
-                Some(quantised) if heads <= MOST_INDEX_HEADS => {
+                (Some(quantised), Some(widened)) if heads <= MOST_INDEX_HEADS => {
                     k.index_scores_bf16(IndexScoresBf16Args {
                         q,
                         w: quantised.head_weights.rows(t)?,
-                        k: keys,
+                        k: widened.index.view(),
                         pos,
                         seq,
                         scores,
@@ -265,7 +408,15 @@ impl Pass<'_, '_> {
                         all,
                     })?;
                 }
-                quantised => {
+                (quantised, widened) => {
+                    let keys = match widened {
+                        Some(widened) => in_order(&widened.index, shared)?,
+                        None => Paged {
+                            rows: cache.entries.rows()?,
+                            table: shared.table,
+                            per_page: cache.per_page as i64,
+                        },
+                    };
                     let (weights, scale, head_scale) = match quantised {
                         Some(quantised) => (quantised.head_weights.rows(t)?, 1.0, 1.0),
                         None => {
@@ -277,7 +428,9 @@ impl Pass<'_, '_> {
                     k.index_scores(IndexScoresArgs {
                         q,
                         w: weights,
-                        k: keys,
+                        k: keys.rows,
+                        table: keys.table,
+                        per_page: keys.per_page,
                         pos,
                         seq,
                         scores,

@@ -4,7 +4,7 @@ use std::mem::swap;
 
 use super::ModelError;
 use super::kernels::{EmbedArgs, MtpMergeArgs};
-use super::kv_cache::{KvCache, LayerCache};
+use super::kv_cache::{KvCache, LayerCache, Parts, Shared};
 use super::ops::{Done, linear, rms};
 use super::parameters::{DraftBlock, Parameters};
 use super::workspace::{DraftWorkspace, Rows};
@@ -21,7 +21,12 @@ impl Pass<'_, '_> {
     ) -> Done {
         let (c, k, t) = (self.c, self.k, self.t);
         let (n, hidden) = (c.hc_mult, c.hidden_size);
-        let Some(cache) = &mut cache.draft else {
+        let Parts {
+            draft: Some(cache),
+            mut shared,
+            ..
+        } = cache.parts()
+        else {
             return Err(ModelError::Input("the session has no draft cache".into()));
         };
         let Some(mut d) = self.w.draft.take() else {
@@ -30,7 +35,7 @@ impl Pass<'_, '_> {
             ));
         };
         self.tracer.enter(|| "mtp.".into());
-        let done = self.draft_block(p, draft, cache, &mut d, [t, n, hidden]);
+        let done = self.draft_block(p, draft, (cache, &mut shared), &mut d, [t, n, hidden]);
         let last = match done {
             Ok(()) => linear(
                 k,
@@ -53,7 +58,7 @@ impl Pass<'_, '_> {
         &mut self,
         p: &Parameters,
         draft: &DraftBlock,
-        cache: &mut LayerCache,
+        (cache, shared): (&mut LayerCache, &mut Shared),
         d: &mut DraftWorkspace,
         [t, n, hidden]: [usize; 3],
     ) -> Done {
@@ -94,7 +99,7 @@ impl Pass<'_, '_> {
             x: w.x.rows_mut(t)?,
         })?;
         self.tracer.watch("block_in", || w.x.rows_mut(t))?;
-        self.block(&draft.layer, cache)?;
+        self.block(&draft.layer, cache, shared)?;
         let w = &mut *self.w;
         self.tracer.watch("block_out", || w.x.rows_mut(t))?;
         swap(&mut w.x, &mut w.head_x);

@@ -2,6 +2,7 @@
 
 use super::ModelError;
 use super::forward::Pass;
+use super::kept::Kept;
 use super::kernels::{
     CloseE2m1Args, CloseE4m3Args, ExpertDownArgs, ExpertDownCodesArgs, ExpertDownFp4Args,
     ExpertUpArgs, ExpertUpCodesArgs, ExpertUpFp4Args, HadamardE2m1Args, HcPreBf16Args,
@@ -12,7 +13,7 @@ use super::ops::{Done, linear, mix, part, rms};
 use super::parameters::{Compressor, Experts, HcSite, Indexer, Inputs, Moe, Weights};
 use super::quantised::used_tiles;
 use super::workspace::Rows;
-use tessera_device::Tensor;
+use tessera_device::{Tensor, View};
 
 impl Pass<'_, '_> {
     /// As `hc_pre`, on bf16 streams: the products in parts, and the norm with the rest.
@@ -65,7 +66,13 @@ impl Pass<'_, '_> {
     }
 
     /// Writes the entries of the blocks that tokens close: pooled rows, normed, turned, rounded to what their cache keeps.
-    pub fn close(&mut self, p: &Compressor, cache: &mut CompressorCache, name: &str) -> Done {
+    pub fn close(
+        &mut self,
+        p: &Compressor,
+        cache: &mut CompressorCache,
+        table: View,
+        name: &str,
+    ) -> Done {
         let (c, k, t) = (self.c, self.k, self.t);
         let w = &mut *self.w;
         let Some(quantised) = &mut w.quantised else {
@@ -90,28 +97,40 @@ impl Pass<'_, '_> {
         let (pos, seq) = (w.positions.rows(t)?, w.sequences.rows(t)?);
         let (f, eps) = (self.frequencies.compress.view(), c.rms_norm_eps as f32);
         let ratio = p.ape.shape()[0];
-        let entries = cache.entries.view_mut()?;
-        match is_index {
-            true => k.close_e2m1(CloseE2m1Args {
+        let per_page = cache.per_page as i64;
+        match &mut cache.entries {
+            Kept::IndexKeys { codes, scales } => k.close_e2m1(CloseE2m1Args {
                 pooled,
                 norm,
                 f,
                 pos,
                 seq,
-                entries,
+                table,
+                codes: codes.view_mut()?,
+                scales: scales.view_mut()?,
                 eps,
                 ratio,
+                per_page,
             })?,
-            false => k.close_e4m3(CloseE4m3Args {
+            Kept::Records {
+                codes,
+                rope,
+                scales,
+            } => k.close_e4m3(CloseE4m3Args {
                 pooled,
                 norm,
                 f,
                 pos,
                 seq,
-                entries,
+                table,
+                codes: codes.view_mut()?,
+                rope: rope.view_mut()?,
+                scales: scales.view_mut()?,
                 eps,
                 ratio,
+                per_page,
             })?,
+            Kept::Rows(_) => return Err(no_workspace()),
         }
         Ok(())
     }

@@ -9,12 +9,16 @@ pub mod forward;
 mod forward_attention;
 mod forward_draft;
 mod forward_quantised;
+mod kept;
 pub mod kernels;
 pub mod kv_cache;
 mod ops;
+pub mod pages;
 pub mod parameters;
 pub mod plan;
 mod quantised;
+#[cfg(test)]
+mod requests;
 mod rope;
 pub mod sample;
 mod steps;
@@ -24,6 +28,7 @@ pub mod trace;
 mod workspace;
 
 pub use batch::Run;
-pub use error::ModelError;
+pub use error::{CacheFull, ModelError};
 pub use forward::{Logits, Model, Output, Session};
+pub use kv_cache::Room;
 pub use trace::Trace;

@@ -99,6 +99,7 @@ pub(super) fn attention(k: &Kernels, args: AttentionArgs) -> Done {
         q,
         ring,
         entries,
+        table,
         picks,
         pos,
         seq,
@@ -106,12 +107,14 @@ pub(super) fn attention(k: &Kernels, args: AttentionArgs) -> Done {
         o,
         window,
         ratio,
+        per_page,
         scale,
     } = args;
     k.attention_wide(AttentionWideArgs {
         q,
         ring,
         entries,
+        table,
         picks,
         pos,
         seq,
@@ -119,6 +122,7 @@ pub(super) fn attention(k: &Kernels, args: AttentionArgs) -> Done {
         o,
         window,
         ratio,
+        per_page,
         scale,
     })?;
     Ok(())

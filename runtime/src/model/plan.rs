@@ -278,6 +278,14 @@ fn stored_size(tensor: &ExpectedTensor, format: WeightFormat) -> u64 {
 // Cache.
 
 impl KvFormat {
+    /// What the cache of a model of this configuration keeps.
+    pub fn of(config: &Config) -> KvFormat {
+        match config.weight_format {
+            WeightFormat::Plain => KvFormat::F32,
+            WeightFormat::Fp8 { .. } => KvFormat::Fp8Fp4,
+        }
+    }
+
     /// Bytes of one main entry.
     pub fn entry(self, config: &Config) -> u64 {
         let (width, rope) = (config.head_dim as u64, config.qk_rope_head_dim as u64);

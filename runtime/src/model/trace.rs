@@ -5,7 +5,8 @@ use tessera_device::{View, ViewMut};
 use super::ModelError;
 
 /// Gets each traced value as it is computed. Names: `L3.attn.q`, `mtp.ffn.in`, `head.norm`, `hidden.3`, …; the first axis of a view is
-/// the call's tokens, but for a layer's entries (`comp.kv`, `idx.k`), which come as `[sequences, entries, width]`.
+/// the call's tokens, but for a layer's entries (`comp.kv`, `idx.k`), which come as `[sequences, entries, width]`, and which
+/// models with float32 activations only record.
 pub trait Trace {
     /// # Errors
     /// Whatever the watcher meets; the forward pass stops with it.

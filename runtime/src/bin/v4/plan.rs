@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use tessera::model::ModelError;
+use tessera::model::Room;
 use tessera::model::config::Config;
 use tessera::model::kv_cache::{CacheBytes, KvCache};
 use tessera::model::plan::{KvFormat, Plan, parse_context, plan};
@@ -49,7 +50,8 @@ pub fn run(args: &Args, options: &Options) -> CommandResult {
         (false, allocated) => {
             print!("{plan}");
             if let (Some(allocated), Some(device)) = (allocated, device) {
-                print_allocated(&plan, &allocated, &device.to_string());
+                let format = KvFormat::of(&config);
+                print_allocated(&plan, &allocated, format, &device.to_string());
             }
         }
     }
@@ -63,7 +65,13 @@ fn allocate(
     device: &Device,
 ) -> Result<Vec<(u64, CacheBytes)>, ModelError> {
     let of = |&context: &u64| {
-        let cache = KvCache::new(device, config, 1, context as usize, 1)?;
+        let room = Room {
+            sequences: 1,
+            context: context as usize,
+            most_tokens: 1,
+            pages: None,
+        };
+        let cache = KvCache::new(device, config, room)?;
         Ok((context, cache.bytes_by_use(config)))
     };
     args.context.iter().map(of).collect()
@@ -73,29 +81,42 @@ fn as_json(context: u64, bytes: &CacheBytes) -> serde_json::Value {
     serde_json::json!({
         "context": context, "sparse_entries": bytes.sparse_entries, "index_keys": bytes.index_keys,
         "heavy_entries": bytes.heavy_entries, "window": bytes.window, "call_rows": bytes.call_rows,
-        "open_blocks": bytes.open_blocks, "draft": bytes.draft,
+        "open_blocks": bytes.open_blocks, "draft": bytes.draft, "padding": bytes.padding,
+        "tables": bytes.tables, "widened": bytes.widened,
     })
 }
 
-/// Bytes, beside those of the plan for keys in bf16, as the cache keeps them.
-fn print_allocated(plan: &Plan, allocated: &[(u64, CacheBytes)], device: &str) {
+/// Bytes of the payload beside those of the plan in the format that the cache keeps, then what the cache takes besides.
+fn print_allocated(plan: &Plan, allocated: &[(u64, CacheBytes)], format: KvFormat, device: &str) {
     println!(
-        "\ncache of one sequence as allocated on {device}, one token a call (bytes; keys in bf16)"
+        "\ncache of one sequence as allocated on {device}, one token a call (bytes; keys as {format})"
     );
     println!(
-        "  {:>8} {:>14} {:>14} {:>7} {:>12} {:>11} {:>10}",
-        "context", "allocated", "planned", "ratio", "open blocks", "call rows", "draft"
+        "  {:>8} {:>14} {:>14} {:>7} {:>9} {:>12} {:>10} {:>9} {:>8} {:>11}",
+        "context",
+        "payload",
+        "planned",
+        "ratio",
+        "padding",
+        "open blocks",
+        "call rows",
+        "draft",
+        "tables",
+        "widened"
     );
     for ((context, bytes), planned) in allocated.iter().zip(&plan.contexts) {
-        let found = bytes.sparse_entries + bytes.index_keys + bytes.heavy_entries + bytes.window;
-        let kv = planned.kv.iter().find(|kv| kv.format == KvFormat::Bf16);
+        let found = bytes.payload();
+        let kv = planned.kv.iter().find(|kv| kv.format == format);
         let total = kv.map_or(0, |kv| kv.total);
         println!(
-            "  {context:>8} {found:>14} {total:>14} {:>7.4} {:>12} {:>11} {:>10}",
+            "  {context:>8} {found:>14} {total:>14} {:>7.4} {:>9} {:>12} {:>10} {:>9} {:>8} {:>11}",
             found as f64 / total as f64,
+            bytes.padding,
             bytes.open_blocks,
             bytes.call_rows,
-            bytes.draft
+            bytes.draft,
+            bytes.tables,
+            bytes.widened
         );
     }
 }
