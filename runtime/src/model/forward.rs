@@ -272,6 +272,7 @@ impl Model {
             w: &mut *workspace,
             t: batch.tokens(),
             longest,
+            each_once: runs.iter().all(|run| run.ids.len() == 1),
             tracer: Tracer::new(trace),
             place: Place::Outside,
         };
@@ -354,6 +355,8 @@ pub(super) struct Pass<'a, 't> {
     /// Tokens.
     pub t: usize,
     pub longest: usize,
+    /// No sequence has more than one token.
+    pub each_once: bool,
     pub tracer: Tracer<'t>,
     pub place: Place,
 }

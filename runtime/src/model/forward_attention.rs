@@ -5,8 +5,8 @@ use super::config::LayerKind;
 use super::cost::Section;
 use super::kept::{Kept, Place};
 use super::kernels::{
-    AttentionArgs, CompressArgs, IndexScoresArgs, IndexScoresBf16Args, IndexTopkArgs,
-    StoreKeyE4m3Args, StoreRingArgs, TakeRowsArgs,
+    AttentionArgs, CompressArgs, IndexScoresArgs, IndexScoresBf16Args, IndexScoresKeysArgs,
+    IndexTopkArgs, StoreKeyE4m3Args, StoreRingArgs, TakeRowsArgs, WidenPickedArgs,
 };
 use super::kv_cache::{CompressorCache, LayerCache, Shared};
 use super::ops::{Done, attention, linear, norm_rotate, part, rms, turn};
@@ -16,6 +16,10 @@ use tessera_device::{Tensor, View, ViewMut};
 
 /// Heads up to which the indexer's scores are made on tensor cores.
 const MOST_INDEX_HEADS: usize = 64;
+/// Tokens whose scores are made of keys as they are kept.
+const MOST_FROM_KEYS: usize = 64;
+/// Keys of a block of scores, and of the pages that blocks are read from.
+const KEYS_OF_A_BLOCK: usize = 128;
 
 use super::forward::{Pass, wide};
 use super::workspace::Rows;
@@ -121,7 +125,14 @@ impl Pass<'_, '_> {
             turn(k, &mut w.kv_normed, rope, &mut w.kv, &[t, 1, dim], 1.0)?;
         }
         self.tracer.watch("attn.kv", || w.kv.rows_mut(t))?;
-        self.store_keys(cache, shared)?;
+        // Where each sequence has one token, what its indexer picks is brought later, and nothing else.
+        let picks_first = self.each_once
+            && !self.tracer.is_on()
+            && shared.widened.is_some()
+            && matches!(kind, LayerKind::CompressedSparse { .. });
+        if !picks_first {
+            self.store_keys(cache, shared)?;
+        }
 
         // Compressed entries of the blocks that these tokens close, and which of them each token sees.
         let closed = match kind {
@@ -130,17 +141,24 @@ impl Pass<'_, '_> {
         };
         if let (Some(compressor), Some(main)) = (&p.compressor, &mut cache.main) {
             self.compress(compressor, main, &p.inputs, shared.table, "comp")?;
-            self.bring(main, shared, kind.ratio(), closed, "comp.kv")?;
+            if !picks_first {
+                self.bring(main, shared, kind.ratio(), closed, "comp.kv")?;
+            }
         }
         if let (Some(indexer), Some(index)) = (&p.indexer, &mut cache.index) {
             self.section(Section::Indexer);
             self.compress(&indexer.compressor, index, &p.inputs, shared.table, "idx")?;
-            self.bring(index, shared, kind.ratio(), closed, "idx.k")?;
+            if !self.scores_keys(index) {
+                self.bring(index, shared, kind.ratio(), closed, "idx.k")?;
+            }
             self.pick(indexer, index, shared, kind, &p.inputs)?;
         }
 
         // core [T, H, A], turned back by each query's position.
         self.section(Section::Core);
+        if picks_first {
+            self.bring_picked(cache, shared, kind.ratio())?;
+        }
         let w = &mut *self.w;
         let (ring, entries) = match &shared.widened {
             Some(widened) => (widened.ring.view(), in_order(&widened.entries, shared)?),
@@ -166,12 +184,16 @@ impl Pass<'_, '_> {
             LayerKind::CompressedSparse { .. } => &w.picks,
             _ => &w.no_picks,
         };
+        let picks = match &shared.widened {
+            Some(widened) if picks_first => widened.order.rows(t)?,
+            _ => picks.rows(t)?,
+        };
         let core = AttentionArgs {
             q: w.q.rows(t)?,
             ring,
             entries: entries.rows,
             table: entries.table,
-            picks: picks.rows(t)?,
+            picks,
             pos: w.positions.rows(t)?,
             seq: w.sequences.rows(t)?,
             sink: p.sink.view(),
@@ -252,6 +274,57 @@ impl Pass<'_, '_> {
             cache.ring.narrow(k, &own, &widened.ring)?;
         }
         cache.ring.widen(k, &at, &mut widened.ring)
+    }
+
+    /// The window's keys, and the entries that the indexer picked in the order of the picks, to where products read them.
+    fn bring_picked(&mut self, cache: &mut LayerCache, shared: &mut Shared, ratio: usize) -> Done {
+        let (c, k, t) = (self.c, self.k, self.t);
+        let w = &mut *self.w;
+        let slots = cache.slots as i64;
+        let (Some(main), Some(widened)) = (&cache.main, &mut shared.widened) else {
+            return Ok(());
+        };
+        let (
+            Kept::Records {
+                codes: ring_codes,
+                rope: ring_rope,
+                scales: ring_scales,
+            },
+            Kept::Records {
+                codes,
+                rope,
+                scales,
+            },
+        ) = (&mut cache.ring, &main.entries)
+        else {
+            return Ok(());
+        };
+        k.widen_picked(WidenPickedArgs {
+            ring_codes: rings(ring_codes, slots)?.as_view(),
+            ring_rope: rings(ring_rope, slots)?.as_view(),
+            ring_scales: rings(ring_scales, slots)?.as_view(),
+            codes: codes.view(),
+            rope: rope.view(),
+            scales: scales.view(),
+            table: shared.table,
+            picks: w.picks.rows(t)?,
+            pos: w.positions.rows(t)?,
+            seq: w.sequences.rows(t)?,
+            ring: widened.ring.view_mut()?,
+            picked: widened.entries.view_mut()?,
+            per_page: main.per_page as i64,
+            window: c.sliding_window as i64,
+            ratio: ratio as i64,
+        })?;
+        Ok(())
+    }
+
+    /// Whether scores are made of keys as the cache keeps them: of few tokens, each of which widens them anew.
+    fn scores_keys(&self, cache: &CompressorCache) -> bool {
+        let is_few = self.t <= MOST_FROM_KEYS && self.c.index_n_heads <= MOST_INDEX_HEADS;
+        let is_page = cache.per_page == KEYS_OF_A_BLOCK;
+        let is_kept = matches!(cache.entries, Kept::IndexKeys { .. });
+        is_few && is_page && is_kept && !self.tracer.is_on()
     }
 
     /// Entries, `closed` of each sequence at most, to where products read them; a trace may change them on the way.
@@ -356,6 +429,7 @@ impl Pass<'_, '_> {
         let (c, k, t) = (self.c, self.k, self.t);
         let (heads, dim) = (c.index_n_heads, c.index_head_dim);
         let entries = self.longest / kind.ratio();
+        let from_keys = self.scores_keys(cache);
         let w = &mut *self.w;
         let all = self.tracer.is_on();
         // Attention takes the picks of quantised models in the order of their scores.
@@ -395,6 +469,23 @@ impl Pass<'_, '_> {
             let scores = w.index_scores.shaped_mut(&[t, entries])?;
             let (ratio, all) = (kind.ratio() as i64, all as i64);
             match (&w.quantised, &shared.widened) {
+                (Some(quantised), _) if from_keys => {
+                    let Kept::IndexKeys { codes, scales } = &cache.entries else {
+                        unreachable!("asked before");
+                    };
+                    k.index_scores_keys(IndexScoresKeysArgs {
+                        q,
+                        w: quantised.head_weights.rows(t)?,
+                        codes: codes.view(),
+                        scales: scales.view(),
+                        table: shared.table,
+                        pos,
+                        seq,
+                        scores,
+                        ratio,
+                        all,
+                    })?;
+                }
                 // The scales are in the heads' weights.
                 (Some(quantised), Some(widened)) if heads <= MOST_INDEX_HEADS => {
                     k.index_scores_bf16(IndexScoresBf16Args {

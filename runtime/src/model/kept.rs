@@ -2,7 +2,7 @@
 //!
 //! Models with float32 activations keep their rows. Quantised ones have rounded keys and entries to what fewer bytes hold: **records** of 584 bytes (448
 //! codes of e4m3, a power of two for each 64 of them, 64 rotary dims in bf16, a byte to fill up), and **index keys** of 68 (128 codes of e2m1, a power of
-//! two for each 32). Codes, rotary dims and scales are tensors of their own, each of whole rows: so every part of a record is at a multiple of
+//! two for each 32, in one word). Codes, rotary dims and scales are tensors of their own, each of whole rows: so every part of a record is at a multiple of
 //! its own size, and a page is a run of rows in each of them.
 
 use tessera_artifact::DType;
@@ -17,9 +17,8 @@ use super::kernels::{
 use super::quantised::activation_dtype;
 use super::synthetic::number;
 
-/// Channels of a record that share a scale, and of an index key.
+/// Channels of a record that share a scale.
 const RECORD_GROUP: usize = 64;
-const KEY_GROUP: usize = 32;
 /// Scales of a record come in whole words of so many bytes.
 const SCALE_WORD: usize = 8;
 
@@ -78,7 +77,7 @@ impl Kept {
         }
         Ok(Kept::IndexKeys {
             codes: zeros(DType::E2M1, width)?,
-            scales: zeros(DType::UE8M0, width.div_ceil(KEY_GROUP))?,
+            scales: Tensor::zeros_on(device, DType::I32, &[rows as i64])?,
         })
     }
 
@@ -218,6 +217,8 @@ impl Kept {
 
 /// Of the largest code times the largest of three scales.
 const RECORD_EXPONENT: i32 = -9;
+/// 2^-4, from which two more powers follow.
+const KEY_SCALE: u8 = 123;
 const MOST_E4M3: f32 = 448.0;
 const MOST_E2M1: f32 = 6.0;
 
@@ -229,6 +230,13 @@ pub(super) fn fill_random(
 ) -> Result<(), ModelError> {
     let flat = [tensor.elements() as i64];
     let (tensor_number, dtype) = (number(name), tensor.dtype());
+    if dtype == DType::I32 {
+        // Four scales a word.
+        let scales =
+            |i: usize| i32::from_ne_bytes([0, 1, 2, 3].map(|g| KEY_SCALE + ((i + g) % 3) as u8));
+        let words: Vec<i32> = (0..tensor.elements()).map(scales).collect();
+        return Ok(tensor.write_start(&words)?);
+    }
     let y = tensor.view_mut()?.reshape(&flat)?;
     if dtype == DType::UE8M0 {
         k.random_scales(RandomScalesArgs {

@@ -116,6 +116,8 @@ pub(super) struct Widened {
     /// `[B, E, head_dim]` and `[B, E, index_head_dim]`: entries and keys in their order.
     pub entries: Tensor,
     pub index: Tensor,
+    /// `[B, K]`: 0, …, K - 1 in every row, K the indexer's picks.
+    pub order: Tensor,
 }
 
 /// All that belongs to no layer.
@@ -364,6 +366,7 @@ impl KvCache {
             ring,
             entries,
             index,
+            ..
         }) = &mut self.widened
         {
             tensors.extend([ring, entries, index]);
@@ -485,18 +488,25 @@ impl Widened {
             let entries = kinds().filter(of).map(|kind| room.context / kind.ratio());
             entries.max().unwrap_or(0).max(1)
         };
-        let entries = most(&|kind| kind.is_compressed());
-        let keys = most(&|kind| matches!(kind, LayerKind::CompressedSparse { .. }));
+        let is_sparse = |kind: &&LayerKind| matches!(kind, LayerKind::CompressedSparse { .. });
+        let keys = most(&is_sparse);
+        let picks = kinds().find(is_sparse).map_or(0, |_| config.index_topk);
+        // All of a sequence's, or those that were picked.
+        let entries = most(&|kind| kind.is_compressed()).max(picks);
+        let mut order = shape.zeros(DType::I32, &[room.sequences, picks])?;
+        let numbers = (0..room.sequences).flat_map(|_| 0..picks as i32);
+        order.write_start(&numbers.collect::<Vec<_>>())?;
         let zeros = |rows, width| shape.zeros(DType::BF16, &[room.sequences, rows, width]);
         Ok(Widened {
             ring: zeros(shape.slots(), config.head_dim)?,
             entries: zeros(entries, config.head_dim)?,
             index: zeros(keys, config.index_head_dim)?,
+            order,
         })
     }
 
     fn bytes(&self) -> usize {
-        let tensors = [&self.ring, &self.entries, &self.index];
+        let tensors = [&self.ring, &self.entries, &self.index, &self.order];
         tensors.map(Tensor::byte_count).iter().sum()
     }
 }
