@@ -45,7 +45,13 @@ fn in_order<'a>(rows: &'a Tensor, shared: &Shared<'a>) -> Result<Paged<'a>, Mode
 }
 
 /// `[B, R, ..]` of the rows of all rings, R `slots`.
-fn rings(rows: &mut Tensor, slots: i64) -> Result<ViewMut<'_>, ModelError> {
+fn rings(rows: &Tensor, slots: i64) -> Result<View<'_>, ModelError> {
+    let shape = [rows.shape()[0] / slots, slots, rows.shape()[1]];
+    Ok(rows.view().reshape(&shape)?)
+}
+
+/// The same, to be written.
+fn rings_mut(rows: &mut Tensor, slots: i64) -> Result<ViewMut<'_>, ModelError> {
     let shape = [rows.shape()[0] / slots, slots, rows.shape()[1]];
     Ok(rows.view_mut()?.reshape(&shape)?)
 }
@@ -103,9 +109,9 @@ impl Pass<'_, '_> {
         } = &mut cache.ring
         {
             let (codes, turned, scales) = (
-                rings(codes, slots)?,
-                rings(turned, slots)?,
-                rings(scales, slots)?,
+                rings_mut(codes, slots)?,
+                rings_mut(turned, slots)?,
+                rings_mut(scales, slots)?,
             );
             k.store_key_e4m3(StoreKeyE4m3Args {
                 x: kv_raw,
@@ -125,12 +131,9 @@ impl Pass<'_, '_> {
             turn(k, &mut w.kv_normed, rope, &mut w.kv, &[t, 1, dim], 1.0)?;
         }
         self.tracer.watch("attn.kv", || w.kv.rows_mut(t))?;
-        // Where each sequence has one token, what its indexer picks is brought later, and nothing else.
-        let picks_first = self.each_once
-            && !self.tracer.is_on()
-            && shared.widened.is_some()
-            && matches!(kind, LayerKind::CompressedSparse { .. });
-        if !picks_first {
+        // Where each sequence has one token, all that it reads is brought at once, when it is known which entries those are.
+        let at_once = self.each_once && !self.tracer.is_on() && shared.widened.is_some();
+        if !at_once {
             self.store_keys(cache, shared)?;
         }
 
@@ -141,7 +144,7 @@ impl Pass<'_, '_> {
         };
         if let (Some(compressor), Some(main)) = (&p.compressor, &mut cache.main) {
             self.compress(compressor, main, &p.inputs, shared.table, "comp")?;
-            if !picks_first {
+            if !at_once {
                 self.bring(main, shared, kind.ratio(), closed, "comp.kv")?;
             }
         }
@@ -156,8 +159,8 @@ impl Pass<'_, '_> {
 
         // core [T, H, A], turned back by each query's position.
         self.section(Section::Core);
-        if picks_first {
-            self.bring_picked(cache, shared, kind.ratio())?;
+        if at_once {
+            self.bring_picked(cache, shared, kind)?;
         }
         let w = &mut *self.w;
         let (ring, entries) = match &shared.widened {
@@ -180,12 +183,13 @@ impl Pass<'_, '_> {
                 (ring, entries)
             }
         };
-        let picks = match kind {
-            LayerKind::CompressedSparse { .. } => &w.picks,
-            _ => &w.no_picks,
+        let is_sparse = matches!(kind, LayerKind::CompressedSparse { .. });
+        let picks = match is_sparse {
+            true => &w.picks,
+            false => &w.no_picks,
         };
         let picks = match &shared.widened {
-            Some(widened) if picks_first => widened.order.rows(t)?,
+            Some(widened) if at_once && is_sparse => widened.order.rows(t)?,
             _ => picks.rows(t)?,
         };
         let core = AttentionArgs {
@@ -276,45 +280,60 @@ impl Pass<'_, '_> {
         cache.ring.widen(k, &at, &mut widened.ring)
     }
 
-    /// The window's keys, and the entries that the indexer picked in the order of the picks, to where products read them.
-    fn bring_picked(&mut self, cache: &mut LayerCache, shared: &mut Shared, ratio: usize) -> Done {
+    /// The window's keys, and the entries of a layer of this kind that single tokens see, those that the indexer picked in the order of the
+    /// picks, to where products read them.
+    fn bring_picked(
+        &mut self,
+        cache: &mut LayerCache,
+        shared: &mut Shared,
+        kind: LayerKind,
+    ) -> Done {
         let (c, k, t) = (self.c, self.k, self.t);
         let w = &mut *self.w;
         let slots = cache.slots as i64;
-        let (Some(main), Some(widened)) = (&cache.main, &mut shared.widened) else {
-            return Ok(());
-        };
         let (
-            Kept::Records {
-                codes: ring_codes,
-                rope: ring_rope,
-                scales: ring_scales,
-            },
             Kept::Records {
                 codes,
                 rope,
                 scales,
             },
-        ) = (&mut cache.ring, &main.entries)
+            Some(widened),
+        ) = (&mut cache.ring, &mut shared.widened)
         else {
             return Ok(());
         };
+        let own = [codes, rope, scales].map(|part| &*part);
+        // A layer without entries reads none of those named here.
+        let entries = match cache.main.as_ref().map(|main| &main.entries) {
+            Some(Kept::Records {
+                codes,
+                rope,
+                scales,
+            }) => [codes, rope, scales],
+            _ => own,
+        };
+        let (picks, most) = match kind {
+            LayerKind::Window => (&w.no_picks, 0),
+            LayerKind::CompressedSparse { .. } => (&w.picks, c.index_topk),
+            LayerKind::HeavilyCompressed { .. } => (&w.no_picks, self.longest / kind.ratio()),
+        };
         k.widen_picked(WidenPickedArgs {
-            ring_codes: rings(ring_codes, slots)?.as_view(),
-            ring_rope: rings(ring_rope, slots)?.as_view(),
-            ring_scales: rings(ring_scales, slots)?.as_view(),
-            codes: codes.view(),
-            rope: rope.view(),
-            scales: scales.view(),
+            ring_codes: rings(own[0], slots)?,
+            ring_rope: rings(own[1], slots)?,
+            ring_scales: rings(own[2], slots)?,
+            codes: entries[0].view(),
+            rope: entries[1].view(),
+            scales: entries[2].view(),
             table: shared.table,
-            picks: w.picks.rows(t)?,
+            picks: picks.rows(t)?,
             pos: w.positions.rows(t)?,
             seq: w.sequences.rows(t)?,
             ring: widened.ring.view_mut()?,
             picked: widened.entries.view_mut()?,
-            per_page: main.per_page as i64,
+            per_page: cache.main.as_ref().map_or(1, |main| main.per_page as i64),
             window: c.sliding_window as i64,
-            ratio: ratio as i64,
+            ratio: kind.ratio().max(1) as i64,
+            most: most as i64,
         })?;
         Ok(())
     }
