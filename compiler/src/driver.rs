@@ -467,6 +467,7 @@ mod native {
                 tensor_maps,
                 persistent,
                 cluster,
+                waits: true,
                 tensor_cores,
                 traps,
             }),

@@ -121,6 +121,7 @@ pub fn code(blob: u32, symbol: &str, tensor_maps: Vec<TensorMap>) -> PtxCode {
         tensor_maps,
         persistent: false,
         cluster: 1,
+        waits: false,
         tensor_cores: false,
         traps: vec![],
     }

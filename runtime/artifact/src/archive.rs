@@ -21,7 +21,7 @@ use std::fmt;
 use std::ops::Range;
 
 /// Rises with every change of the layout above or of the manifest's or launch ABI's meaning.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 
 const MAGIC: [u8; 8] = *b"\x89TLK\r\n\x1a\n";
 const HEADER_BYTES: usize = 64;
@@ -324,7 +324,7 @@ mod tests {
         );
         assert_eq!(
             error.to_string(),
-            "the archive has format version 7, and this program reads version 2: this program is older; build both with the same version of Tessera"
+            "the archive has format version 7, and this program reads version 3: this program is older; build both with the same version of Tessera"
         );
     }
 

@@ -152,6 +152,9 @@ pub struct PtxCode {
     pub persistent: bool,
     /// CTAs of a cluster, as the PTX says too: a launch has a multiple of it. 1: no clusters.
     pub cluster: u32,
+    /// Every thread waits by itself (`griddepcontrol.wait`) until the launches before it are over, before it touches global memory: a launch
+    /// may start while the one before it is under way.
+    pub waits: bool,
     /// Its products' sums are the hardware's: near those of other code for the instance, not the same.
     pub tensor_cores: bool,
     /// What each number in the error record means; the first is number 1.
@@ -594,6 +597,7 @@ pub(crate) mod tests {
                     swizzle: 0,
                 }],
                 persistent: false,
+                waits: true,
                 tensor_cores: false,
                 cluster: 1,
                 traps: vec![],

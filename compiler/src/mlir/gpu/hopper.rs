@@ -87,6 +87,24 @@ impl<'c> Builder<'c> {
         )
     }
 
+    // ---- launches one behind the other ------------------------------------------------------------------
+
+    /// The launch behind this one may start as soon as every CTA has come here.
+    pub fn let_next_launch_start(&mut self) {
+        self.assembly("griddepcontrol.launch_dependents;", "", &[], Elem::I64, 0);
+    }
+
+    /// Waits until the launches before this one are over and what they wrote is there. No access to memory moves to before it.
+    pub fn wait_for_launches(&mut self) {
+        self.assembly("griddepcontrol.wait;", "~{memory}", &[], Elem::I64, 0);
+    }
+
+    /// The same word, but made here: what is read from where it points to, be it memory that nobody writes during the launch, is not read
+    /// earlier.
+    pub fn hold_word(&mut self, word: Val<'c>) -> Val<'c> {
+        self.assembly("", "=l,0", &[word], Elem::I64, 1)[0]
+    }
+
     // ---- barriers in shared memory -------------------------------------------------------------------
 
     pub fn mbarrier_init(&mut self, at: Val<'c>, count: u32) {
@@ -416,11 +434,12 @@ impl<'c> Builder<'c> {
     ) -> Vec<Val<'c>> {
         let one = self.ty(elem, 1);
         let ty = match results {
-            1 => one,
+            0 => vec![],
+            1 => vec![one],
             n => {
                 let fields = vec![one.to_string(); n].join(", ");
-                Type::parse(self.context, &format!("!llvm.struct<({fields})>"))
-                    .expect("the type's own syntax")
+                let ty = Type::parse(self.context, &format!("!llvm.struct<({fields})>"));
+                vec![ty.expect("the type's own syntax")]
             }
         };
         let raw: Vec<_> = operands.iter().map(|v| v.raw).collect();
@@ -435,7 +454,7 @@ impl<'c> Builder<'c> {
         let op = self.op(
             "llvm.inline_asm",
             &raw,
-            &[ty],
+            &ty,
             &[
                 ("asm_string", text),
                 ("constraints", constraints),
@@ -443,6 +462,9 @@ impl<'c> Builder<'c> {
                 ("asm_dialect", dialect),
             ],
         );
+        if results == 0 {
+            return vec![];
+        }
         let all = first_result(op, elem);
         if results == 1 {
             return vec![all];

@@ -6,6 +6,10 @@
 //! and take the items of the kernel's grid in turn, so that neither the hardware's limits on a grid nor the scratch memory of a CTA
 //! bound the grid. No tensor cores, no roles: this is the plain back end that others are compared with.
 //!
+//! A launch may start while the one before it is still under way ([`PtxCode::waits`](tessera_artifact::PtxCode)): every thread waits
+//! for that to be over before anything but the parameter and the CTA's own shared memory is touched, and then lets the next launch start
+//! likewise.
+//!
 //! Needs: a verified kernel after `expand_math` and `fuse_roles`. Keeps: the interpreter's bits (but for the payload of a NaN), since
 //! every result element is made by the same operations in the same order; only atomics on floats come in any order.
 
@@ -353,6 +357,9 @@ impl<'k, 'c> Emitter<'k, 'c> {
         let maps = args;
         let map_words = network.map_or(0, |n| 16 * n.maps.len() as i64);
         let args = self.b.offset(args, 8 * map_words);
+        if network.is_none() {
+            self.await_launches();
+        }
         let words = self.unpack(args, network.is_none())?;
         let grid: Vec<_> = (0..3)
             .map(|axis| self.word(args, words + axis, Elem::I64))
@@ -400,6 +407,13 @@ impl<'k, 'c> Emitter<'k, 'c> {
         self.b.set_block(entry);
         self.b.branch(start, &[]);
         Ok(words + 5)
+    }
+
+    /// Before anything but the parameter and the CTA's own shared memory is touched. The next launch may start then: if it could earlier,
+    /// several launches would wait with what they need of multiprocessors in hand, which those before them lack.
+    fn await_launches(&mut self) {
+        self.b.wait_for_launches();
+        self.b.let_next_launch_start();
     }
 
     /// `cta = block(0) + grid0 * (block(1) + grid1 * block(2))`
@@ -494,9 +508,10 @@ impl<'k, 'c> Emitter<'k, 'c> {
         self.b.load_invariant(at, (elem, 1), elem.bits() / 8)
     }
 
-    /// A word that is an address in the GPU's memory.
+    /// A word that is an address in the GPU's memory, which is not followed before the launches before this one are over.
     fn global_pointer(&mut self, args: Val<'c>, index: i64) -> Val<'c> {
         let address = self.word(args, index, Elem::I64);
+        let address = self.b.hold_word(address);
         self.b.global_pointer(address)
     }
 

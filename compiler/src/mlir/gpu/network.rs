@@ -68,6 +68,7 @@ impl<'c> Emitter<'_, 'c> {
         }
         self.b.fence_mbarrier_init();
         self.b.end_if(open);
+        self.await_launches();
         self.b.barrier();
 
         let roles = plan.roles.clone();

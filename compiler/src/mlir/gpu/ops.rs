@@ -26,6 +26,8 @@ pub enum Shuffle {
 #[derive(Clone, Copy, Debug)]
 pub enum LaneFold {
     Sum,
+    SignedMin,
+    SignedMax,
     UnsignedMin,
     UnsignedMax,
 }
@@ -124,6 +126,8 @@ impl<'c> Builder<'c> {
         let all = self.int(Elem::I32, 1, -1);
         let kind = match how {
             LaneFold::Sum => "#nvvm<redux_kind add>",
+            LaneFold::SignedMin => "#nvvm<redux_kind min>",
+            LaneFold::SignedMax => "#nvvm<redux_kind max>",
             LaneFold::UnsignedMin => "#nvvm<redux_kind umin>",
             LaneFold::UnsignedMax => "#nvvm<redux_kind umax>",
         };

@@ -2,7 +2,7 @@
 //! memory. Every thread that needs the result has it in the end.
 
 use super::access::Memory;
-use super::ops::Shuffle;
+use super::ops::{LaneFold, Shuffle};
 use super::{Emit, Emitter};
 use crate::mlir::build::Val;
 use crate::schedule::fold::{self, Step, WarpDigit};
@@ -12,6 +12,29 @@ use tessera_artifact::DType;
 
 /// What a thread holds of a fold: by coordinates of the result, by coordinate along the folded axis.
 type Held<'c> = BTreeMap<Vec<u64>, BTreeMap<u64, Val<'c>>>;
+
+/// A fold that one instruction makes over all lanes of a warp: one whose order does not show.
+fn lane_fold(op: FoldOp, dtype: DType) -> Option<LaneFold> {
+    match (op, dtype) {
+        (FoldOp::Sum, DType::I32 | DType::U32) => Some(LaneFold::Sum),
+        (FoldOp::Min, DType::I32) => Some(LaneFold::SignedMin),
+        (FoldOp::Max, DType::I32) => Some(LaneFold::SignedMax),
+        (FoldOp::Min, DType::U32) => Some(LaneFold::UnsignedMin),
+        (FoldOp::Max, DType::U32) => Some(LaneFold::UnsignedMax),
+        _ => None,
+    }
+}
+
+/// What comes after steps in which every lane of a warp meets every other one.
+fn after_all_lanes(steps: &[Step]) -> Option<&[Step]> {
+    let lanes = steps.iter().map_while(|step| match step {
+        Step::Lanes(distance) => Some(*distance),
+        _ => None,
+    });
+    let mut met: Vec<u32> = lanes.take(5).collect();
+    met.sort_unstable();
+    (met == [1, 2, 4, 8, 16]).then(|| &steps[5..])
+}
 
 impl<'c> Emitter<'_, 'c> {
     /// Whether the tile is in registers; then it is folded.
@@ -32,7 +55,17 @@ impl<'c> Emitter<'_, 'c> {
         };
         let mut held: Held<'c> = BTreeMap::new();
         self.b.contract = self.network.is_some();
-        for step in &plan.steps {
+        let whole_warp = lane_fold(op, dtype);
+        let mut steps = &plan.steps[..];
+        while let Some((step, rest)) = steps.split_first() {
+            if let (Some(how), Some(rest)) = (whole_warp, after_all_lanes(steps)) {
+                for v in held.values_mut().flat_map(BTreeMap::values_mut) {
+                    *v = self.b.fold_lanes(how, *v);
+                }
+                steps = rest;
+                continue;
+            }
+            steps = rest;
             match step {
                 Step::Registers {
                     modulo,

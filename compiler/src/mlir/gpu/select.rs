@@ -274,6 +274,8 @@ impl<'c> Emitter<'_, 'c> {
         self.barrier();
         let identity = match how {
             LaneFold::UnsignedMin => -1,
+            LaneFold::SignedMin => i64::from(i32::MAX),
+            LaneFold::SignedMax => i64::from(i32::MIN),
             LaneFold::Sum | LaneFold::UnsignedMax => 0,
         };
         let warps = self.b.i64(self.threads as i64 / WARP as i64);

@@ -109,6 +109,7 @@ impl Cluster<'_> {
         of: &TensorBox,
         thread: usize,
     ) -> Result<(TensorMap, [i64; MAP_RANK]), Breach> {
+        self.has_waited(thread).map_err(|what| (thread, what))?;
         let map = self.map(of.map, thread)?;
         if map.rank != of.at.len() {
             return Err((
@@ -202,6 +203,7 @@ impl Cluster<'_> {
                 format!("{bytes} bytes from {from:#x}: not in sixteens"),
             ));
         }
+        self.has_waited(thread).map_err(|what| (thread, what))?;
         self.global(from, bytes).map_err(|what| (thread, what))?;
         let bytes = bytes as usize;
         self.load_to(address, bytes, 16, barrier, multicast, thread, &|to| {
@@ -336,6 +338,7 @@ impl Cluster<'_> {
         if bytes % 16 != 0 || to % 16 != 0 {
             return Err((thread, format!("{bytes} bytes to {to:#x}: not in sixteens")));
         }
+        self.has_waited(thread).map_err(|what| (thread, what))?;
         self.global(to, bytes).map_err(|what| (thread, what))?;
         self.store_from(from, bytes as usize, 16, Target::Bulk(to), thread)
     }
@@ -496,6 +499,7 @@ impl Cluster<'_> {
             )));
         }
         if read > 0 {
+            self.has_waited(thread).map_err(fault)?;
             self.global(from, read).map_err(fault)?;
         }
         let to = self.shared(thread, to, bytes as usize).map_err(fault)?;

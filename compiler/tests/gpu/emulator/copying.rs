@@ -31,6 +31,7 @@ const TEXT: &str = "
 	mbarrier.init.shared.b64 [tile+8200], 1;
 	fence.mbarrier_init.release.cluster;
 $ready:
+	griddepcontrol.wait;
 	bar.sync 0;
 	cp.async.cg.shared.global [%rd6], [%rd4], 16, %r2;
 	cp.async.commit_group;
@@ -86,6 +87,7 @@ fn run(text: &str, seed: u64) -> Result<(), String> {
         params: &params,
         allocations: &BTreeMap::from([(from, 4096), (to, 6656)]),
         at_once: 1,
+        waits: true,
         seed,
     }
     .run()?;
@@ -161,6 +163,7 @@ fn a_wait_that_is_missing_is_found() {
             "",
             "before its stores have read",
         ),
+        ("griddepcontrol.wait;", "", "before griddepcontrol.wait"),
         (
             "[tile+4096], [%rd1+2048], 2048,",
             "[tile+4104], [%rd1+2048], 2048,",

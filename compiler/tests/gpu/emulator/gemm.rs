@@ -114,6 +114,7 @@ fn run(text: &str, case: &Case, seed: u64) -> Result<(), String> {
         params: &params,
         allocations: &BTreeMap::from(allocations),
         at_once: 4,
+        waits: false,
         seed,
     }
     .run()?;

@@ -35,6 +35,8 @@ pub enum Vote {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LaneFold {
     Sum,
+    SignedMin,
+    SignedMax,
     UnsignedMin,
     UnsignedMax,
 }
@@ -55,6 +57,10 @@ pub enum Special {
         release: bool,
     },
     ClusterWait,
+    /// The next launch may start.
+    GridLaunch,
+    /// Until the launches before this one are over.
+    GridWait,
     Shuffle {
         how: Shuffle,
         within: Option<usize>,
@@ -334,6 +340,8 @@ pub fn read(
         "redux" => {
             let how = match parts[2..] {
                 ["add", "s32" | "u32"] => LaneFold::Sum,
+                ["min", "s32"] => LaneFold::SignedMin,
+                ["max", "s32"] => LaneFold::SignedMax,
                 ["min", "u32"] => LaneFold::UnsignedMin,
                 ["max", "u32"] => LaneFold::UnsignedMax,
                 _ => return Err(unknown()),
@@ -394,6 +402,8 @@ pub fn read(
             Ok(Some((special, Some(register(0)?))))
         }
         "mbarrier" => mbarrier(&parts, operands, &unknown, &register, &given, &place),
+        "griddepcontrol" if has("launch_dependents") => none(Special::GridLaunch),
+        "griddepcontrol" if has("wait") => none(Special::GridWait),
         "fence" if has("mbarrier_init") => none(Special::BarrierInitFence),
         "fence" if has("proxy") && has("async") && !has("global") => none(Special::ProxyFence),
         "fence" if has("proxy") && !has("async") => Err(unknown()),

@@ -138,6 +138,7 @@ fn every_layout_of_an_operand_is_read_as_it_is_written() {
                 params: &params,
                 allocations: &BTreeMap::from([(words[0], 16384), (start, N / 2 * 512)]),
                 at_once: 1,
+                waits: false,
                 seed: 0,
             };
             launch.run().unwrap_or_else(|why| panic!("{what}: {why}"));

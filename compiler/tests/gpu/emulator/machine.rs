@@ -1,7 +1,8 @@
 //! Runs a program cluster by cluster, the next ones while the first waits or spins. Threads at the same instruction take it together,
 //! those that are behind first; in programs whose threads part, warps and turns come in an order that the seed says. It is held to rules
 //! that a GPU does not check: no access outside an allocation, no two threads at one byte of shared memory without an order between them
-//! unless both read, no address that is not a multiple of the access; and to those of `copies`, `product` and `barrier`.
+//! unless both read, no address that is not a multiple of the access, no access to global memory before the thread has waited for earlier
+//! launches where the launch relies on that, nor an end; and to those of `copies`, `product` and `barrier`.
 
 use super::alu;
 use super::barrier::{ClusterBarrier, Mbarrier, Named};
@@ -40,6 +41,8 @@ pub struct Launch<'l> {
     pub allocations: &'l BTreeMap<u64, usize>,
     /// Blocks that run at the same time.
     pub at_once: u32,
+    /// The program says that it waits for the launches before it.
+    pub waits: bool,
     pub seed: u64,
 }
 
@@ -66,6 +69,8 @@ pub struct Cluster<'l> {
     /// Of each thread: its next instruction, and whether it can go on.
     pub at: Vec<usize>,
     pub state: Vec<State>,
+    /// Whether the launches before this one are over as far as the thread can know.
+    pub waited: Vec<bool>,
     /// Of each register, all threads.
     pub registers: Vec<u64>,
     /// Results of one instruction.
@@ -200,6 +205,7 @@ impl<'l> Cluster<'l> {
             block,
             at: vec![0; n],
             state: vec![State::Ready; n],
+            waited: vec![!launch.waits; n],
             registers,
             results: vec![0; n],
             shared_bytes,
@@ -687,7 +693,18 @@ impl<'l> Cluster<'l> {
                 }
                 Ok(())
             }
-            Space::Global => self.global(address, bytes),
+            Space::Global => {
+                self.has_waited(thread)?;
+                self.global(address, bytes)
+            }
+        }
+    }
+
+    /// That the thread may touch what launches before this one wrote or read.
+    pub fn has_waited(&self, thread: usize) -> Result<(), String> {
+        match self.waited[thread] {
+            true => Ok(()),
+            false => Err("before griddepcontrol.wait".to_owned()),
         }
     }
 

@@ -132,6 +132,7 @@ enum Work {
         threads: u32,
         shared_bytes: u32,
         words: Vec<u64>,
+        waits: bool,
     },
     Fill(u64, u8, usize),
     Copy(u64, u64, usize),
@@ -165,6 +166,7 @@ impl Emulator {
                 threads,
                 shared_bytes,
                 words,
+                waits,
             } => {
                 let seed = state.launches;
                 state.launches += 1;
@@ -182,6 +184,7 @@ impl Emulator {
                         params: &params,
                         allocations: &state.allocations,
                         at_once: self.facts.multiprocessors,
+                        waits,
                         seed,
                     }
                     .run()
@@ -295,6 +298,7 @@ impl Gpu for Emulator {
         threads: u32,
         shared_bytes: u32,
         words: &mut [u64],
+        waits: bool,
     ) -> Result<(), CallError> {
         self.work(Work::Launch {
             function,
@@ -302,6 +306,7 @@ impl Gpu for Emulator {
             threads,
             shared_bytes,
             words: words.to_vec(),
+            waits,
         });
         Ok(())
     }
@@ -390,6 +395,7 @@ fn breaches_are_found() {
             params: &start.to_le_bytes(),
             allocations: &BTreeMap::from([(start, 32)]),
             at_once: 1,
+            waits: false,
             seed: 0,
         };
         launch.run()

@@ -17,6 +17,12 @@ impl Cluster<'_> {
                 self.order.fence(doing);
                 self.barriers_are_fenced(doing);
             }
+            Special::GridLaunch => {}
+            Special::GridWait => {
+                for &t in doing {
+                    self.waited[t] = true;
+                }
+            }
             Special::BarrierInitFence => self.barriers_are_fenced(doing),
             Special::ClusterArrive { release } => self.cluster_arrive(*release, doing)?,
             Special::BarrierArrive {
@@ -104,6 +110,7 @@ impl Cluster<'_> {
     pub fn end(&mut self, doing: &[usize]) -> Result<(), Breach> {
         for &t in doing {
             self.nothing_left(t)?;
+            self.has_waited(t).map_err(|what| (t, what))?;
             if self.products[t / 128].in_flight() {
                 return Err((t, "it ends before its products are done".to_owned()));
             }
@@ -210,6 +217,12 @@ impl Cluster<'_> {
                 let values = lanes.iter().map(|t| values[t - first] as u32);
                 let result = match how {
                     LaneFold::Sum => values.fold(0, u32::wrapping_add),
+                    LaneFold::SignedMin => {
+                        values.min_by_key(|&v| v as i32).unwrap_or(i32::MAX as u32)
+                    }
+                    LaneFold::SignedMax => {
+                        values.max_by_key(|&v| v as i32).unwrap_or(i32::MIN as u32)
+                    }
                     LaneFold::UnsignedMin => values.min().unwrap_or(u32::MAX),
                     LaneFold::UnsignedMax => values.max().unwrap_or(0),
                 };

@@ -352,6 +352,7 @@ impl Ready<'_> {
                 code.threads,
                 code.shared_bytes,
                 &mut memory.parameter,
+                code.waits,
             )
         }
     }

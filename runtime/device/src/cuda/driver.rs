@@ -219,12 +219,15 @@ pub trait Gpu: Send + Sync {
     fn tensor_map(&self, tensor: &TiledTensor) -> Result<[u64; MAP_WORDS], CallError>;
 
     /// Starts `blocks` blocks of `threads` threads, in clusters if the function asks for them. `words` are the function's one parameter.
+    /// `waits`: the function itself waits for what was asked for before, so that a launch that is recorded right behind another one may
+    /// start while that is under way.
     ///
     /// # Errors
     /// [`CallError`]
     ///
     /// # Safety
-    /// The function is of this GPU and takes so many words; with them it touches only memory that is there until the work is done.
+    /// The function is of this GPU and takes so many words; with them it touches only memory that is there until the work is done, and
+    /// it waits if that is said.
     unsafe fn launch(
         &self,
         function: Function,
@@ -232,6 +235,7 @@ pub trait Gpu: Send + Sync {
         threads: u32,
         shared_bytes: u32,
         words: &mut [u64],
+        waits: bool,
     ) -> Result<(), CallError>;
 
     /// Whether all work in the queue is done.

@@ -4,6 +4,7 @@
 //! Needs: nothing. Keeps: the library stays loaded for the life of the program.
 
 use std::ffi::{CStr, c_void};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use cudarc::driver::result::{self, DriverError as Failure};
@@ -41,6 +42,8 @@ struct Installed {
     context: sys::CUcontext,
     stream: sys::CUstream,
     marks: Mutex<Marks>,
+    /// Launches are written down.
+    is_recording: AtomicBool,
     /// By number; `None` once they are forgotten.
     recordings: Mutex<Vec<Option<sys::CUgraphExec>>>,
 }
@@ -78,6 +81,7 @@ pub(super) fn open(ordinal: u32) -> Result<Arc<dyn Gpu>, DriverError> {
         context,
         stream,
         marks: Mutex::default(),
+        is_recording: AtomicBool::new(false),
         recordings: Mutex::default(),
     }))
 }
@@ -183,6 +187,11 @@ impl Installed {
     fn enter(&self) -> Result<(), CallError> {
         // SAFETY: the context lives as long as the process.
         unsafe { result::ctx::set_current(self.context) }.map_err(failed("cuCtxSetCurrent"))
+    }
+
+    /// Whether the driver's graphs know launches that start early.
+    fn records_early(&self) -> bool {
+        self.facts.cuda >= (12, 3)
     }
 }
 
@@ -375,21 +384,42 @@ impl Gpu for Installed {
         threads: u32,
         shared_bytes: u32,
         words: &mut [u64],
+        waits: bool,
     ) -> Result<(), CallError> {
         self.enter()?;
         let mut params = [words.as_mut_ptr().cast::<c_void>()];
-        let (grid, block) = ((blocks, 1, 1), (threads, 1, 1));
+        // What is launched now has a mark behind it, and nothing to gain.
+        let early = waits && self.is_recording.load(Ordering::Relaxed) && self.records_early();
+        let mut attribute = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: Default::default(),
+            value: sys::CUlaunchAttributeValue {
+                programmaticStreamSerializationAllowed: 1,
+            },
+        };
+        let config = sys::CUlaunchConfig {
+            gridDimX: blocks,
+            gridDimY: 1,
+            gridDimZ: 1,
+            blockDimX: threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: shared_bytes,
+            hStream: self.stream,
+            attrs: &raw mut attribute,
+            numAttrs: u32::from(early),
+        };
+        // SAFETY: the attribute and the parameter live as long as the call, which copies both.
         unsafe {
-            result::launch_kernel(
+            sys::cuLaunchKernelEx(
+                &raw const config,
                 handle(function),
-                grid,
-                block,
-                shared_bytes,
-                self.stream,
-                &mut params,
+                params.as_mut_ptr(),
+                std::ptr::null_mut(),
             )
-            .map_err(failed("cuLaunchKernel"))
         }
+        .result()
+        .map_err(failed("cuLaunchKernelEx"))
     }
 
     fn is_done(&self) -> Result<bool, CallError> {
@@ -454,10 +484,13 @@ impl Gpu for Installed {
         // Code may be loaded meanwhile, and other threads may do as they like.
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
         unsafe { result::stream::begin_capture(self.stream, mode) }
-            .map_err(failed("cuStreamBeginCapture"))
+            .map_err(failed("cuStreamBeginCapture"))?;
+        self.is_recording.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     fn end_recording(&self) -> Result<Recording, CallError> {
+        self.is_recording.store(false, Ordering::Relaxed);
         self.enter()?;
         let graph = unsafe { result::stream::end_capture(self.stream) }
             .map_err(failed("cuStreamEndCapture"))?;

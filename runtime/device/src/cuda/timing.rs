@@ -127,7 +127,7 @@ impl CudaDevice {
         let mut run = || {
             work(gpu, Part::Before)?;
             // SAFETY: the buffer lies there.
-            unsafe { gpu.launch(timing.read, READERS, 256, 0, &mut range) }?;
+            unsafe { gpu.launch(timing.read, READERS, 256, 0, &mut range, false) }?;
             let start = gpu.mark()?;
             work(gpu, Part::Timed)?;
             let end = gpu.mark()?;
@@ -158,7 +158,7 @@ impl CudaDevice {
         self.timed(&name, launches, &mut |gpu, part| match part {
             Part::Before => Ok(()),
             // SAFETY: it takes one word and touches nothing.
-            Part::Timed => unsafe { gpu.launch(empty, 1, 32, 0, &mut [0]) },
+            Part::Timed => unsafe { gpu.launch(empty, 1, 32, 0, &mut [0], false) },
         })
     }
 
@@ -197,7 +197,7 @@ impl CudaDevice {
         self.context.queue().keeps_marks = true;
         for _ in 0..AHEAD {
             // SAFETY: the buffer lies there.
-            unsafe { gpu.launch(read, READERS, 256, 0, &mut range) }?;
+            unsafe { gpu.launch(read, READERS, 256, 0, &mut range, false) }?;
         }
         Ok(gpu.mark()?)
     }
