@@ -15,9 +15,9 @@ use super::batch::{Batch, Run};
 use super::config::Config;
 use super::cost::{Place, Section};
 use super::kernels::{
-    CombineArgs, CountPairsArgs, EmbedArgs, GemmPartsArgs, GroupPairsArgs, HcHeadArgs, HcPostArgs,
-    HcPostBf16Args, HcPreArgs, Kernels, RopeTableArgs, RouteArgs, RouteByTableArgs, SumPartsArgs,
-    TakeRowsArgs,
+    CombineArgs, CountPairsArgs, EmbedArgs, GemmPartsArgs, GroupPairsArgs, GroupPairsFewArgs,
+    HcHeadArgs, HcPostArgs, HcPostBf16Args, HcPreArgs, Kernels, RopeTableArgs, RouteArgs,
+    RouteByTableArgs, SumPartsArgs, TakeRowsArgs,
 };
 use super::kv_cache::{KvCache, LayerCache, Parts, Room, Shared};
 use super::ops::{Done, RUN, linear, mix, part, rms};
@@ -31,6 +31,9 @@ use super::trace::{Trace, Tracer};
 use super::workspace::{Rows, Workspace, most_tiles, rows_per_tile};
 use crate::weights::{Checkpoint, Draft};
 use tessera_device::{Device, Tensor, View};
+
+/// Pairs of a token and an expert that one warp groups.
+const FEW_PAIRS: usize = 128;
 
 /// A loaded model.
 pub struct Model {
@@ -596,20 +599,39 @@ impl Pass<'_, '_> {
             _ => rows_per_tile(t, w.quantised.is_some()),
         };
         let tiles = most_tiles(pairs, c.n_routed_experts, rows);
-        k.count_pairs(CountPairsArgs {
-            expert: w.experts.shaped(&[pairs])?,
-            count: w.expert_count.view_mut()?,
-        })?;
-        k.group_pairs(GroupPairsArgs {
-            expert: w.experts.shaped(&[pairs])?,
-            count: w.expert_count.view(),
-            pair: w.pair.rows_mut(pairs)?,
-            tile_expert: w.tile_expert.rows_mut(tiles)?,
-            tile_first: w.tile_first.rows_mut(tiles)?,
-            tile_end: w.tile_end.rows_mut(tiles)?,
-            tiles: w.tiles.view_mut()?,
-            rows: rows as i64,
-        })?;
+        let expert = w.experts.shaped(&[pairs])?;
+        let pair = w.pair.rows_mut(pairs)?;
+        let tile_expert = w.tile_expert.rows_mut(tiles)?;
+        let tile_first = w.tile_first.rows_mut(tiles)?;
+        let tile_end = w.tile_end.rows_mut(tiles)?;
+        match pairs <= FEW_PAIRS {
+            true => k.group_pairs_few(GroupPairsFewArgs {
+                expert,
+                pair,
+                tile_expert,
+                tile_first,
+                tile_end,
+                tiles: w.tiles.view_mut()?,
+                experts: c.n_routed_experts as i64,
+                rows: rows as i64,
+            })?,
+            false => {
+                k.count_pairs(CountPairsArgs {
+                    expert,
+                    count: w.expert_count.view_mut()?,
+                })?;
+                k.group_pairs(GroupPairsArgs {
+                    expert,
+                    count: w.expert_count.view(),
+                    pair,
+                    tile_expert,
+                    tile_first,
+                    tile_end,
+                    tiles: w.tiles.view_mut()?,
+                    rows: rows as i64,
+                })?;
+            }
+        }
         self.section(Section::Experts);
         self.experts(p, pairs, rows, tiles)?;
 

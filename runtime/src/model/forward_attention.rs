@@ -6,13 +6,14 @@ use super::cost::Section;
 use super::kept::{Kept, Place};
 use super::kernels::{
     AttentionArgs, CompressArgs, IndexScoresArgs, IndexScoresBf16Args, IndexScoresKeysArgs,
-    IndexTopkArgs, StoreKeyE4m3Args, StoreRingArgs, TakeRowsArgs, WidenPickedArgs,
+    IndexTopkArgs, IndexTopkFewArgs, StoreKeyE4m3Args, StoreRingArgs, TakeRowsArgs,
+    WidenPickedArgs,
 };
 use super::kv_cache::{CompressorCache, LayerCache, Shared};
 use super::ops::{Done, attention, linear, norm_rotate, part, rms, turn};
 use super::parameters::{self, Inputs, Layer, Weights};
 use tessera_artifact::DType;
-use tessera_device::{Tensor, View, ViewMut};
+use tessera_device::{Device, Tensor, View, ViewMut};
 
 /// Heads up to which the indexer's scores are made on tensor cores.
 const MOST_INDEX_HEADS: usize = 64;
@@ -20,6 +21,8 @@ const MOST_INDEX_HEADS: usize = 64;
 const MOST_FROM_KEYS: usize = 64;
 /// Keys of a block of scores, and of the pages that blocks are read from.
 const KEYS_OF_A_BLOCK: usize = 128;
+/// Pairs of entries up to which a place is found by counting.
+const MOST_COMPARED: usize = 1 << 27;
 
 use super::forward::{Pass, wide};
 use super::workspace::Rows;
@@ -556,13 +559,27 @@ impl Pass<'_, '_> {
         }
         // With few enough entries every one is picked, whatever its score.
         let w = &mut *self.w;
-        k.index_topk(IndexTopkArgs {
-            scores: w.index_scores.shaped(&[t, entries])?,
-            pos: w.positions.rows(t)?,
-            picks: w.picks.rows_mut(t)?,
-            ratio: kind.ratio() as i64,
-            ranked: ranked as i64,
-        })?;
+        let scores = w.index_scores.shaped(&[t, entries])?;
+        let (pos, picks) = (w.positions.rows(t)?, w.picks.rows_mut(t)?);
+        let (ratio, ranked) = (kind.ratio() as i64, ranked as i64);
+        let is_gpu = matches!(k.library().device(), Device::Cuda(_));
+        // The same picks from both.
+        match is_gpu && t * entries * entries <= MOST_COMPARED {
+            true => k.index_topk_few(IndexTopkFewArgs {
+                scores,
+                pos,
+                picks,
+                ratio,
+                ranked,
+            })?,
+            false => k.index_topk(IndexTopkArgs {
+                scores,
+                pos,
+                picks,
+                ratio,
+                ranked,
+            })?,
+        }
         self.tracer.watch("idx.topk", || w.picks.rows_mut(t))
     }
 }
