@@ -320,16 +320,9 @@ impl Gpu for Installed {
             },
         };
         let config = sys::CUlaunchConfig {
-            gridDimX: cluster,
-            gridDimY: 1,
-            gridDimZ: 1,
-            blockDimX: threads,
-            blockDimY: 1,
-            blockDimZ: 1,
-            sharedMemBytes: shared_bytes,
-            hStream: self.stream,
             attrs: &raw mut attribute,
             numAttrs: 1,
+            ..along_x(cluster, threads, shared_bytes, self.stream)
         };
         let mut clusters = 0;
         // SAFETY: writes one int; the attribute lives as long as the call.
@@ -398,16 +391,9 @@ impl Gpu for Installed {
             },
         };
         let config = sys::CUlaunchConfig {
-            gridDimX: blocks,
-            gridDimY: 1,
-            gridDimZ: 1,
-            blockDimX: threads,
-            blockDimY: 1,
-            blockDimZ: 1,
-            sharedMemBytes: shared_bytes,
-            hStream: self.stream,
             attrs: &raw mut attribute,
             numAttrs: u32::from(early),
+            ..along_x(blocks, threads, shared_bytes, self.stream)
         };
         // SAFETY: the attribute and the parameter live as long as the call, which copies both.
         unsafe {
@@ -545,4 +531,25 @@ fn element(dtype: DType) -> sys::CUtensorMapDataType {
 
 fn handle(function: Function) -> sys::CUfunction {
     std::ptr::with_exposed_provenance_mut(function.0)
+}
+
+/// A launch whose blocks and threads lie along one axis, without attributes.
+fn along_x(
+    blocks: u32,
+    threads: u32,
+    shared_bytes: u32,
+    stream: sys::CUstream,
+) -> sys::CUlaunchConfig {
+    sys::CUlaunchConfig {
+        gridDimX: blocks,
+        gridDimY: 1,
+        gridDimZ: 1,
+        blockDimX: threads,
+        blockDimY: 1,
+        blockDimZ: 1,
+        sharedMemBytes: shared_bytes,
+        hStream: stream,
+        attrs: std::ptr::null_mut(),
+        numAttrs: 0,
+    }
 }
