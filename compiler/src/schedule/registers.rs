@@ -99,6 +99,17 @@ pub fn infer_role(
             return None;
         }
     }
+    if uses.sums.is_empty() {
+        // What is put into memory is stored in vectors.
+        for &tile in &uses.puts {
+            let Tile { shape, dtype, .. } = kernel.tile(tile);
+            if shape.len() == 2 {
+                let run = ACCESS_BITS / u64::from(dtype.bits());
+                let layout = Layout::runs(shape, run, groups * WARPS_PER_GROUP, false);
+                seeds.entry(tile).or_insert(layout);
+            }
+        }
+    }
     let Uses { mut memory, .. } = uses.clone();
     let slots = (0..kernel.tiles.len()).filter(|&t| kernel.tiles[t].space == Space::Slot);
     let slots = slots.map(|t| TileId(t as u32));
@@ -160,6 +171,8 @@ struct Uses {
     left: BTreeSet<TileId>,
     /// What other roles hand over in registers.
     handed: BTreeSet<TileId>,
+    /// What other roles get.
+    puts: BTreeSet<TileId>,
     /// Whether folds may come in an order of their own.
     any_order: bool,
 }
@@ -190,7 +203,11 @@ impl Uses {
                     }
                 }
                 // To another role, in whatever layout it has.
-                OpKind::Put { src, .. } if is_whole_view(kernel, src) => {}
+                OpKind::Put { src, .. } if is_whole_view(kernel, src) => {
+                    if let Base::Tile(tile) = src.base {
+                        self.puts.insert(tile);
+                    }
+                }
                 OpKind::Get { .. } => {}
                 OpKind::Dot { acc, a, b, .. } => {
                     match is_whole(kernel, acc) {

@@ -45,7 +45,7 @@ pub(super) enum Entry<'a> {
     Function(&'a ast::Function),
     Kernel(usize),
     /// A reference block has a name of its own.
-    Reference,
+    Reference(&'a ast::Reference),
 }
 
 impl Entry<'_> {
@@ -54,7 +54,7 @@ impl Entry<'_> {
             Entry::Const(_) => "a constant",
             Entry::Function(_) => "a function",
             Entry::Kernel(_) => "a kernel",
-            Entry::Reference => "a reference",
+            Entry::Reference(_) => "a reference",
         }
     }
 }
@@ -140,7 +140,7 @@ impl<'a> Program<'a> {
         let (name, entry) = match item {
             Item::Const(c) => (&c.name, Entry::Const(c)),
             Item::Function(f) => (&f.name, Entry::Function(f)),
-            Item::Reference(r) => (&r.name, Entry::Reference),
+            Item::Reference(r) => (&r.name, Entry::Reference(r)),
             Item::Kernel(k) => {
                 let path = &self.modules[home].path;
                 let name = if path.is_empty() {
@@ -230,6 +230,14 @@ impl<'a> Program<'a> {
     fn find_kernel(&self, home: usize, name: &Ident) -> Option<usize> {
         match self.find(home, std::slice::from_ref(name)) {
             Some((_, Entry::Kernel(id))) => Some(id),
+            _ => None,
+        }
+    }
+
+    /// A reference as seen from a module.
+    pub fn reference(&self, home: usize, name: &Ident) -> Option<&'a ast::Reference> {
+        match self.find(home, std::slice::from_ref(name)) {
+            Some((_, Entry::Reference(reference))) => Some(reference),
             _ => None,
         }
     }

@@ -363,7 +363,9 @@ impl<'a> Planner<'_, 'a> {
             .references
             .iter()
             .find(|r| r.name.name == against.name)
-            .copied();
+            .copied()
+            // Another kernel's, with parameters of the same names.
+            .or_else(|| self.program.reference(item.module, against));
         if reference.is_none() && against.name != "zeros" {
             let known: Vec<String> = item
                 .references

@@ -127,6 +127,42 @@ impl<'c> Emitter<'_, 'c> {
         self.publish(number, &ring, slot)
     }
 
+    /// Stores a matrix in registers where products read it.
+    fn put_stored(&mut self, channel: ChannelId, tile: TileId) -> Emit {
+        let (number, ring, slot, _) = self.next_slot(channel, true)?;
+        let place = self.network()?.plan.slots[channel.index()];
+        let start = self.slot_address(place, slot)?;
+        let start = self.b.shared_pointer(start);
+        let Some(layout) = self.layout(tile) else {
+            return Err(self.fault("a matrix is put that is not in registers"));
+        };
+        let bits = u64::from(self.kernel.tile(tile).dtype.bits());
+        let sharing = self.sharing(tile);
+        // Words of 32 bits that lie one after the other in 16 bytes.
+        let words = (layout.run() * bits / 32).min(4);
+        let cells = self.cells(tile)?;
+        let own = self.own_coordinates(&layout);
+        for first in (0..cells.len()).step_by(words as usize) {
+            let element = layout.of_register(first as u64 * sharing);
+            let row = self.b.add_const(own[0], element[0] as i64);
+            let column = self.b.add_const(own[1], element[1] as i64);
+            let byte = self.byte_in_slot(place, bits, row, column);
+            let to = self.b.gep(start, byte, Elem::I8);
+            let mut all = self.b.zero(Elem::I32, words as u32);
+            for (i, &cell) in cells[first..].iter().take(words as usize).enumerate() {
+                let word = self.b.load(cell, (Elem::I32, 1), 4, None);
+                all = match words {
+                    1 => word,
+                    _ => self.b.insert(word, all, i as u32),
+                };
+            }
+            self.b.store(all, to, 4 * words as u32, None);
+        }
+        // Threads wrote it, and products see it otherwise.
+        self.b.fence_async_shared();
+        self.publish(number, &ring, slot)
+    }
+
     /// Hands a vector in shared memory over to another role.
     fn put_copied(&mut self, channel: ChannelId, tile: TileId) -> Emit {
         let (number, ring, slot, _) = self.next_slot(channel, true)?;
@@ -185,6 +221,7 @@ impl<'c> Emitter<'_, 'c> {
         let ring = self.network()?.plan.slots[channel.index()].ring;
         match (self.network()?.plan.rings[ring].fill, src.base) {
             (Fill::Handed { .. }, Base::Tile(tile)) => return self.put_registers(channel, tile),
+            (Fill::Stored { .. }, Base::Tile(tile)) => return self.put_stored(channel, tile),
             (Fill::Copied { .. }, Base::Tile(tile)) => return self.put_copied(channel, tile),
             (Fill::Gathered { .. }, _) => return self.put_gathered(channel, src),
             _ => {}

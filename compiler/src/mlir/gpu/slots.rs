@@ -5,6 +5,7 @@ use super::access::{Memory, Stride};
 use super::{Emit, Emitter};
 use crate::mlir::build::{Elem, Val};
 use crate::mlir::scalar::stored_as;
+use crate::schedule::SlotPlace;
 use crate::schedule::access::access;
 use crate::tile::ir::*;
 
@@ -112,8 +113,26 @@ impl<'c> Emitter<'_, 'c> {
     fn place_in_slot(&mut self, tile: TileId, row: Val<'c>, column: Val<'c>) -> Emit<Val<'c>> {
         let (_, place) = self.slot_of(tile)?;
         let bits = i64::from(self.kernel.tile(tile).dtype.bits());
+        let byte = self.byte_in_slot(place, bits as u64, row, column);
+        if bits < 8 {
+            let one = self.b.i64(1);
+            let odd = self.b.andi(column, one);
+            let first = self.b.mul_const(byte, 8 / bits);
+            return Ok(self.b.addi(first, odd));
+        }
+        Ok(self.b.shift_right_signed(byte, (bits / 8).trailing_zeros()))
+    }
+
+    /// Where an element starts in a slot; of two codes of 4 bits in a byte, the byte.
+    pub(super) fn byte_in_slot(
+        &mut self,
+        place: SlotPlace,
+        bits: u64,
+        row: Val<'c>,
+        column: Val<'c>,
+    ) -> Val<'c> {
         let row_bytes = place.row_bytes as i64;
-        let in_bits = self.b.mul_const(column, bits);
+        let in_bits = self.b.mul_const(column, bits as i64);
         let bytes = self.b.shift_right_signed(in_bits, 3);
         let mask = self.b.i64(row_bytes - 1);
         let within = self.b.andi(bytes, mask);
@@ -126,13 +145,6 @@ impl<'c> Emitter<'_, 'c> {
         let turn = self.b.andi(turn, parts);
         let turn = self.b.shl(turn, 4);
         let line = self.b.xori(line, turn);
-        let byte = self.b.addi(block, line);
-        if bits < 8 {
-            let one = self.b.i64(1);
-            let odd = self.b.andi(column, one);
-            let first = self.b.mul_const(byte, 8 / bits);
-            return Ok(self.b.addi(first, odd));
-        }
-        Ok(self.b.shift_right_signed(byte, (bits / 8).trailing_zeros()))
+        self.b.addi(block, line)
     }
 }

@@ -85,6 +85,8 @@ pub enum Fill {
     Gathered { threads: u32 },
     /// So many warps store what they have in registers.
     Handed { warps: u32 },
+    /// So many warps store a matrix that they have in registers as products read it.
+    Stored { warps: u32 },
     /// So many warps copy a vector that they have in shared memory.
     Copied { warps: u32 },
 }
@@ -95,7 +97,7 @@ impl Fill {
         match self {
             Fill::Boxes => 1,
             Fill::Gathered { threads } => threads,
-            Fill::Handed { warps } | Fill::Copied { warps } => warps,
+            Fill::Handed { warps } | Fill::Stored { warps } | Fill::Copied { warps } => warps,
         }
     }
 }
@@ -138,6 +140,9 @@ pub struct MapPlan {
 /// Of a role that asks for few, and the most that any may have.
 const FEW_REGISTERS: u32 = 40;
 const MOST_REGISTERS: u32 = 240;
+/// The least that a role that starts copies gets by with, and what others may have less than they are reckoned to need.
+const FEWEST_REGISTERS: u32 = 24;
+const SPARED_REGISTERS: u32 = 16;
 /// Each has a named barrier of its own, and its warpgroups have the other half of the hardware's sixteen.
 const MOST_ROLES: usize = 7;
 /// Threads of a block that leave each enough registers at entry for products of 256 columns.
@@ -219,6 +224,9 @@ pub fn plan(kernel: &Kernel, gpu: &GpuFacts) -> Result<Plan, String> {
                 let warps = warps as u32;
                 fills[channel.index()] = match src.base {
                     Base::Tile(_) if plan.handed.contains_key(channel) => Fill::Handed { warps },
+                    Base::Tile(_) if kernel.channels[channel.index()].shape.len() > 1 => {
+                        Fill::Stored { warps }
+                    }
                     Base::Tile(_) => Fill::Copied { warps },
                     Base::Param(_) if gathers(src) => Fill::Gathered {
                         threads: warps * LANES as u32,
@@ -318,6 +326,24 @@ fn handed_over(
     (gives, takes)
 }
 
+/// Channels whose matrices products read where they lie.
+fn operands(kernel: &Kernel) -> BTreeSet<ChannelId> {
+    let (mut tiles, mut found) = (BTreeSet::new(), BTreeSet::new());
+    kernel.walk(kernel.body, &mut |_, op| {
+        if let OpKind::Dot { b, .. } = &kernel.op(op).kind {
+            tiles.insert(b.view.tile);
+        }
+    });
+    kernel.walk(kernel.body, &mut |_, op| {
+        if let OpKind::Get { channel, tile } = &kernel.op(op).kind
+            && tiles.contains(tile)
+        {
+            found.insert(*channel);
+        }
+    });
+    found
+}
+
 /// Whether a role does nothing but start copies from tensors.
 fn only_starts_copies(kernel: &Kernel, body: BlockId) -> bool {
     let mut only = true;
@@ -384,7 +410,7 @@ impl Plan {
         bodies: &[BlockId],
     ) -> Result<Vec<(u64, u64)>, String> {
         let mut found: Vec<Option<(u64, u64)>> = vec![None; bodies.len()];
-        let mut copied = BTreeSet::new();
+        let mut copied = operands(kernel);
         while let Some(missing) = found.iter().position(Option::is_none) {
             let before = found.iter().flatten().count();
             for (i, &body) in bodies.iter().enumerate() {
@@ -406,9 +432,21 @@ impl Plan {
                 let (warps, registers, needed) = computing(kernel, body, &handed.collect())?;
                 for (channel, tile) in gives {
                     let name = &kernel.channels[channel.index()].name;
-                    let Some(layout) = registers.tiles.get(&tile) else {
-                        if kernel.tile(tile).shape.len() != 1 || kernel.tile(tile).dtype.bits() < 8
-                        {
+                    let known = registers.tiles.get(&tile);
+                    let (rank, bits) = (
+                        kernel.tile(tile).shape.len(),
+                        u64::from(kernel.tile(tile).dtype.bits()),
+                    );
+                    if rank == 2 && copied.contains(&channel) {
+                        if known.is_none_or(|l| !(l.run() * bits).is_multiple_of(32)) {
+                            return Err(format!(
+                                "`{name}`, which a product reads, is put from a tile of which no thread has neighbours in its registers"
+                            ));
+                        }
+                        continue;
+                    }
+                    let Some(layout) = known else {
+                        if rank != 1 || bits < 8 {
                             return Err(format!("`{name}` is put from a tile in memory"));
                         }
                         copied.insert(channel);
@@ -441,14 +479,21 @@ impl Plan {
         if self.roles.iter().all(|r| r.needed <= entry) {
             return Ok(());
         }
-        let least = |r: &RolePlan| match r.single {
-            true => FEW_REGISTERS,
-            false => r.needed.next_multiple_of(8).max(FEW_REGISTERS),
-        };
-        let mut shares: Vec<u32> = self.roles.iter().map(least).collect();
         let warps = |i: usize| self.roles[i].warps;
         let total = entry * self.threads / gpu.threads_per_warp;
         let taken = |shares: &[u32]| (0..shares.len()).map(|i| shares[i] * warps(i)).sum::<u32>();
+        let least = |few: u32, spared: u32| -> Vec<u32> {
+            let of = |r: &RolePlan| match r.single {
+                true => few,
+                false => (r.needed - spared).next_multiple_of(8).max(few),
+            };
+            self.roles.iter().map(of).collect()
+        };
+        let mut shares = least(FEW_REGISTERS, 0);
+        if taken(&shares) > total {
+            // Closer than is comfortable.
+            shares = least(FEWEST_REGISTERS, SPARED_REGISTERS);
+        }
         if taken(&shares) > total {
             return Err(format!(
                 "its roles need {} registers, and a block of {} threads has {}",

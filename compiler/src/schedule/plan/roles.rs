@@ -195,12 +195,28 @@ fn slot_read_by_elements(kernel: &Kernel, body: BlockId) -> Option<TileId> {
 }
 
 /// Registers of a thread that tiles take at the op where they take most. A tile lives from its first op to its last; the last op of
-/// one and the first of another may be the same, since maps go element by element.
+/// one and the first of another may be the same, since maps go element by element. A product's left operand lives until its sums are touched: a
+/// product in flight reads it.
 pub fn most_registers(kernel: &Kernel, body: BlockId, fragments: &BTreeMap<TileId, Layout>) -> u64 {
+    let mut walk = Lives::default();
+    walk.block(kernel, body);
+    let Lives {
+        next,
+        touches,
+        products,
+        loops,
+    } = walk;
     let mut lives: BTreeMap<TileId, (usize, usize)> = BTreeMap::new();
-    let mut loops: Vec<(usize, usize)> = vec![];
-    let mut next = 0;
-    walk_lives(kernel, body, &mut next, &mut lives, &mut loops);
+    for &(tile, at) in &touches {
+        lives.entry(tile).or_insert((at, at)).1 = at;
+    }
+    for &(at, left, sums) in &products {
+        let waits = touches.iter().filter(|(t, to)| *t == sums && *to > at);
+        let end = waits.map(|(_, to)| *to).min();
+        if let (Some(life), Some(end)) = (lives.get_mut(&left), end) {
+            life.1 = life.1.max(end);
+        }
+    }
     for life in lives.values_mut() {
         for &(from, to) in &loops {
             // Carried by the loop.
@@ -223,33 +239,39 @@ pub fn most_registers(kernel: &Kernel, body: BlockId, fragments: &BTreeMap<TileI
     (0..next).map(at).max().unwrap_or(0)
 }
 
-fn walk_lives(
-    kernel: &Kernel,
-    block: BlockId,
-    next: &mut usize,
-    lives: &mut BTreeMap<TileId, (usize, usize)>,
-    loops: &mut Vec<(usize, usize)>,
-) {
-    for &op in &kernel.block(block).ops {
-        let here = *next;
-        *next += 1;
-        let kind = &kernel.op(op).kind;
-        let is_map = matches!(kind, OpKind::Map { .. });
-        kind.for_each_tile(&mut |t, _| {
-            lives.entry(t).or_insert((here, here)).1 = here;
-        });
-        for inner in kind.blocks() {
-            match is_map {
-                true => kernel.walk(inner, &mut |_, op| {
-                    kernel.op(op).kind.for_each_tile(&mut |t, _| {
-                        lives.entry(t).or_insert((here, here)).1 = here;
-                    });
-                }),
-                false => walk_lives(kernel, inner, next, lives, loops),
+/// Ops in the order of the program, numbered; what is in a map has the map's number.
+#[derive(Default)]
+struct Lives {
+    next: usize,
+    touches: Vec<(TileId, usize)>,
+    /// Number, left operand and sums.
+    products: Vec<(usize, TileId, TileId)>,
+    loops: Vec<(usize, usize)>,
+}
+
+impl Lives {
+    fn block(&mut self, kernel: &Kernel, block: BlockId) {
+        for &op in &kernel.block(block).ops {
+            let here = self.next;
+            self.next += 1;
+            let kind = &kernel.op(op).kind;
+            let is_map = matches!(kind, OpKind::Map { .. });
+            kind.for_each_tile(&mut |t, _| self.touches.push((t, here)));
+            if let OpKind::Dot { acc, a, .. } = kind {
+                self.products.push((here, a.view.tile, acc.tile));
             }
-        }
-        if matches!(kind, OpKind::For { .. } | OpKind::ForItems { .. }) {
-            loops.push((here, *next));
+            for inner in kind.blocks() {
+                match is_map {
+                    true => kernel.walk(inner, &mut |_, op| {
+                        (kernel.op(op).kind)
+                            .for_each_tile(&mut |t, _| self.touches.push((t, here)));
+                    }),
+                    false => self.block(kernel, inner),
+                }
+            }
+            if matches!(kind, OpKind::For { .. } | OpKind::ForItems { .. }) {
+                self.loops.push((here, self.next));
+            }
         }
     }
 }

@@ -220,6 +220,11 @@ fn int_op(kind: Kind, ty: Ty, v: &[u64]) -> Result<u64, String> {
                 false => field,
             }
         }
+        Kind::BitInsert => {
+            let (from, len) = (v[2] as u32 & 0xff, v[3] as u32 & 0xff);
+            let field = mask(len).checked_shl(from).unwrap_or(0);
+            u(1) & !field | u(0).checked_shl(from).unwrap_or(0) & field
+        }
         other => return Err(format!("{other:?} of an integer")),
     } & mask(bits))
 }
