@@ -220,8 +220,7 @@ fn int_op(kind: Kind, ty: Ty, v: &[u64]) -> Result<u64, String> {
                 false => field,
             }
         }
-        Kind::BitInsert => {
-            let (from, len) = (v[2] as u32 & 0xff, v[3] as u32 & 0xff);
+        Kind::BitInsert(from, len) => {
             let field = mask(len).checked_shl(from).unwrap_or(0);
             u(1) & !field | u(0).checked_shl(from).unwrap_or(0) & field
         }

@@ -119,7 +119,8 @@ pub enum Kind {
     Shl,
     Shr,
     BitField,
-    BitInsert,
+    /// From a bit on, so many bits of the first source into the second.
+    BitInsert(u32, u32),
     Sqrt,
     Reciprocal,
     Set(Compare),
@@ -519,11 +520,22 @@ impl Names {
             operands.truncate(4);
             table_of_logic = table as u8;
         }
+        let mut field = None;
+        if let ("bfi.b32", &[_, _, _, Operand::Register(from), Operand::Register(len)]) =
+            (op, &operands[..])
+        {
+            let number = |of| self.known(of).ok_or("a field of bits that is no number");
+            field = Some((number(from)? as u32 & 0xff, number(len)? as u32 & 0xff));
+            operands.truncate(3);
+        }
         let special = hopper::read(op, &operands, self)?;
         let (kind, ty) = match &special {
             Some(_) => (Kind::Special(specials.len()), Ty::U(32)),
             None if op == "lop3.b32" => (Kind::Logic(table_of_logic), Ty::U(32)),
-            None => kind_of(op)?,
+            None => match field {
+                Some((from, len)) => (Kind::BitInsert(from, len), Ty::U(32)),
+                None => kind_of(op)?,
+            },
         };
         if let Some((special, to)) = special {
             specials.push(special);
@@ -771,7 +783,6 @@ fn kind_of(op: &str) -> Result<(Kind, Ty), String> {
         "shl" => Kind::Shl,
         "shr" => Kind::Shr,
         "bfe" => Kind::BitField,
-        "bfi" => Kind::BitInsert,
         "sqrt" if has("rn") => Kind::Sqrt,
         "rcp" if has("rn") => Kind::Reciprocal,
         "setp" if parts.len() != 3 => return Err(unknown()),
