@@ -62,6 +62,16 @@ impl Layout {
         Some(layout.tidy())
     }
 
+    /// Whether every 64 rows of a matrix lie in a warpgroup as `accumulator` has them.
+    pub fn lies_as_sums(&self) -> bool {
+        let &[rows, columns] = self.shape.as_slice() else {
+            return false;
+        };
+        let groups = self.warps.iter().map(|d| d.count).product::<u64>() / WARPS_PER_GROUP;
+        let sums = Layout::accumulator(rows, columns, groups.max(1));
+        sums.is_some_and(|sums| self.lanes == sums.lanes && self.warps == sums.warps)
+    }
+
     /// The left operand of `wgmma` in registers, of elements of 16 or 8 bits, for a tile of `rows` x `k` over `groups` warpgroups.
     /// Source: PTX ISA, "Register Fragments for wgmma.mma_async", matrix A.
     pub fn operand(rows: u64, k: u64, groups: u64, bits: u64) -> Option<Layout> {

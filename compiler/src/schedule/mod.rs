@@ -15,7 +15,7 @@ mod registers;
 mod split;
 
 pub use plan::{
-    Fill, LINE, MapPlan, PIECE, Plan, Ring, RolePlan, STAGE_BYTES, STAGED_ROW_BYTES, STAGED_ROWS,
+    Fill, LINE, MapPlan, PIECE, Plan, Ring, RolePlan, STAGED_ROW_BYTES, STAGED_ROWS,
     SlotPlace, Staged, plan,
 };
 pub use registers::{Registers, infer as infer_registers};

@@ -15,25 +15,21 @@ use super::batch::{Batch, Run};
 use super::config::Config;
 use super::cost::{Place, Section};
 use super::kernels::{
-    CombineArgs, CountPairsArgs, EmbedArgs, GemmPartsArgs, GroupPairsArgs, GroupPairsFewArgs,
-    HcHeadArgs, HcPostArgs, HcPostBf16Args, HcPreArgs, Kernels, RopeTableArgs, RouteArgs,
-    RouteByTableArgs, SumPartsArgs, TakeRowsArgs,
+    EmbedArgs, GemmPartsArgs, HcHeadArgs, HcPostArgs, HcPostBf16Args, HcPreArgs, Kernels,
+    RopeTableArgs, RouteArgs, RouteByTableArgs, SumPartsArgs, TakeRowsArgs,
 };
 use super::kv_cache::{KvCache, LayerCache, Parts, Room, Shared};
 use super::ops::{Done, RUN, linear, mix, part, rms};
 use super::parameters::{
-    Choice, Experts, Gate, HcSite, Inputs, Layer, Moe, Parameters, Part, Weights,
+    Choice, Gate, HcSite, Inputs, Layer, Moe, Parameters, Part, Weights,
 };
-use super::quantised::{Quantised, tile_rows};
+use super::quantised::Quantised;
 use super::rope::Frequencies;
 use super::steps::Steps;
 use super::trace::{Trace, Tracer};
-use super::workspace::{Rows, Workspace, most_tiles, rows_per_tile};
+use super::workspace::{Rows, Workspace};
 use crate::weights::{Checkpoint, Draft};
 use tessera_device::{Device, Tensor, View};
-
-/// Pairs of a token and an expert that one warp groups.
-const FEW_PAIRS: usize = 128;
 
 /// A loaded model.
 pub struct Model {
@@ -531,7 +527,7 @@ impl Pass<'_, '_> {
     /// input [T, D] to output [T, D].
     fn moe(&mut self, p: &Moe) -> Done {
         let (c, k, t) = (self.c, self.k, self.t);
-        let (hidden, choices) = (c.hidden_size, c.num_experts_per_tok);
+        let hidden = c.hidden_size;
         self.section(Section::Router);
         self.products(&p.inputs)?;
 
@@ -592,67 +588,10 @@ impl Pass<'_, '_> {
         self.tracer
             .watch("gate.topk_w", || w.expert_weights.rows_mut(t))?;
 
-        // Pairs sorted by expert, cut into tiles of rows.
-        let pairs = t * choices;
-        let rows = match &p.w1 {
-            Experts::Folded(_) => tile_rows(pairs, c.n_routed_experts),
-            _ => rows_per_tile(t, w.quantised.is_some()),
-        };
-        let tiles = most_tiles(pairs, c.n_routed_experts, rows);
-        let expert = w.experts.shaped(&[pairs])?;
-        let pair = w.pair.rows_mut(pairs)?;
-        let tile_expert = w.tile_expert.rows_mut(tiles)?;
-        let tile_first = w.tile_first.rows_mut(tiles)?;
-        let tile_end = w.tile_end.rows_mut(tiles)?;
-        match pairs <= FEW_PAIRS {
-            true => k.group_pairs_few(GroupPairsFewArgs {
-                expert,
-                pair,
-                tile_expert,
-                tile_first,
-                tile_end,
-                tiles: w.tiles.view_mut()?,
-                experts: c.n_routed_experts as i64,
-                rows: rows as i64,
-            })?,
-            false => {
-                k.count_pairs(CountPairsArgs {
-                    expert,
-                    count: w.expert_count.view_mut()?,
-                })?;
-                k.group_pairs(GroupPairsArgs {
-                    expert,
-                    count: w.expert_count.view(),
-                    pair,
-                    tile_expert,
-                    tile_first,
-                    tile_end,
-                    tiles: w.tiles.view_mut()?,
-                    rows: rows as i64,
-                })?;
-            }
-        }
-        self.section(Section::Experts);
-        self.experts(p, pairs, rows, tiles)?;
-
-        // The sum of all.
-        let w = &mut *self.w;
+        self.experts(p)?;
         if self.tracer.is_on() {
-            let shape = [t, choices, hidden];
-            self.tracer
-                .watch("moe.expert_out", || w.expert_y.shaped_mut(&shape))?;
-            self.tracer.watch("moe.shared", || w.shared_y.rows_mut(t))?;
-        }
-        k.combine(CombineArgs {
-            y: w.expert_y.shaped(&[t, choices, hidden])?,
-            shared_out: w.shared_y.rows(t)?,
-            routed: w.routed.rows_mut(t)?,
-            total: w.output.rows_mut(t)?,
-        })?;
-        if self.tracer.is_on() {
-            for (name, tensor) in [("gate.scores", &w.gate_scores), ("moe.routed", &w.routed)] {
-                self.tracer.record(name, tensor.rows(t)?)?;
-            }
+            let w = &mut *self.w;
+            self.tracer.record("gate.scores", w.gate_scores.rows(t)?)?;
             self.tracer.watch("moe.out", || w.output.rows_mut(t))?;
         }
         Ok(())

@@ -1,17 +1,15 @@
-//! The steps of a quantised model's forward pass that have other kernels: entries, the indexer's operands, experts.
+//! The steps of a quantised model's forward pass that have other kernels: mixing, entries, the indexer's operands.
 
 use super::ModelError;
 use super::forward::Pass;
 use super::kept::Kept;
 use super::kernels::{
-    CloseE2m1Args, CloseE4m3Args, ExpertDownArgs, ExpertDownCodesArgs, ExpertDownFp4Args,
-    ExpertUpArgs, ExpertUpCodesArgs, ExpertUpFp4Args, HadamardE2m1Args, HcPreBf16Args,
-    HeadWeightsArgs, PoolArgs, RowsOfTilesArgs, SumPartsArgs, SwigluArgs,
+    CloseE2m1Args, CloseE4m3Args, HadamardE2m1Args, HcPreBf16Args, HeadWeightsArgs, PoolArgs,
+    SumPartsArgs,
 };
 use super::kv_cache::CompressorCache;
-use super::ops::{Done, linear, mix, part, rms};
-use super::parameters::{Compressor, Experts, HcSite, Indexer, Inputs, Moe, Weights};
-use super::quantised::used_tiles;
+use super::ops::{Done, mix, part, rms};
+use super::parameters::{Compressor, HcSite, Indexer, Inputs};
 use super::workspace::Rows;
 use tessera_device::{Tensor, View};
 
@@ -154,172 +152,8 @@ impl Pass<'_, '_> {
         })?;
         self.tracer.watch("idx.head_w", || weights.rows_mut(t))
     }
-
-    /// Routed experts, expert_y [T K, D] by pair, and the shared one, shared_y [T, D].
-    pub fn experts(&mut self, p: &Moe, pairs: usize, rows: usize, tiles: usize) -> Done {
-        let (c, k, t) = (self.c, self.k, self.t);
-        let w = &mut *self.w;
-        let (hidden, inter) = (c.hidden_size, c.moe_intermediate_size);
-        let choices = c.num_experts_per_tok as i64;
-        let limit = c.swiglu_limit as f32;
-        let product = [t, p.inputs.linear.outputs];
-        let pair = w.pair.rows(pairs)?;
-        let tile_expert = w.tile_expert.rows(tiles)?;
-        let tile_first = w.tile_first.rows(tiles)?;
-        let tile_end = w.tile_end.rows(tiles)?;
-        let weight = w.expert_weights.shaped(&[pairs])?;
-        let gate = part(&w.projected, product, &p.shared_w1)?;
-        let up = part(&w.projected, product, &p.shared_w3)?;
-        match (&p.w1, &p.w3, &p.w2) {
-            (Experts::Panels(w1), Experts::Panels(w3), Experts::Panels(w2)) => {
-                // h [T K, I] by sorted row
-                k.expert_up(ExpertUpArgs {
-                    x: w.input.rows(t)?,
-                    w1: w1.view(),
-                    w3: w3.view(),
-                    pair,
-                    tile_expert,
-                    tile_first,
-                    tile_end,
-                    tiles: w.tiles.view(),
-                    weight,
-                    h: w.expert_h.rows_mut(pairs)?,
-                    choices,
-                    rows: rows as i64,
-                    limit,
-                })?;
-                k.expert_down(ExpertDownArgs {
-                    h: w.expert_h.rows(pairs)?,
-                    w2: w2.view(),
-                    pair,
-                    tile_expert,
-                    tile_first,
-                    tile_end,
-                    tiles: w.tiles.view(),
-                    y: w.expert_y.rows_mut(pairs)?,
-                    rows: rows as i64,
-                })?;
-                k.swiglu(SwigluArgs {
-                    gate,
-                    up,
-                    y: w.shared_h.rows_mut(t)?,
-                    limit,
-                })?;
-                linear(
-                    k,
-                    w.shared_h.shaped(&[t, 1, inter])?,
-                    &p.shared_w2,
-                    &mut w.shared_y,
-                    &mut None,
-                )
-            }
-            (Experts::Codes(w1), Experts::Codes(w3), Experts::Codes(w2)) => {
-                let (Some(quantised), Weights::Codes(shared_w2)) =
-                    (&mut w.quantised, &p.shared_w2.weights)
-                else {
-                    return Err(no_workspace());
-                };
-                // The codes of the block's input are those of the last product.
-                let (h, hs) = quantised.expert_h.parts_mut(pairs, inter)?;
-                k.expert_up_codes(ExpertUpCodesArgs {
-                    x: quantised.input.codes(t, hidden)?,
-                    xs: quantised.input.scales(t, hidden)?,
-                    w1: w1.codes.view(),
-                    s1: w1.scales.view(),
-                    w3: w3.codes.view(),
-                    s3: w3.scales.view(),
-                    pair,
-                    tile_expert,
-                    tile_first,
-                    tile_end,
-                    tiles: w.tiles.view(),
-                    weight,
-                    h,
-                    hs,
-                    choices,
-                    rows: rows as i64,
-                    limit,
-                })?;
-                k.expert_down_codes(ExpertDownCodesArgs {
-                    h: quantised.expert_h.codes(pairs, inter)?,
-                    hs: quantised.expert_h.scales(pairs, inter)?,
-                    w2: w2.codes.view(),
-                    s2: w2.scales.view(),
-                    pair,
-                    tile_expert,
-                    tile_first,
-                    tile_end,
-                    tiles: w.tiles.view(),
-                    y: w.expert_y.rows_mut(pairs)?,
-                    rows: rows as i64,
-                })?;
-                quantised.shared(k, [gate, up], limit, shared_w2, &mut w.shared_y)
-            }
-            (Experts::Folded(w1), Experts::Folded(w3), Experts::Folded(w2)) => {
-                let (Some(quantised), Weights::Codes(shared_w2)) =
-                    (&mut w.quantised, &p.shared_w2.weights)
-                else {
-                    return Err(no_workspace());
-                };
-                let Some(own) = &mut quantised.tiles else {
-                    return Err(no_workspace());
-                };
-                let used = used_tiles(pairs, c.n_routed_experts, rows);
-                let all = used * rows;
-                let tile_expert = w.tile_expert.rows(used)?;
-                let (tile_x, tile_xs) = own.x.parts_mut(all, hidden)?;
-                k.rows_of_tiles(RowsOfTilesArgs {
-                    x: quantised.input.codes(t, hidden)?,
-                    xs: quantised.input.scales(t, hidden)?,
-                    weight,
-                    pair,
-                    tile_first: w.tile_first.rows(used)?,
-                    tile_end: w.tile_end.rows(used)?,
-                    tiles: w.tiles.view(),
-                    tile_x,
-                    tile_xs,
-                    route: own.route.rows_mut(all)?,
-                    to: own.to.rows_mut(all)?,
-                    choices,
-                    rows: rows as i64,
-                })?;
-                let (h, hs) = own.h.parts_mut(all, inter)?;
-                k.expert_up_fp4(ExpertUpFp4Args {
-                    x: own.x.codes(all, hidden)?,
-                    xs: own.x.scales(all, hidden)?,
-                    w1: w1.codes.view(),
-                    f1: w1.steps.view(),
-                    r1: w1.factors.view(),
-                    w3: w3.codes.view(),
-                    f3: w3.steps.view(),
-                    r3: w3.factors.view(),
-                    tile_expert,
-                    tiles: w.tiles.view(),
-                    route: own.route.rows(all)?,
-                    h,
-                    hs,
-                    rows: rows as i64,
-                    limit,
-                })?;
-                k.expert_down_fp4(ExpertDownFp4Args {
-                    h: own.h.codes(all, inter)?,
-                    hs: own.h.scales(all, inter)?,
-                    w2: w2.codes.view(),
-                    f2: w2.steps.view(),
-                    r2: w2.factors.view(),
-                    tile_expert,
-                    tiles: w.tiles.view(),
-                    to: own.to.rows(all)?,
-                    y: w.expert_y.rows_mut(pairs)?,
-                    rows: rows as i64,
-                })?;
-                quantised.shared(k, [gate, up], limit, shared_w2, &mut w.shared_y)
-            }
-            _ => unreachable!("all matrices of a layer's experts are loaded alike"),
-        }
-    }
 }
 
-fn no_workspace() -> ModelError {
+pub(super) fn no_workspace() -> ModelError {
     ModelError::Input("the session has no workspace for quantised products".into())
 }

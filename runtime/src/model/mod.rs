@@ -8,6 +8,7 @@ mod error;
 pub mod forward;
 mod forward_attention;
 mod forward_draft;
+mod forward_experts;
 mod forward_quantised;
 mod kept;
 pub mod kernels;

@@ -53,9 +53,12 @@ pub(super) struct TileRows {
     /// `[R, D]` and `[R, I]`
     pub x: Codes,
     pub h: Codes,
-    /// `[R]`: weights and pairs.
+    /// `[R]`: weights.
     pub route: Tensor,
-    pub to: Tensor,
+    /// `[R, D]`: the experts' outputs.
+    pub y: Tensor,
+    /// `[T K]`: the row of every pair.
+    pub place: Tensor,
 }
 
 impl TileRows {
@@ -71,18 +74,22 @@ impl TileRows {
             x: Codes::new(device, &[(most, c.hidden_size)])?,
             h: Codes::new(device, &[(most, c.moe_intermediate_size)])?,
             route: Tensor::zeros_on(device, DType::F32, &[most as i64])?,
-            to: Tensor::zeros_on(device, DType::I32, &[most as i64])?,
+            y: Tensor::zeros_on(device, DType::BF16, &[most as i64, c.hidden_size as i64])?,
+            place: Tensor::zeros_on(device, DType::I32, &[(tokens * c.num_experts_per_tok) as i64])?,
         })
     }
 }
 
-/// Rows of a tile of the experts' products on tensor cores: the instances of `expert_up_fp4`. A row's bits don't depend on it.
+/// Rows of a tile from which weights are widened once for all of them.
+pub(super) const WIDE: usize = 128;
+
+/// Rows of a tile of the experts' products on tensor cores: the instances of `expert_up_fp4`, or `expert_up_wide`. A row's bits don't depend on it.
 pub(super) fn tile_rows(pairs: usize, experts: usize) -> usize {
     match pairs.div_ceil(experts) {
         0..=4 => 8,
         5..=12 => 16,
         13..=32 => 32,
-        _ => 64,
+        _ => WIDE,
     }
 }
 

@@ -5,7 +5,9 @@
 use super::{Emit, Emitter};
 use crate::mlir::build::{Elem, IntCompare, Val};
 use crate::schedule::layout::WARPS_PER_GROUP;
-use crate::schedule::{STAGE_BYTES, STAGED_ROW_BYTES, STAGED_ROWS};
+use crate::schedule::{STAGED_ROW_BYTES, STAGED_ROWS};
+
+const PLACE_BYTES: u64 = STAGED_ROWS * STAGED_ROW_BYTES;
 use crate::tile::ir::*;
 
 /// The first of the named barriers at which a warpgroup meets; those before are the roles'.
@@ -37,28 +39,28 @@ impl<'c> Emitter<'_, 'c> {
         let network = self.network()?;
         let (shared, maps) = (network.shared, network.maps);
         let map = self.b.offset(maps, 128 * staged.map as i64);
-        let stage = self.b.mul_const(group, STAGE_BYTES as i64);
+        let stage = self.b.mul_const(group, (staged.places * PLACE_BYTES) as i64);
         let stage = self.b.addi(stage, shared);
         let stage = self.b.add_const(stage, staged.offset as i64);
         let own = self.b.mul_const(group, own_rows as i64);
         let one = self.first_of_group();
 
-        let boxes = (own_rows / STAGED_ROWS) * (columns / box_columns);
         let mut number = 0;
         for row in (0..own_rows).step_by(STAGED_ROWS as usize) {
             for column in (0..columns).step_by(box_columns as usize) {
-                let place = number % 2;
-                // The store before the last from this place has read it; of an odd number the first place is the last one's.
-                let left = u32::from(number > 0 || boxes.is_multiple_of(2));
+                let place = number % staged.places;
+                // The last store from this place has read it; with two, the one after may be on its way.
+                let left = u32::from(staged.places == 2 && (number > 0 || staged.in_pairs));
                 let open = self.b.begin_if(one);
                 self.b.tma_store_wait(left, true);
                 self.b.end_if(open);
                 self.b.named_barrier(barrier, GROUP);
                 let to = self
                     .b
-                    .add_const(stage, (place * STAGED_ROWS * STAGED_ROW_BYTES) as i64);
+                    .add_const(stage, (place * PLACE_BYTES) as i64);
                 let part = self.part_of_box(tile, row, column..column + box_columns)?;
                 match bits {
+                    8 => self.write_bytes(&part, to),
                     16 => self.write_halves(&part, to),
                     _ => self.write_words(&part, to),
                 }
@@ -185,6 +187,32 @@ impl<'c> Emitter<'_, 'c> {
             let number = self.b.add_const(half, 2 * i as i64);
             let at = self.swizzled(to, row, number);
             self.b.store_matrices(at, &words);
+        }
+    }
+
+    /// 128 columns of 8 bits: two neighbours at a time.
+    fn write_bytes(&mut self, cells: &[Val<'c>], to: Val<'c>) {
+        let (lane, warp) = self.lane_and_warp();
+        let base = self.b.shl(warp, 4);
+        let row = self.b.shr(lane, 2);
+        let row = self.b.addi(row, base);
+        let three = self.b.i32(3);
+        let pair = self.b.andi(lane, three);
+        let within = self.b.shl(pair, 1);
+        for (i, pair) in cells.chunks(2).enumerate() {
+            let (eight, eight_rows) = (i as i64 / 2, i as i64 % 2);
+            let row = self.b.add_const(row, 8 * eight_rows);
+            let number = self.b.i32(eight / 2);
+            let at = self.swizzled(to, row, number);
+            let at = self.b.addi(at, within);
+            let at = self.b.add_const(at, 8 * (eight % 2));
+            let zero = self.b.zero(Elem::I8, 2);
+            let low = self.b.load(pair[0], (Elem::I8, 1), 1, None);
+            let high = self.b.load(pair[1], (Elem::I8, 1), 1, None);
+            let v = self.b.insert(low, zero, 0);
+            let v = self.b.insert(high, v, 1);
+            let p = self.b.shared_pointer(at);
+            self.b.store(v, p, 2, None);
         }
     }
 

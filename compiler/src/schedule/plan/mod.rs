@@ -115,17 +115,20 @@ pub struct SlotPlace {
     pub blocks: u64,
 }
 
-/// A store of a box of 64 rows and 128 bytes by each warpgroup at a time, in turns from two places. (Boxes of a warp's 16 rows spare
-/// the warps waiting for each other, and are slower.)
+/// A store of a box of 64 rows and 128 bytes by each warpgroup at a time, in turns from two places, or from one where its role has no more
+/// than one box. (Boxes of a warp's 16 rows spare the warps waiting for each other, and are slower.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Staged {
     pub map: usize,
     /// Of the role's first warpgroup; the others follow.
     pub offset: u64,
+    /// Of each warpgroup.
+    pub places: u64,
+    /// Whether every such store of the role has an even number of boxes, so that the next one's first place was not used last.
+    pub in_pairs: bool,
 }
 
-/// Bytes that a warpgroup stages stores in.
-pub const STAGE_BYTES: u64 = 2 * STAGED_ROWS * STAGED_ROW_BYTES;
+/// Of the box that a warpgroup stages.
 pub const STAGED_ROWS: u64 = 64;
 pub const STAGED_ROW_BYTES: u64 = 128;
 
@@ -140,9 +143,9 @@ pub struct MapPlan {
 /// Of a role that asks for few, and the most that any may have.
 const FEW_REGISTERS: u32 = 40;
 const MOST_REGISTERS: u32 = 240;
-/// The least that a role that starts copies gets by with, and what others may have less than they are reckoned to need.
+/// The least that a role that starts copies gets by with, and how many less than they are reckoned to need others may have.
 const FEWEST_REGISTERS: u32 = 24;
-const SPARED_REGISTERS: u32 = 16;
+const SPARED_REGISTERS: u32 = 24;
 /// Each has a named barrier of its own, and its warpgroups have the other half of the hardware's sixteen.
 const MOST_ROLES: usize = 7;
 /// Threads of a block that leave each enough registers at entry for products of 256 columns.
@@ -482,17 +485,25 @@ impl Plan {
         let warps = |i: usize| self.roles[i].warps;
         let total = entry * self.threads / gpu.threads_per_warp;
         let taken = |shares: &[u32]| (0..shares.len()).map(|i| shares[i] * warps(i)).sum::<u32>();
-        let least = |few: u32, spared: u32| -> Vec<u32> {
+        let least = |few: u32| -> Vec<u32> {
             let of = |r: &RolePlan| match r.single {
                 true => few,
-                false => (r.needed - spared).next_multiple_of(8).max(few),
+                false => r.needed.next_multiple_of(8).max(few),
             };
             self.roles.iter().map(of).collect()
         };
-        let mut shares = least(FEW_REGISTERS, 0);
+        let mut shares = least(FEW_REGISTERS);
         if taken(&shares) > total {
-            // Closer than is comfortable.
-            shares = least(FEWEST_REGISTERS, SPARED_REGISTERS);
+            // Closer than is comfortable: those with most spare some, since what the others do between two waits is all latency.
+            shares = least(FEWEST_REGISTERS);
+            while taken(&shares) > total {
+                let richest = (0..shares.len())
+                    .filter(|&i| !self.roles[i].single)
+                    .filter(|&i| shares[i] >= self.roles[i].needed + 8 - SPARED_REGISTERS)
+                    .max_by_key(|&i| shares[i]);
+                let Some(richest) = richest else { break };
+                shares[richest] -= 8;
+            }
         }
         if taken(&shares) > total {
             return Err(format!(

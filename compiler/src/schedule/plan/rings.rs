@@ -1,7 +1,7 @@
 //! Where what crosses lies: slots and rings of channels, boxes of tensors, the bytes in which stores are staged.
 
 use super::{
-    Ends, Fill, MapPlan, Plan, Ring, STAGE_BYTES, STAGED_ROW_BYTES, STAGED_ROWS, SlotPlace, Staged,
+    Ends, Fill, MapPlan, Plan, Ring, STAGED_ROW_BYTES, STAGED_ROWS, SlotPlace, Staged,
 };
 use crate::schedule::layout::{LANES, Layout, WARPS_PER_GROUP};
 use crate::schedule::starts_aligned;
@@ -123,42 +123,48 @@ impl Plan {
             kernel.walk(body, &mut |_, op| {
                 if let OpKind::Copy { dst, src, .. } = &kernel.op(op).kind
                     && let (Base::Param(param), Base::Tile(tile)) = (dst.base, src.base)
-                    && let Some(map) = self.store_map(kernel, dst, param, tile)
+                    && let Some((map, boxes)) = self.store_map(kernel, dst, param, tile)
                 {
-                    found.push((op, map));
+                    found.push((op, map, boxes));
                 }
             });
-            for (op, map) in &found {
+            let groups = u64::from(self.roles[role].warps) / WARPS_PER_GROUP;
+            let most = found.iter().map(|(_, _, boxes)| boxes / groups).max();
+            let places = if found.len() > 1 || most > Some(1) { 2 } else { 1 };
+            let in_pairs = found.iter().all(|(_, _, boxes)| (boxes / groups).is_multiple_of(2));
+            for (op, map, _) in &found {
                 let at = self.map_number(map.clone());
                 let staged = Staged {
                     map: at,
                     offset: bytes,
+                    places,
+                    in_pairs,
                 };
                 self.staged.insert(*op, staged);
             }
             if !found.is_empty() {
-                bytes += STAGE_BYTES * u64::from(self.roles[role].warps) / WARPS_PER_GROUP;
+                bytes += places * STAGED_ROWS * STAGED_ROW_BYTES * groups;
             }
         }
         bytes
     }
 
+    /// The boxes that a tile is stored by, and how many of them it takes.
     fn store_map(
         &self,
         kernel: &Kernel,
         dst: &View,
         param: ParamId,
         tile: TileId,
-    ) -> Option<MapPlan> {
+    ) -> Option<(MapPlan, u64)> {
         let dtype = kernel.tile(tile).dtype;
         let layout = self.in_registers.tiles.get(&tile)?;
-        let wide = matches!(dtype.bits(), 16 | 32) && kernel.tensor(param)?.dtype == dtype;
-        let &[_, columns] = kernel.tile(tile).shape.as_slice() else {
+        let whole = matches!(dtype.bits(), 8 | 16 | 32) && kernel.tensor(param)?.dtype == dtype;
+        let &[tile_rows, columns] = kernel.tile(tile).shape.as_slice() else {
             return None;
         };
         let box_columns = STAGED_ROW_BYTES * 8 / dtype.bits() as u64;
-        let accumulator = layout.warps.iter().all(|d| d.axis == Some(0));
-        if !wide || !accumulator || !columns.is_multiple_of(box_columns) {
+        if !whole || !layout.lies_as_sums() || !columns.is_multiple_of(box_columns) {
             return None;
         }
         if !starts_aligned(kernel, dst, dtype) {
@@ -175,7 +181,8 @@ impl Plan {
             .iter()
             .position(|s| matches!(s, Slot::Span { .. }))?;
         map.extents[rows] = STAGED_ROWS as u32;
-        (spans == 2).then_some(map)
+        let boxes = (tile_rows / STAGED_ROWS) * (columns / box_columns);
+        (spans == 2).then_some((map, boxes))
     }
 
     /// Whether a box can be made may not depend on a dim that results don't depend on: plain code has other bits.

@@ -1,8 +1,7 @@
 //! Adjacent maps over the same space become one, and values pass from stores to loads without memory.
 //!
 //! Two maps fuse if every tile or tensor that one writes and the other touches is touched by both at the same coordinates, which
-//! name each map axis: then no point of the second needs another point of the first. Maps that touch nothing in common stay apart: there is
-//! nothing to pass on, and tiles in registers may lie in other layouts. Scalar ops between them move up.
+//! name each map axis: then no point of the second needs another point of the first. Scalar ops between them move up.
 //! [`forward_stores`] then replaces a load of what was just stored or loaded by the value; `dead_tiles` removes what nobody reads any more.
 //!
 //! Needs: `simplify` (equal coordinates are one value). Keeps: bits, the order of effects of each point.
@@ -135,16 +134,14 @@ fn can_fuse(kernel: &Kernel, extents: &[u64], first: BlockId, second: BlockId) -
             .filter(|&axis| extents[axis] > 1)
             .all(|axis| index.contains(&numbers.argument(axis)))
     };
-    let in_common = accesses(first).any(|a| accesses(second).any(|b| a.base == b.base));
-    in_common
-        && accesses(first).all(|a| {
-            accesses(second)
-                .filter(|b| b.base == a.base && (a.write || b.write))
-                .all(|b| {
-                    let (i, j) = (numbers.of(a.index), numbers.of(b.index));
-                    !a.atomic && !b.atomic && i == j && names_axes(&i)
-                })
-        })
+    accesses(first).all(|a| {
+        accesses(second)
+            .filter(|b| b.base == a.base && (a.write || b.write))
+            .all(|b| {
+                let (i, j) = (numbers.of(a.index), numbers.of(b.index));
+                !a.atomic && !b.atomic && i == j && names_axes(&i)
+            })
+    })
 }
 
 /// Numbers for values such that equal numbers are equal values at one point, across two maps over one space.
