@@ -15,8 +15,8 @@ mod registers;
 mod split;
 
 pub use plan::{
-    Fill, LINE, MapPlan, PIECE, Plan, Ring, RolePlan, STAGED_ROW_BYTES, STAGED_ROWS,
-    SlotPlace, Staged, plan,
+    Fill, LINE, MapPlan, PIECE, Plan, Ring, RolePlan, STAGED_ROW_BYTES, STAGED_ROWS, SlotPlace,
+    Staged, plan,
 };
 pub use registers::{Registers, infer as infer_registers};
 pub use split::split;

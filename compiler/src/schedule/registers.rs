@@ -100,11 +100,11 @@ pub fn infer_role(
         }
     }
     if uses.sums.is_empty() {
-        // What is put into memory is stored in vectors.
+        // What is put into memory is stored in vectors, two side by side: what neighbours share is found once for both.
         for &tile in &uses.puts {
             let Tile { shape, dtype, .. } = kernel.tile(tile);
             if shape.len() == 2 {
-                let run = ACCESS_BITS / u64::from(dtype.bits());
+                let run = 2 * ACCESS_BITS / u64::from(dtype.bits());
                 let layout = Layout::runs(shape, run, groups * WARPS_PER_GROUP, false);
                 seeds.entry(tile).or_insert(layout);
             }

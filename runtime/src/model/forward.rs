@@ -20,9 +20,7 @@ use super::kernels::{
 };
 use super::kv_cache::{KvCache, LayerCache, Parts, Room, Shared};
 use super::ops::{Done, RUN, linear, mix, part, rms};
-use super::parameters::{
-    Choice, Gate, HcSite, Inputs, Layer, Moe, Parameters, Part, Weights,
-};
+use super::parameters::{Choice, Gate, HcSite, Inputs, Layer, Moe, Parameters, Part, Weights};
 use super::quantised::Quantised;
 use super::rope::Frequencies;
 use super::steps::Steps;

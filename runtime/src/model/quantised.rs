@@ -75,7 +75,11 @@ impl TileRows {
             h: Codes::new(device, &[(most, c.moe_intermediate_size)])?,
             route: Tensor::zeros_on(device, DType::F32, &[most as i64])?,
             y: Tensor::zeros_on(device, DType::BF16, &[most as i64, c.hidden_size as i64])?,
-            place: Tensor::zeros_on(device, DType::I32, &[(tokens * c.num_experts_per_tok) as i64])?,
+            place: Tensor::zeros_on(
+                device,
+                DType::I32,
+                &[(tokens * c.num_experts_per_tok) as i64],
+            )?,
         })
     }
 }
@@ -89,6 +93,8 @@ pub(super) fn tile_rows(pairs: usize, experts: usize) -> usize {
         0..=4 => 8,
         5..=12 => 16,
         13..=32 => 32,
+        // Of most experts one tile.
+        33..=56 => 64,
         _ => WIDE,
     }
 }

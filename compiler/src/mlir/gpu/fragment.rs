@@ -105,20 +105,19 @@ impl<'c> Emitter<'_, 'c> {
         Ok(self.b.resize(own, elem, false))
     }
 
-    /// The codes of 4 bits from the element in hand on, in the low bits of an i32, if neighbours share a register.
+    /// An i32 with four codes of 4 bits from the element in hand on, in its lower half or in its upper one, if neighbours share a register.
     pub(super) fn codes_in_registers(
         &mut self,
         tile: TileId,
         index: &[ValueId],
-    ) -> Emit<Option<Val<'c>>> {
+    ) -> Emit<Option<(Val<'c>, bool)>> {
         let sharing = self.sharing(tile);
         let Some(register) = self.register_here(tile, index)?.filter(|_| sharing > 1) else {
             return Ok(None);
         };
         let cell = self.cells(tile)?[(register / sharing) as usize];
         let all = self.b.load(cell, (Elem::I32, 1), 4, None);
-        let bits = 32 / sharing as u32;
-        Ok(Some(self.b.shr(all, bits * (register % sharing) as u32)))
+        Ok(Some((all, register % sharing >= 4)))
     }
 
     /// The low half of a byte, for codes of 4 bits; others fill their element.

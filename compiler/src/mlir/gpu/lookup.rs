@@ -208,7 +208,7 @@ impl<'c> Emitter<'_, 'c> {
                 self.scalar_op(op)?;
             }
         }
-        let Some(codes) = self.codes_here(lookup.codes, index)? else {
+        let Some((codes, upper)) = self.codes_here(lookup.codes, index)? else {
             return Err(self.fault("codes that lie alone"));
         };
         let table = match &lookup.table {
@@ -238,12 +238,12 @@ impl<'c> Emitter<'_, 'c> {
                 [self.b.extract(row, 0), self.b.extract(row, 1)]
             }
         };
-        let word = self.b.look_up(table, codes);
+        let word = self.b.look_up(table, codes, upper);
         self.store_word(lookup.results, to, word)
     }
 
-    /// The codes from the element in hand on.
-    fn codes_here(&mut self, tile: TileId, index: &[ValueId]) -> Emit<Option<Val<'c>>> {
+    /// An i32 that has the element in hand and the three after it, in its lower half or in its upper one.
+    fn codes_here(&mut self, tile: TileId, index: &[ValueId]) -> Emit<Option<(Val<'c>, bool)>> {
         match self.kernel.tile(tile).space {
             Space::Slot => self.codes_in_slot(tile, index),
             _ => self.codes_in_registers(tile, index),
@@ -256,7 +256,7 @@ impl<'c> Emitter<'_, 'c> {
         let shared =
             self.layouts.contains_key(&found.results) && self.sharing(found.results) == RUN;
         let codes = match self.kernel.tile(found.codes).space {
-            Space::Slot => matches!(layout.run(), 4 | 8 | 16),
+            Space::Slot => layout.run().is_multiple_of(RUN),
             _ => self.layouts.contains_key(&found.codes) && self.sharing(found.codes) > 1,
         };
         let table = match &found.table {
@@ -271,15 +271,17 @@ impl<'c> Emitter<'_, 'c> {
 }
 
 impl<'c> crate::mlir::build::Builder<'c> {
-    /// Four bytes of a table of eight, by the magnitudes of four codes; their signs go on top.
-    fn look_up(&mut self, table: [Val<'c>; 2], codes: Val<'c>) -> Val<'c> {
+    /// Four bytes of a table of eight, by the magnitudes of four codes in a half of a word; their signs go on top. What both halves of a word
+    /// need is the same value for both.
+    fn look_up(&mut self, table: [Val<'c>; 2], codes: Val<'c>, upper: bool) -> Val<'c> {
         let permuted = "llvm.nvvm.prmt";
-        let magnitudes = self.i32(0x7777);
+        let magnitudes = self.i32(0x7777_7777);
         let magnitudes = self.andi(codes, magnitudes);
+        let magnitudes = self.shr(magnitudes, if upper { 16 } else { 0 });
         let bytes = self.intrinsic_value(permuted, &[table[0], table[1], magnitudes], Elem::I32);
         // The sign of code i stands at bit 4 i + 3: in the upper halves of bytes as it is, in the lower ones after a shift.
         let moved = self.shl(codes, 4);
-        let order = self.i32(0x1504);
+        let order = self.i32(if upper { 0x3726 } else { 0x1504 });
         let signs = self.intrinsic_value(permuted, &[codes, moved, order], Elem::I32);
         let mask = self.i32(i64::from(0x8080_8080u32 as i32));
         let signs = self.andi(signs, mask);

@@ -7,6 +7,7 @@ use crate::mlir::build::{Elem, Val};
 use crate::mlir::scalar::stored_as;
 use crate::schedule::SlotPlace;
 use crate::schedule::access::access;
+use crate::schedule::layout::gcd;
 use crate::tile::ir::*;
 
 impl<'c> Emitter<'_, 'c> {
@@ -42,7 +43,8 @@ impl<'c> Emitter<'_, 'c> {
     fn run_in_slot(&self, tile: TileId, index: &[ValueId]) -> Option<u64> {
         let here = self.here.as_ref()?;
         let bits = u64::from(self.kernel.tile(tile).dtype.bits());
-        let run = here.layout.run();
+        // Longer ones come in words of 64 bits.
+        let run = gcd(here.layout.run(), 64 / bits);
         let word = run * bits;
         let [_, last] = access(self.kernel, here.body, index)?[..] else {
             return None;
@@ -55,7 +57,8 @@ impl<'c> Emitter<'_, 'c> {
     /// The element in hand of a run that is loaded at its first.
     fn load_of_run(&mut self, tile: TileId, index: &[ValueId], run: u64) -> Emit<Val<'c>> {
         let dtype = self.kernel.tile(tile).dtype;
-        let own = self.rest_of_run(tile, index, run)?;
+        let own = self.run_at(tile, index, run)?;
+        let own = self.b.shr(own, self.part_of_run(run) * dtype.bits());
         if dtype.bits() < 8 {
             let own = self.b.resize(own, Elem::I8, false);
             let mask = self.b.int(Elem::I8, 1, 0xf);
@@ -66,24 +69,31 @@ impl<'c> Emitter<'_, 'c> {
         Ok(self.b.from_stored(own, dtype))
     }
 
-    /// The codes of 4 bits from the element in hand on, in the low bits of an i32, if they come in runs of four at least.
+    /// An i32 with four codes of 4 bits from the element in hand on, in its lower half or in its upper one, if they come in runs of four at least.
     pub(super) fn codes_in_slot(
         &mut self,
         tile: TileId,
         index: &[ValueId],
-    ) -> Emit<Option<Val<'c>>> {
+    ) -> Emit<Option<(Val<'c>, bool)>> {
         let Some(run) = self
             .run_in_slot(tile, index)
             .filter(|run| run.is_multiple_of(4))
         else {
             return Ok(None);
         };
-        let codes = self.rest_of_run(tile, index, run)?;
-        Ok(Some(self.b.resize(codes, Elem::I32, false)))
+        let part = self.part_of_run(run);
+        let run = self.run_at(tile, index, run)?;
+        let word = self.b.shr(run, part / 8 * 32);
+        Ok(Some((self.b.resize(word, Elem::I32, false), part % 8 >= 4)))
     }
 
-    /// What is left of a run from the element in hand on, which is lowest.
-    fn rest_of_run(&mut self, tile: TileId, index: &[ValueId], run: u64) -> Emit<Val<'c>> {
+    /// The number of the element in hand in its run.
+    fn part_of_run(&self, run: u64) -> u32 {
+        self.here.as_ref().map_or(0, |h| h.register % run) as u32
+    }
+
+    /// The run of the element in hand.
+    fn run_at(&mut self, tile: TileId, index: &[ValueId], run: u64) -> Emit<Val<'c>> {
         let bits = self.kernel.tile(tile).dtype.bits();
         let word = match run as u32 * bits {
             8 => Elem::I8,
@@ -91,8 +101,7 @@ impl<'c> Emitter<'_, 'c> {
             32 => Elem::I32,
             _ => Elem::I64,
         };
-        let part = self.here.as_ref().map_or(0, |h| h.register % run) as u32;
-        if part == 0 {
+        if self.part_of_run(run) == 0 {
             let index = self.values(index)?;
             let memory = self.vector_in_slot(tile)?;
             let at = self.place_in_slot(tile, index[0], index[1])?;
@@ -103,7 +112,7 @@ impl<'c> Emitter<'_, 'c> {
             self.slot_runs.insert(tile, all);
         }
         match self.slot_runs.get(&tile) {
-            Some(&all) => Ok(self.b.shr(all, part * bits)),
+            Some(&all) => Ok(all),
             None => Err(self.fault("a run of a slot that was not loaded")),
         }
     }

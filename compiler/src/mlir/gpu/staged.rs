@@ -39,7 +39,9 @@ impl<'c> Emitter<'_, 'c> {
         let network = self.network()?;
         let (shared, maps) = (network.shared, network.maps);
         let map = self.b.offset(maps, 128 * staged.map as i64);
-        let stage = self.b.mul_const(group, (staged.places * PLACE_BYTES) as i64);
+        let stage = self
+            .b
+            .mul_const(group, (staged.places * PLACE_BYTES) as i64);
         let stage = self.b.addi(stage, shared);
         let stage = self.b.add_const(stage, staged.offset as i64);
         let own = self.b.mul_const(group, own_rows as i64);
@@ -55,9 +57,7 @@ impl<'c> Emitter<'_, 'c> {
                 self.b.tma_store_wait(left, true);
                 self.b.end_if(open);
                 self.b.named_barrier(barrier, GROUP);
-                let to = self
-                    .b
-                    .add_const(stage, (place * PLACE_BYTES) as i64);
+                let to = self.b.add_const(stage, (place * PLACE_BYTES) as i64);
                 let part = self.part_of_box(tile, row, column..column + box_columns)?;
                 match bits {
                     8 => self.write_bytes(&part, to),

@@ -1,8 +1,6 @@
 //! Where what crosses lies: slots and rings of channels, boxes of tensors, the bytes in which stores are staged.
 
-use super::{
-    Ends, Fill, MapPlan, Plan, Ring, STAGED_ROW_BYTES, STAGED_ROWS, SlotPlace, Staged,
-};
+use super::{Ends, Fill, MapPlan, Plan, Ring, STAGED_ROW_BYTES, STAGED_ROWS, SlotPlace, Staged};
 use crate::schedule::layout::{LANES, Layout, WARPS_PER_GROUP};
 use crate::schedule::starts_aligned;
 use crate::target::nvptx::GpuFacts;
@@ -130,8 +128,14 @@ impl Plan {
             });
             let groups = u64::from(self.roles[role].warps) / WARPS_PER_GROUP;
             let most = found.iter().map(|(_, _, boxes)| boxes / groups).max();
-            let places = if found.len() > 1 || most > Some(1) { 2 } else { 1 };
-            let in_pairs = found.iter().all(|(_, _, boxes)| (boxes / groups).is_multiple_of(2));
+            let places = if found.len() > 1 || most > Some(1) {
+                2
+            } else {
+                1
+            };
+            let in_pairs = found
+                .iter()
+                .all(|(_, _, boxes)| (boxes / groups).is_multiple_of(2));
             for (op, map, _) in &found {
                 let at = self.map_number(map.clone());
                 let staged = Staged {
@@ -239,8 +243,8 @@ impl Plan {
                 return false;
             };
             block_a == block_b
-                && fills[a] == Fill::Boxes
-                && fills[b] == Fill::Boxes
+                && fills[a] == fills[b]
+                && matches!(fills[a], Fill::Boxes | Fill::Stored { .. })
                 && readers[a] == readers[b]
                 && kernel.channels[a].slots == kernel.channels[b].slots
                 && got_together(kernel, a, b)
