@@ -115,12 +115,21 @@ struct State {
     failure: Option<String>,
     marks: Vec<Instant>,
     /// What was asked for since the recording began.
-    recorder: Option<Vec<Work>>,
-    recordings: Vec<Vec<Work>>,
+    recorder: Option<Vec<Recorded>>,
+    recordings: Vec<Vec<Recorded>>,
+    /// What the next work of a recording was said to follow.
+    follows: Option<Vec<usize>>,
     /// Bytes that can still be allocated; `None`: as many as there are.
     memory: Option<usize>,
     /// What is asked for behind so many marks is never done.
     stuck_behind: Option<usize>,
+}
+
+/// A work of a recording, and the works that it comes behind.
+#[derive(Clone)]
+struct Recorded {
+    work: Work,
+    behind: Vec<usize>,
 }
 
 /// What a queue holds.
@@ -148,8 +157,11 @@ impl Emulator {
     /// Does it at once, or writes it down.
     fn work(&self, work: Work) {
         let mut state = self.state();
+        let follows = state.follows.take();
         if let Some(recorder) = &mut state.recorder {
-            return recorder.push(work);
+            let behind =
+                follows.unwrap_or_else(|| recorder.len().checked_sub(1).into_iter().collect());
+            return recorder.push(Recorded { work, behind });
         }
         match work {
             // SAFETY: the caller of the function that asked for it says so.
@@ -358,6 +370,17 @@ impl Gpu for Emulator {
         Ok(())
     }
 
+    fn follow(&self, works: &[usize]) -> Result<(), CallError> {
+        let mut state = self.state();
+        let recorded = state.recorder.as_ref().expect("it was started").len();
+        assert!(
+            works.iter().all(|&work| work < recorded),
+            "of this recording"
+        );
+        state.follows = Some(works.to_vec());
+        Ok(())
+    }
+
     fn end_recording(&self) -> Result<Recording, CallError> {
         let mut state = self.state();
         let recorded = state.recorder.take().expect("it was started");
@@ -366,8 +389,20 @@ impl Gpu for Emulator {
     }
 
     unsafe fn replay(&self, recording: Recording) -> Result<(), CallError> {
-        let recorded = self.state().recordings[recording.0].clone();
-        recorded.into_iter().for_each(|work| self.work(work));
+        // Of the works that may be next the one that was asked for last: whatever was not said to come before it, comes behind.
+        let left = self.state().recordings[recording.0].clone();
+        let mut done = vec![false; left.len()];
+        while let Some(next) = (0..left.len())
+            .rev()
+            .find(|&n| !done[n] && left[n].behind.iter().all(|&before| done[before]))
+        {
+            done[next] = true;
+            self.work(left[next].work.clone());
+        }
+        assert!(
+            done.iter().all(|&done| done),
+            "works follow each other in a circle"
+        );
         Ok(())
     }
 

@@ -13,6 +13,7 @@ use tessera_artifact::{Archive, KernelEntry, PtxCode};
 use super::context::{Context, CudaBuffer, CudaError};
 use super::cubins::{Cubins, Loader};
 use super::driver::{CallError, Function, Gpu, Mark};
+use super::order::{Access, touched};
 use super::queue::{Launched, MOST};
 use super::timing::{Part, Timing};
 use super::{installed, tensor_map};
@@ -166,11 +167,55 @@ impl CudaDevice {
         };
         let failed = device_error(name);
         let gpu = self.context.gpu().map_err(failed)?;
-        zero_flags(gpu, &memory).map_err(|why| failed(why.into()))?;
-        ready
-            .start(gpu, &mut memory)
+        self.zero_flags(gpu, &memory)
+            .and_then(|()| self.follow_launches(gpu, &ready, &memory))
+            .and_then(|()| ready.start(gpu, &mut memory))
             .and_then(|()| (self.context.queue()).launched(ready.launched(name, &memory), gpu))
             .map_err(|why| failed(why.into()))
+    }
+
+    /// Where launches are recorded, says which of them come before the next work.
+    fn follow(
+        &self,
+        gpu: &dyn Gpu,
+        touches: impl FnOnce() -> Vec<Access>,
+    ) -> Result<(), CallError> {
+        match self.context.queue().recorded_before(touches) {
+            Some(works) => gpu.follow(&works),
+            None => Ok(()),
+        }
+    }
+
+    fn follow_launches(
+        &self,
+        gpu: &dyn Gpu,
+        ready: &Ready<'_>,
+        memory: &Memory,
+    ) -> Result<(), CallError> {
+        let scratch = (ready.code.scratch_bytes > 0).then(|| {
+            let start = memory.scratch.address();
+            (start, start + memory.scratch.bytes() as u64)
+        });
+        self.follow(gpu, || touched(&memory.request, scratch))
+    }
+
+    fn zero_flags(&self, gpu: &dyn Gpu, memory: &Memory) -> Result<(), CallError> {
+        for part in &memory.request.host_memory {
+            if part.zeroed && part.bytes > 0 {
+                let start = memory.arena.address() + part.offset as u64;
+                let end = start + part.bytes as u64;
+                self.follow(gpu, || {
+                    vec![Access {
+                        start,
+                        end,
+                        writes: true,
+                    }]
+                })?;
+                // SAFETY: the part lies in the arena.
+                unsafe { gpu.fill(start, 0, part.bytes) }?;
+            }
+        }
+        Ok(())
     }
 
     /// Prepares a launch as [`queue`](Self::queue) does and runs it so many times, each with nothing of it in the cache: seconds on the
@@ -188,7 +233,7 @@ impl CudaDevice {
         };
         (self.context.queue()).launched_unmarked(ready.launched(name, &memory));
         self.timed(name, launches, &mut |gpu, part| match part {
-            Part::Before => zero_flags(gpu, &memory),
+            Part::Before => self.zero_flags(gpu, &memory),
             Part::Timed => ready.start(gpu, &mut memory),
         })
     }
@@ -356,17 +401,6 @@ impl Ready<'_> {
             )
         }
     }
-}
-
-fn zero_flags(gpu: &dyn Gpu, memory: &Memory) -> Result<(), CallError> {
-    for part in &memory.request.host_memory {
-        if part.zeroed && part.bytes > 0 {
-            let address = memory.arena.address() + part.offset as u64;
-            // SAFETY: the part lies in the arena.
-            unsafe { gpu.fill(address, 0, part.bytes) }?;
-        }
-    }
-    Ok(())
 }
 
 /// A failure of this launch or of one before it.

@@ -219,8 +219,8 @@ pub trait Gpu: Send + Sync {
     fn tensor_map(&self, tensor: &TiledTensor) -> Result<[u64; MAP_WORDS], CallError>;
 
     /// Starts `blocks` blocks of `threads` threads, in clusters if the function asks for them. `words` are the function's one parameter.
-    /// `waits`: the function itself waits for what was asked for before, so that a launch that is recorded right behind another one may
-    /// start while that is under way.
+    /// `waits`: the function itself waits for what was asked for before, so that a launch that is recorded behind one other may start
+    /// while that is under way.
     ///
     /// # Errors
     /// [`CallError`]
@@ -270,6 +270,13 @@ pub trait Gpu: Send + Sync {
     /// # Errors
     /// [`CallError`]
     fn start_recording(&self) -> Result<(), CallError>;
+
+    /// Says of the next launch, fill or copy of a recording that it comes behind these of it, counted from 0, and is free to run beside all
+    /// others. If it is not said, it comes behind the one before.
+    ///
+    /// # Errors
+    /// [`CallError`]
+    fn follow(&self, works: &[usize]) -> Result<(), CallError>;
 
     /// Ends what [`Gpu::start_recording`] began, also after a failure.
     ///

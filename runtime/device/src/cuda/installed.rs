@@ -5,7 +5,7 @@
 
 use std::ffi::{CStr, c_void};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use cudarc::driver::result::{self, DriverError as Failure};
 use cudarc::driver::sys::{
@@ -44,8 +44,17 @@ struct Installed {
     marks: Mutex<Marks>,
     /// Launches are written down.
     is_recording: AtomicBool,
+    /// What is written down now.
+    recorder: Mutex<Recorder>,
     /// By number; `None` once they are forgotten.
     recordings: Mutex<Vec<Option<sys::CUgraphExec>>>,
+}
+
+/// The works of a recording, as the driver knows them, and whether the next one follows one launch and nothing else.
+#[derive(Default)]
+struct Recorder {
+    works: Vec<sys::CUgraphNode>,
+    follows_one: bool,
 }
 
 /// Events are made once and used again.
@@ -82,6 +91,7 @@ pub(super) fn open(ordinal: u32) -> Result<Arc<dyn Gpu>, DriverError> {
         stream,
         marks: Mutex::default(),
         is_recording: AtomicBool::new(false),
+        recorder: Mutex::default(),
         recordings: Mutex::default(),
     }))
 }
@@ -189,6 +199,43 @@ impl Installed {
         unsafe { result::ctx::set_current(self.context) }.map_err(failed("cuCtxSetCurrent"))
     }
 
+    fn recorder(&self) -> MutexGuard<'_, Recorder> {
+        self.recorder.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps the node of what was recorded last, if anything is recorded.
+    fn note_recorded(&self) -> Result<(), CallError> {
+        if !self.is_recording.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let mut status = sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
+        let (mut last, mut count) = (std::ptr::null(), 0);
+        // SAFETY: all that is asked for is written; the nodes are read before the next call that may change them.
+        let last = unsafe {
+            sys::cuStreamGetCaptureInfo_v2(
+                self.stream,
+                &raw mut status,
+                std::ptr::null_mut(),
+                std::ptr::null_mut(),
+                &raw mut last,
+                &raw mut count,
+            )
+            .result()
+            .map_err(failed("cuStreamGetCaptureInfo"))?;
+            (count == 1).then(|| *last)
+        };
+        let Some(last) = last else {
+            return Err(CallError::Failed {
+                call: "cuStreamGetCaptureInfo",
+                error: format!("{count} nodes were recorded last"),
+            });
+        };
+        let mut recorder = self.recorder();
+        recorder.works.push(last);
+        recorder.follows_one = false;
+        Ok(())
+    }
+
     /// Whether the driver's graphs know launches that start early.
     fn records_early(&self) -> bool {
         self.facts.cuda >= (12, 3)
@@ -221,7 +268,8 @@ impl Gpu for Installed {
     unsafe fn fill(&self, address: u64, value: u8, bytes: usize) -> Result<(), CallError> {
         self.enter()?;
         unsafe { result::memset_d8_async(address, value, bytes, self.stream) }
-            .map_err(failed("cuMemsetD8Async"))
+            .map_err(failed("cuMemsetD8Async"))?;
+        self.note_recorded()
     }
 
     unsafe fn copy_to_gpu(&self, to: u64, from: &[u8]) -> Result<(), CallError> {
@@ -245,7 +293,8 @@ impl Gpu for Installed {
     unsafe fn copy_within(&self, to: u64, from: u64, bytes: usize) -> Result<(), CallError> {
         self.enter()?;
         unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream) }
-            .map_err(failed("cuMemcpyDtoDAsync"))
+            .map_err(failed("cuMemcpyDtoDAsync"))?;
+        self.note_recorded()
     }
 
     fn wait(&self) -> Result<(), CallError> {
@@ -382,7 +431,8 @@ impl Gpu for Installed {
         self.enter()?;
         let mut params = [words.as_mut_ptr().cast::<c_void>()];
         // What is launched now has a mark behind it, and nothing to gain.
-        let early = waits && self.is_recording.load(Ordering::Relaxed) && self.records_early();
+        let is_recording = self.is_recording.load(Ordering::Relaxed);
+        let early = is_recording && waits && self.records_early() && self.recorder().follows_one;
         let mut attribute = sys::CUlaunchAttribute {
             id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
             pad: Default::default(),
@@ -405,7 +455,8 @@ impl Gpu for Installed {
             )
         }
         .result()
-        .map_err(failed("cuLaunchKernelEx"))
+        .map_err(failed("cuLaunchKernelEx"))?;
+        self.note_recorded()
     }
 
     fn is_done(&self) -> Result<bool, CallError> {
@@ -471,7 +522,29 @@ impl Gpu for Installed {
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
         unsafe { result::stream::begin_capture(self.stream, mode) }
             .map_err(failed("cuStreamBeginCapture"))?;
+        *self.recorder() = Recorder::default();
         self.is_recording.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn follow(&self, works: &[usize]) -> Result<(), CallError> {
+        self.enter()?;
+        let mut recorder = self.recorder();
+        let mut nodes: Vec<_> = works.iter().map(|&number| recorder.works[number]).collect();
+        let flags =
+            sys::CUstreamUpdateCaptureDependencies_flags::CU_STREAM_SET_CAPTURE_DEPENDENCIES;
+        // SAFETY: the nodes are of the graph that this stream records.
+        unsafe {
+            sys::cuStreamUpdateCaptureDependencies(
+                self.stream,
+                nodes.as_mut_ptr(),
+                nodes.len(),
+                flags as u32,
+            )
+        }
+        .result()
+        .map_err(failed("cuStreamUpdateCaptureDependencies"))?;
+        recorder.follows_one = works.len() == 1;
         Ok(())
     }
 

@@ -9,6 +9,7 @@ mod cubins;
 mod device;
 pub mod driver;
 mod installed;
+mod order;
 mod queue;
 mod recording;
 mod tensor_map;

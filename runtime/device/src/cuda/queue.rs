@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use tessera_artifact::PtxCode;
 
 use super::driver::{CallError, Gpu, Mark};
+use super::order::{Access, Order};
 use crate::launch::{LaunchError, coordinates};
 
 /// Launches that may be under way at the same time, or in one recording.
@@ -34,6 +35,13 @@ pub(super) struct Records {
     launches: Vec<Launched>,
 }
 
+/// Of the launches of one thread.
+struct Recorder {
+    thread: ThreadId,
+    records: Records,
+    order: Order,
+}
+
 pub(super) struct Queue {
     records: Records,
     /// Recordings that were replayed.
@@ -41,7 +49,7 @@ pub(super) struct Queue {
     /// What is under way in order: a kernel's name or that of a recording, and the mark behind it where there is one.
     under_way: Vec<(Arc<str>, Option<Mark>)>,
     /// Launches of this thread are recorded.
-    recorder: Option<(ThreadId, Records)>,
+    recorder: Option<Recorder>,
     /// The first that nobody was told of.
     failure: Option<LaunchError>,
     /// Somebody reads marks later than the queue does.
@@ -110,7 +118,7 @@ impl Queue {
     /// The address of the record of the next launch; `None` if there is room for no more.
     pub fn next_record(&self) -> Option<u64> {
         let records = match &self.recorder {
-            Some((_, records)) => records,
+            Some(recorder) => &recorder.records,
             None => &self.records,
         };
         let used = records.launches.len();
@@ -123,8 +131,8 @@ impl Queue {
         launched: Launched,
         gpu: &dyn Gpu,
     ) -> Result<Option<Mark>, CallError> {
-        if let Some((_, records)) = &mut self.recorder {
-            records.launches.push(launched);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.records.launches.push(launched);
             return Ok(None);
         }
         let name = launched.kernel.clone();
@@ -169,15 +177,25 @@ impl Queue {
 
     /// From here on launches of this thread are noted in `records`.
     pub fn start_recording(&mut self, thread: ThreadId, records: Records) {
-        self.recorder = Some((thread, records));
+        self.recorder = Some(Recorder {
+            thread,
+            records,
+            order: Order::default(),
+        });
     }
 
     pub fn end_recording(&mut self) -> Option<Records> {
-        self.recorder.take().map(|(_, records)| records)
+        self.recorder.take().map(|recorder| recorder.records)
     }
 
     pub fn recording_thread(&self) -> Option<ThreadId> {
-        self.recorder.as_ref().map(|(thread, _)| *thread)
+        self.recorder.as_ref().map(|recorder| recorder.thread)
+    }
+
+    /// The recorded works that the next one has to wait for, by number, if anything is recorded.
+    pub fn recorded_before(&mut self, touches: impl FnOnce() -> Vec<Access>) -> Option<Vec<usize>> {
+        let recorder = self.recorder.as_mut()?;
+        Some(recorder.order.next(touches()))
     }
 
     /// The failure that nobody was told of.

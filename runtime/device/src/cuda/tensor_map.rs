@@ -101,6 +101,7 @@ mod tests {
             word: 1,
             dtype,
             shape: Axes::new(shape).unwrap(),
+            writes: false,
         };
         let mut words = vec![7, address];
         words.extend(strides.iter().map(|&s| s as u64));

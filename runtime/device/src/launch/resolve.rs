@@ -73,6 +73,8 @@ pub(crate) struct TensorWords {
     pub word: usize,
     pub dtype: DType,
     pub shape: Axes,
+    /// The kernel may write it.
+    pub writes: bool,
 }
 
 /// A resolved launch: reused from launch to launch so that it allocates only at first.
@@ -478,7 +480,14 @@ impl Signature {
                 (Kind::Index, Some(Arg::Index(value))) => request.words.push(*value as u64),
                 _ => unreachable!("`check_arguments` compared the kinds"),
             }
-            let tensor = tensor.map(|(dtype, shape)| TensorWords { word, dtype, shape });
+            let writes =
+                !matches!(&param.kind, Kind::Tensor { mode, .. } if *mode == ParamMode::In);
+            let tensor = tensor.map(|(dtype, shape)| TensorWords {
+                word,
+                dtype,
+                shape,
+                writes,
+            });
             request.tensors.push(tensor);
         }
         let passed = self.dims.iter().zip(dims).filter(|(dim, _)| dim.passed);
