@@ -6,12 +6,12 @@
 //! Needs: a checkpoint that was compared with the configuration. Keeps: every conversion is a kernel's work.
 
 use tessera_artifact::DType;
-use tessera_device::{Device, Tensor};
+use tessera_device::{Device, Tensor, ViewMut};
 
 use super::ModelError;
 use super::config::{Config, ExpertFormat, WeightFormat};
 use super::kernels::{
-    ConvertArgs, DequantiseE4m3Args, E2m1RangeArgs, E2m1StepsArgs, ScalesByKArgs,
+    ConvertArgs, DequantiseE4m3Args, E2m1RangeArgs, E2m1StepsArgs, Kernels, ScalesByKArgs,
 };
 use super::parameters::{Linear, Loader, Part, Weights};
 
@@ -26,6 +26,18 @@ pub struct Matrix {
     pub codes: Tensor,
     /// `[cdiv(K, 128), Q]`, Q at least `cdiv(N, 128)` and a multiple of four.
     pub scales: Tensor,
+}
+
+impl Matrix {
+    /// y `[N, K]` in bf16: codes times scales.
+    pub(super) fn widen(&self, k: &Kernels, y: ViewMut) -> Result<(), ModelError> {
+        k.dequantise_e4m3(DequantiseE4m3Args {
+            w: self.codes.view(),
+            scales: self.scales.view(),
+            y,
+        })?;
+        Ok(())
+    }
 }
 
 /// One matrix of every routed expert.
@@ -58,6 +70,12 @@ pub(super) fn folds_experts(device: &Device, config: &Config) -> bool {
             experts: ExpertFormat::Fp4,
         };
     is_fp4 && matches!(device, Device::Cuda(_))
+}
+
+/// Whether the groups of a projection, which are multiplied in bf16, stay codes: for GPUs, where few rows read half as much so, and where blocks
+/// of scales end with groups.
+pub(super) fn keeps_groups(device: &Device, config: &Config) -> bool {
+    config.o_lora_rank.is_multiple_of(BLOCK as usize) && matches!(device, Device::Cuda(_))
 }
 
 /// Matrices of one K that are multiplied together, each from the start of a block.
@@ -193,22 +211,26 @@ impl Loader<'_> {
         })
     }
 
-    /// An E4M3 matrix `[G · N, K]` as G matrices in bf16.
-    pub fn dequantised(&mut self, at: &str, groups: usize) -> Result<Linear, ModelError> {
-        let codes = self.source(&format!("{at}.weight"))?;
-        let scales = self.converted(&format!("{at}.scale"), DType::F32)?;
-        let (rows, inputs) = (codes.shape()[0], codes.shape()[1]);
-        let mut weights = self.zeros(DType::BF16, &[rows, inputs])?;
-        self.kernels.dequantise_e4m3(DequantiseE4m3Args {
-            w: codes.view(),
-            scales: scales.view(),
-            y: weights.view_mut()?,
-        })?;
-        let (groups, outputs) = (groups as i64, rows / groups as i64);
-        Ok(Linear {
-            weights: Weights::Rows(weights.reshape(&[groups, outputs, inputs])?),
-            outputs: outputs as usize,
-        })
+    /// An E4M3 matrix `[G · N, K]` as G matrices that are multiplied in bf16. Tensor cores take the codes and widen them as they go.
+    pub fn linear_groups(&mut self, at: &str, groups: usize) -> Result<Linear, ModelError> {
+        let linear = self.linear_codes(at)?;
+        let Weights::Codes(matrix) = linear.weights else {
+            unreachable!("made so");
+        };
+        let outputs = linear.outputs / groups;
+        let weights = match keeps_groups(self.device, self.config) {
+            true => Weights::GroupCodes(matrix),
+            false => {
+                let &[rows, inputs] = matrix.codes.shape() else {
+                    unreachable!("a matrix has two axes");
+                };
+                let mut wide = self.zeros(DType::BF16, &[rows, inputs])?;
+                matrix.widen(self.kernels, wide.view_mut()?)?;
+                self.bytes -= matrix.codes.byte_count() + matrix.scales.byte_count();
+                Weights::Rows(wide.reshape(&[groups as i64, outputs as i64, inputs])?)
+            }
+        };
+        Ok(Linear { weights, outputs })
     }
 
     /// One matrix of every routed expert.

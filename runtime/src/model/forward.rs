@@ -15,8 +15,8 @@ use super::batch::{Batch, Run};
 use super::config::Config;
 use super::cost::{Place, Section};
 use super::kernels::{
-    EmbedArgs, GemmPartsArgs, HcHeadArgs, HcPostArgs, HcPostBf16Args, HcPreArgs, Kernels,
-    RopeTableArgs, RouteArgs, RouteByTableArgs, SumPartsArgs, TakeRowsArgs,
+    EmbedArgs, GemmPartsArgs, HcHeadArgs, HcHeadBf16Args, HcPostArgs, HcPostBf16Args, HcPreArgs,
+    Kernels, RopeTableArgs, RouteArgs, RouteByTableArgs, SumPartsArgs, TakeRowsArgs,
 };
 use super::kv_cache::{KvCache, LayerCache, Parts, Room, Shared};
 use super::ops::{Done, RUN, linear, mix, part, rms};
@@ -509,13 +509,20 @@ impl Pass<'_, '_> {
     pub(super) fn products(&mut self, inputs: &Inputs) -> Done {
         let w = &mut *self.w;
         let x = w.input.shaped(&[self.t, 1, self.c.hidden_size])?;
-        linear(
-            self.k,
-            x,
-            &inputs.linear,
-            &mut w.projected,
-            &mut w.quantised,
-        )?;
+        match (&inputs.linear.weights, &mut w.quantised) {
+            // `hc_pre_bf16` left the codes of the input, for which a trace may have put another one.
+            (Weights::Codes(matrix), Some(quantised)) if !self.tracer.is_on() => {
+                let y = w.projected.shaped_mut(&[self.t, inputs.linear.outputs])?;
+                quantised.input.product(self.k, matrix, self.t, y)?;
+            }
+            _ => linear(
+                self.k,
+                x,
+                &inputs.linear,
+                &mut w.projected,
+                &mut w.quantised,
+            )?,
+        }
         if let (Some(wide), Some(quantised)) = (&inputs.wide, &mut w.quantised) {
             linear(self.k, x, wide, &mut quantised.wide, &mut None)?;
         }
@@ -606,14 +613,7 @@ impl Pass<'_, '_> {
             rows: w.picked.rows(rows)?,
             y: w.head_x.shaped_mut(&[rows, width])?,
         })?;
-        collapse(c, k, &p.hc_head, w, rows)?;
-        rms(
-            k,
-            w.head_collapsed.rows(rows)?,
-            &p.norm,
-            &mut w.head_norm,
-            c,
-        )?;
+        collapse(c, k, &p.hc_head, &p.norm, w, rows)?;
         linear(
             k,
             w.head_norm.shaped(&[rows, 1, c.hidden_size])?,
@@ -642,39 +642,48 @@ pub(super) fn wide<'a>(
     }
 }
 
-/// head_collapsed [rows, D] = hc_head(head_x [rows, N, D]).
+/// head_collapsed [rows, D] = hc_head(head_x [rows, N, D]), head_norm [rows, D] = rms(head_collapsed).
 pub(super) fn collapse(
     c: &Config,
     k: &Kernels,
     site: &HcSite,
+    norm: &Tensor,
     w: &mut Workspace,
     rows: usize,
 ) -> Done {
-    let streams = [rows, 1, c.hc_mult * c.hidden_size];
-    match (&site.mix.weights, &mut w.quantised) {
-        (Weights::Parts(weights), Some(quantised)) => {
-            let x = w.head_x.shaped(&[rows, c.hc_mult * c.hidden_size])?;
-            k.sum_parts(SumPartsArgs {
-                parts: mix(k, x, weights, &mut quantised.mix)?,
-                y: w.head_mix.rows_mut(rows)?,
-            })?;
-        }
-        _ => linear(
-            k,
-            w.head_x.shaped(&streams)?,
-            &site.mix,
-            &mut w.head_mix,
-            &mut None,
-        )?,
+    let (norm_eps, eps) = (c.rms_norm_eps as f32, c.hc_eps as f32);
+    if let (Weights::Parts(weights), Some(quantised)) = (&site.mix.weights, &mut w.quantised) {
+        let x = w.head_x.shaped(&[rows, c.hc_mult * c.hidden_size])?;
+        let parts = mix(k, x, weights, &mut quantised.mix)?;
+        k.hc_head_bf16(HcHeadBf16Args {
+            x: w.head_x.rows(rows)?,
+            parts,
+            base: site.base.view(),
+            scale: site.scale.view(),
+            w: norm.view(),
+            collapsed: w.head_collapsed.rows_mut(rows)?,
+            y: w.head_norm.rows_mut(rows)?,
+            norm_eps,
+            eps,
+        })?;
+        return Ok(());
     }
+    let streams = [rows, 1, c.hc_mult * c.hidden_size];
+    linear(
+        k,
+        w.head_x.shaped(&streams)?,
+        &site.mix,
+        &mut w.head_mix,
+        &mut None,
+    )?;
     k.hc_head(HcHeadArgs {
         x: w.head_x.rows(rows)?,
         mix: w.head_mix.rows(rows)?,
         base: site.base.view(),
         scale: site.scale.view(),
         y: w.head_collapsed.rows_mut(rows)?,
-        norm_eps: c.rms_norm_eps as f32,
-        eps: c.hc_eps as f32,
+        norm_eps,
+        eps,
     })?;
-    Ok(())
+    rms(k, w.head_collapsed.rows(rows)?, norm, &mut w.head_norm, c)
 }

@@ -12,6 +12,7 @@ use super::kernels::{
 use super::kv_cache::{CompressorCache, LayerCache, Shared};
 use super::ops::{Done, attention, linear, norm_rotate, part, rms, turn};
 use super::parameters::{self, Inputs, Layer, Weights};
+use super::quantised::WIDEST_NORM;
 use tessera_artifact::DType;
 use tessera_device::{Device, Tensor, View, ViewMut};
 
@@ -79,16 +80,29 @@ impl Pass<'_, '_> {
         // Queries [T, H, A]: low rank, norm, up, norm of each head, rotation.
         let w = &mut *self.w;
         let q_low = part(&w.projected, product, &p.wq_a)?;
-        rms(k, q_low, &p.q_norm, &mut w.q_residual, c)?;
-        self.tracer
-            .watch("attn.q_residual", || w.q_residual.rows_mut(t))?;
-        linear(
-            k,
-            w.q_residual.shaped(&[t, 1, c.q_lora_rank])?,
-            &p.wq_b,
-            &mut w.q_raw,
-            &mut w.quantised,
-        )?;
+        match (&p.wq_b.weights, &mut w.quantised) {
+            // The same codes by one launch; nobody else reads what is quantised.
+            (Weights::Codes(matrix), Some(quantised))
+                if c.q_lora_rank <= WIDEST_NORM && !self.tracer.is_on() =>
+            {
+                let eps = c.rms_norm_eps as f32;
+                (quantised.input).quantise_normed(k, q_low, &p.q_norm, eps)?;
+                let y = w.q_raw.shaped_mut(&[t, heads * dim])?;
+                quantised.input.product(k, matrix, t, y)?;
+            }
+            _ => {
+                rms(k, q_low, &p.q_norm, &mut w.q_residual, c)?;
+                self.tracer
+                    .watch("attn.q_residual", || w.q_residual.rows_mut(t))?;
+                linear(
+                    k,
+                    w.q_residual.shaped(&[t, 1, c.q_lora_rank])?,
+                    &p.wq_b,
+                    &mut w.q_raw,
+                    &mut w.quantised,
+                )?;
+            }
+        }
         let rope = match kind {
             LayerKind::Window => &w.rope_main,
             _ => &w.rope_compress,
@@ -471,18 +485,18 @@ impl Pass<'_, '_> {
                     &mut w.quantised,
                 )?,
             }
-            turn(
-                k,
-                &mut w.index_q_raw,
-                &w.rope_compress,
-                &mut w.index_q,
-                &[t, heads, dim],
-                1.0,
-            )?;
             let scale = (dim as f32).sqrt().recip();
             let head_scale = (heads as f32).sqrt().recip();
-            if ranked {
-                self.quantise_index(p, inputs, scale * head_scale)?;
+            match ranked {
+                true => self.quantise_index(p, inputs, scale * head_scale)?,
+                false => turn(
+                    k,
+                    &mut w.index_q_raw,
+                    &w.rope_compress,
+                    &mut w.index_q,
+                    &[t, heads, dim],
+                    1.0,
+                )?,
             }
             let w = &mut *self.w;
             self.tracer.watch("idx.q", || w.index_q.rows_mut(t))?;

@@ -103,15 +103,8 @@ impl Pass<'_, '_> {
         let w = &mut *self.w;
         self.tracer.watch("block_out", || w.x.rows_mut(t))?;
         swap(&mut w.x, &mut w.head_x);
-        let collapsed = collapse(c, k, &draft.hc_head, w, t);
+        let collapsed = collapse(c, k, &draft.hc_head, &draft.norm, w, t);
         swap(&mut w.x, &mut w.head_x);
-        collapsed?;
-        rms(
-            k,
-            w.head_collapsed.rows(t)?,
-            &draft.norm,
-            &mut w.head_norm,
-            c,
-        )
+        collapsed
     }
 }

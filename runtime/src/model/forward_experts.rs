@@ -3,13 +3,12 @@
 use super::codes::{self, Folded};
 use super::cost::Section;
 use super::forward::Pass;
-use super::forward_quantised::no_workspace;
 use super::kernels::{
     CombineArgs, CombinePlacesArgs, CountPairsArgs, ExpertDownArgs, ExpertDownCodesArgs,
     ExpertDownFp4Args, ExpertDownWideArgs, ExpertUpArgs, ExpertUpCodesArgs, ExpertUpFp4Args,
     ExpertUpWideArgs, GroupPairsArgs, GroupPairsFewArgs, RowsOfTilesArgs, SwigluArgs, TakeRowsArgs,
 };
-use super::ops::{Done, linear, part};
+use super::ops::{Done, linear, no_workspace, part};
 use super::parameters::{Experts, Moe, Weights};
 use super::quantised::{WIDE, tile_rows, used_tiles};
 use super::workspace::{Rows, most_tiles, rows_per_tile};

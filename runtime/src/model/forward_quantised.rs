@@ -1,14 +1,15 @@
 //! The steps of a quantised model's forward pass that have other kernels: mixing, entries, the indexer's operands.
 
-use super::ModelError;
+use std::mem::swap;
+
 use super::forward::Pass;
 use super::kept::Kept;
 use super::kernels::{
-    CloseE2m1Args, CloseE4m3Args, HadamardE2m1Args, HcPreBf16Args, HeadWeightsArgs, PoolArgs,
+    CloseE2m1Args, CloseE4m3Args, HcCombArgs, HcPreBf16Args, IndexQueriesArgs, PoolArgs,
     SumPartsArgs,
 };
 use super::kv_cache::CompressorCache;
-use super::ops::{Done, mix, part, rms};
+use super::ops::{Done, mix, no_workspace, part, rms};
 use super::parameters::{Compressor, HcSite, Indexer, Inputs};
 use super::workspace::Rows;
 use tessera_device::{Tensor, View};
@@ -37,18 +38,30 @@ impl Pass<'_, '_> {
             self.tracer
                 .watch(&format!("{name}_hc.mix"), || w.mix.rows_mut(t))?;
         }
+        let (codes, scales) = quantised.input.written(t, c.hidden_size)?;
         k.hc_pre_bf16(HcPreBf16Args {
             x: w.x.rows(t)?,
             parts,
             base: site.base.view(),
             scale: site.scale.view(),
             w: norm.view(),
+            r: quantised.factors.rows_mut(t)?,
             pre: w.pre.rows_mut(t)?,
-            post: w.post.rows_mut(t)?,
-            comb: w.comb.rows_mut(t)?,
             collapsed: w.collapsed.rows_mut(t)?,
             y: w.input.rows_mut(t)?,
+            q: codes,
+            s: scales,
             norm_eps: c.rms_norm_eps as f32,
+            eps: c.hc_eps as f32,
+        })?;
+        // Nobody waits for it before the block's output: a recorded step runs it beside the block.
+        k.hc_comb(HcCombArgs {
+            parts,
+            r: quantised.factors.rows(t)?,
+            base: site.base.view(),
+            scale: site.scale.view(),
+            post: w.post.rows_mut(t)?,
+            comb: w.comb.rows_mut(t)?,
             eps: c.hc_eps as f32,
             iters: c.hc_sinkhorn_iters as i64,
         })?;
@@ -133,27 +146,23 @@ impl Pass<'_, '_> {
         Ok(())
     }
 
-    /// index_q [T, J, L] transformed and rounded to FP4, head_weights [T, J] with all scales.
+    /// index_q [T, J, L], turned, transformed and rounded to FP4, and head_weights [T, J] with all scales.
     pub fn quantise_index(&mut self, p: &Indexer, inputs: &Inputs, scale: f32) -> Done {
-        let (c, k, t) = (self.c, self.k, self.t);
+        let (k, t) = (self.k, self.t);
         let w = &mut *self.w;
-        k.hadamard_e2m1(HadamardE2m1Args {
-            x: w.index_q
-                .shaped_mut(&[t * c.index_n_heads, c.index_head_dim])?,
-        })?;
         let (Some(quantised), Some(wide)) = (&mut w.quantised, &inputs.wide) else {
             return Err(no_workspace());
         };
         let weights = &mut quantised.head_weights;
-        k.head_weights(HeadWeightsArgs {
-            x: part(&quantised.wide, [t, wide.outputs], &p.weights_proj)?,
-            y: weights.rows_mut(t)?,
+        k.index_queries(IndexQueriesArgs {
+            x: w.index_q_raw.rows_mut(t)?,
+            cosine: w.rope_compress.cosine.rows(t)?,
+            sine: w.rope_compress.sine.rows(t)?,
+            products: part(&quantised.wide, [t, wide.outputs], &p.weights_proj)?,
+            weights: weights.rows_mut(t)?,
             scale,
         })?;
+        swap(&mut w.index_q, &mut w.index_q_raw);
         self.tracer.watch("idx.head_w", || weights.rows_mut(t))
     }
-}
-
-pub(super) fn no_workspace() -> ModelError {
-    ModelError::Input("the session has no workspace for quantised products".into())
 }

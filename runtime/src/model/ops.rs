@@ -8,9 +8,9 @@ use tessera_device::{Device, Tensor, View};
 use super::ModelError;
 use super::config::Config;
 use super::kernels::{
-    AttentionArgs, AttentionWideArgs, GemmGroupsArgs, GemmGroupsFewArgs, HcMixArgs, Kernels,
-    LinearArgs, NormRotateArgs, NormRotateBf16Args, RmsnormArgs, RmsnormBf16Args, RotateArgs,
-    RotateBf16Args,
+    AttentionArgs, AttentionWideArgs, GemmGroupsArgs, GemmGroupsCodesFewArgs, GemmGroupsFewArgs,
+    HcMixArgs, Kernels, LinearArgs, NormRotateArgs, NormRotateBf16Args, RmsnormArgs,
+    RmsnormBf16Args, RotateArgs, RotateBf16Args,
 };
 use super::parameters::{Linear, Part, Weights};
 use super::quantised::Quantised;
@@ -19,7 +19,7 @@ use super::workspace::{Rope, Rows};
 pub(super) type Done = Result<(), ModelError>;
 
 /// Rows up to which the kernel for few rows is used.
-const FEW: usize = 64;
+pub(super) const FEW: usize = 64;
 /// Columns of a head that `attention_wide` takes.
 const WIDEST_HEAD: i64 = 512;
 /// Of k in a part of a hyper-connection's products.
@@ -50,14 +50,32 @@ pub(super) fn linear(
                 _ => k.gemm_groups(GemmGroupsArgs { x, w, y })?,
             }
         }
+        Weights::GroupCodes(matrix) => {
+            let shape = [groups, w.outputs as i64, inputs];
+            if rows as usize <= FEW {
+                return Ok(k.gemm_groups_codes_few(GemmGroupsCodesFewArgs {
+                    x,
+                    w: matrix.codes.view().reshape(&shape)?,
+                    ws: matrix.scales.view(),
+                    y,
+                })?);
+            }
+            let Some(wide) = quantised.as_mut().and_then(|q| q.group_weights.as_mut()) else {
+                return Err(no_workspace());
+            };
+            matrix.widen(
+                k,
+                wide.shaped_mut(&[(shape[0] * shape[1]) as usize, inputs as usize])?,
+            )?;
+            let w = wide.shaped(&shape.map(|n| n as usize))?;
+            k.gemm_groups(GemmGroupsArgs { x, w, y })?;
+        }
         Weights::Parts(_) => {
             unreachable!("only hyper-connections have weights in parts, and ask `mix` for products")
         }
         Weights::Codes(matrix) => {
             let Some(quantised) = quantised else {
-                return Err(ModelError::Input(
-                    "the session has no workspace for quantised products".into(),
-                ));
+                return Err(no_workspace());
             };
             quantised.input.quantise(k, x.reshape(&[rows, inputs])?)?;
             let y = y.reshape(&[rows, w.outputs as i64])?;
@@ -208,4 +226,8 @@ pub(super) fn turn(
         })?,
     }
     Ok(())
+}
+
+pub(super) fn no_workspace() -> ModelError {
+    ModelError::Input("the session has no workspace for quantised products".into())
 }

@@ -150,6 +150,9 @@ pub enum Weights {
     Parts(Tensor),
     /// G = 1; inputs are quantised, products are bf16.
     Codes(codes::Matrix),
+    /// G matrices below each other, of a multiple of 128 rows each; inputs and products are bf16, and so are the weights while they are
+    /// multiplied.
+    GroupCodes(codes::Matrix),
 }
 
 /// One matrix of every routed expert.
@@ -329,7 +332,7 @@ impl<'a> Loader<'a> {
             kv_norm: self.norm(&format!("{at}.kv_norm.weight"))?,
             sink: self.vector(&format!("{at}.attn_sink"))?,
             wo_a: match self.is_quantised() {
-                true => self.dequantised(&format!("{at}.wo_a"), groups)?,
+                true => self.linear_groups(&format!("{at}.wo_a"), groups)?,
                 false => self.grouped(&format!("{at}.wo_a.weight"), groups)?,
             },
             wo_b: self.linear(&format!("{at}.wo_b"))?,

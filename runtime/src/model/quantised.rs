@@ -6,18 +6,20 @@ use tessera_artifact::DType;
 use tessera_device::{Device, Tensor, View, ViewMut};
 
 use super::ModelError;
-use super::codes::{Matrix, folds_experts};
+use super::codes::{Matrix, folds_experts, keeps_groups};
 use super::config::{Config, WeightFormat};
-use super::kernels::{GemmFp8Args, GemmFp8FewArgs, Kernels, QuantiseE4m3Args, SwigluE4m3Args};
-use super::ops::RUN;
+use super::kernels::{
+    GemmFp8Args, GemmFp8FewArgs, Kernels, QuantiseE4m3Args, RmsnormE4m3Args, SwigluE4m3Args,
+};
+use super::ops::{FEW, RUN};
 use super::workspace::{Rows, most_tiles};
 
 /// Inputs that share a scale.
 const GROUP: usize = 128;
+/// The widest rows that are normed and quantised by one kernel.
+pub(super) const WIDEST_NORM: usize = 1536;
 /// The scales of one group come in a row whose length is a multiple of this.
 const SCALES_STEP: usize = 4;
-/// Rows up to which the kernels for few rows are used.
-const FEW: usize = 64;
 
 /// Letters as in `workspace.rs`.
 pub(super) struct Quantised {
@@ -27,6 +29,8 @@ pub(super) struct Quantised {
     pub wide: Tensor,
     /// `[T, P, (2 + N) N]` f32: products of a hyper-connection in parts.
     pub mix: Tensor,
+    /// `[T]` f32: factors of those products.
+    pub factors: Tensor,
     /// `[T, P, E]` f32: products of the router in parts.
     pub gate: Tensor,
     /// `[T, J]`
@@ -34,6 +38,8 @@ pub(super) struct Quantised {
     /// `[T, A]` and `[T, L]`: pooled rows of the blocks that tokens close.
     pub pooled: Tensor,
     pub index_pooled: Tensor,
+    /// `[G R, K]` bf16: the weights of the layer in hand that many rows are multiplied with in bf16; only where codes are kept.
+    pub group_weights: Option<Tensor>,
     /// `[T K, I]`; nothing where the experts take their rows by tiles.
     pub expert_h: Codes,
     /// Only where the experts' products run on tensor cores.
@@ -145,6 +151,7 @@ impl Quantised {
                     c.hc_coefficients(),
                 ],
             )?,
+            factors: zeros(DType::F32, &[t])?,
             gate: zeros(
                 DType::F32,
                 &[t, c.hidden_size.div_ceil(RUN), c.n_routed_experts],
@@ -152,6 +159,14 @@ impl Quantised {
             head_weights: zeros(DType::BF16, &[t, c.index_n_heads])?,
             pooled: zeros(DType::BF16, &[t, c.head_dim])?,
             index_pooled: zeros(DType::BF16, &[t, c.index_head_dim])?,
+            group_weights: (t > FEW && keeps_groups(device, c))
+                .then(|| {
+                    zeros(
+                        DType::BF16,
+                        &[c.o_groups * c.o_lora_rank, c.o_group_width()],
+                    )
+                })
+                .transpose()?,
             expert_h: Codes::new(device, &[(pairs, inner)])?,
             tiles: folded.then(|| TileRows::new(device, c, t)).transpose()?,
             ones: Tensor::from_slice(&[rows], &vec![1.0f32; t])?.to_device(device)?,
@@ -168,13 +183,13 @@ impl Quantised {
         y: &mut Tensor,
     ) -> Result<(), ModelError> {
         let (rows, width) = (gate.shape()[0] as usize, gate.shape()[1] as usize);
-        let (codes, scales) = self.input.parts_mut(rows, width)?;
+        let (q, s) = self.input.written(rows, width)?;
         k.swiglu_e4m3(SwigluE4m3Args {
             gate,
             up,
             weight: self.ones.rows(rows)?,
-            q: codes,
-            s: scales.slice(1, 0..rows as i64)?,
+            q,
+            s,
             limit,
         })?;
         self.input.product(k, w2, rows, y.rows_mut(rows)?)
@@ -223,15 +238,34 @@ impl Codes {
         ))
     }
 
+    /// Both, to be written by a kernel that quantises: of the scales as many columns as there are rows.
+    pub fn written(
+        &mut self,
+        rows: usize,
+        width: usize,
+    ) -> Result<(ViewMut<'_>, ViewMut<'_>), ModelError> {
+        let (codes, scales) = self.parts_mut(rows, width)?;
+        Ok((codes, scales.slice(1, 0..rows as i64)?))
+    }
+
     /// Quantises x `[M, K]` in groups of 128.
     pub fn quantise(&mut self, k: &Kernels, x: View) -> Result<(), ModelError> {
-        let (rows, width) = (x.shape()[0] as usize, x.shape()[1] as usize);
-        let (codes, scales) = self.parts_mut(rows, width)?;
-        k.quantise_e4m3(QuantiseE4m3Args {
-            x,
-            q: codes,
-            s: scales.slice(1, 0..rows as i64)?,
-        })?;
+        let (q, s) = self.written(x.shape()[0] as usize, x.shape()[1] as usize)?;
+        k.quantise_e4m3(QuantiseE4m3Args { x, q, s })?;
+        Ok(())
+    }
+
+    /// Quantises rms(x `[M, K]`) · weight, K at most [`WIDEST_NORM`].
+    pub fn quantise_normed(
+        &mut self,
+        k: &Kernels,
+        x: View,
+        weight: &Tensor,
+        eps: f32,
+    ) -> Result<(), ModelError> {
+        let (q, s) = self.written(x.shape()[0] as usize, x.shape()[1] as usize)?;
+        let w = weight.view();
+        k.rmsnorm_e4m3(RmsnormE4m3Args { x, w, q, s, eps })?;
         Ok(())
     }
 
