@@ -1,9 +1,9 @@
 """Times the routed experts with 4-bit weights on a GPU against Triton kernels in the manner of fused_moe that compute the same.
 
-usage: moe_gpu.py [--tlc target/release/tlc] [--kernels kernels-src] [--rounds 3] [--launches 10] [--tokens 1,64,512,4096] [--rows 8,8,16,64]
+usage: moe_gpu.py [--tlc target/release/tlc] [--kernels kernels-src] [--rounds 3] [--launches 10] [--tokens 1,64,512,4096] [--rows 8,8,16,128]
 
 Sizes of DeepSeek-V4-Flash: 256 experts of width 2048, six for each of the tokens, hidden 4096. A random routing is cut into tiles for both sides, for
-ours as `group_pairs` does. Ours: the rows of tiles (`rows_of_tiles`), both halves (`expert_up_fp4`, `expert_down_fp4`), written as benches into a copy of
+ours as `group_pairs` does. Ours: the rows of tiles (`rows_of_tiles`), both halves (`expert_up_fp4`, `expert_down_fp4`, in tiles of 128 rows `expert_up_wide`, `expert_down_wide`), written as benches into a copy of
 the kernels; theirs: the first product with gathered rows, SwiGLU with quantisation, the second product, on weights widened to f16 in registers, with the
 best of a small table of tiles. As in gemm_gpu.py both take turns, each launch is timed by events after 256 MiB have been read, and the median of an
 empty launch is taken off. Parts are timed one by one, ours and theirs, and added up. Nothing is checked here but the time.
@@ -133,7 +133,7 @@ class Peer:
 
 
 def benches(experts, rows):
-    """The three kernels' benches for a routing."""
+    """Files and the three kernels' benches in them for a routing."""
     _, of, first, end, order = tiles_of(experts, rows)
     pairs = experts.numel()
     most = min(pairs, -(-pairs // rows) + EXPERTS)
@@ -147,15 +147,19 @@ def benches(experts, rows):
     title = f"routing of {experts.shape[0]} tokens"
     tiles = constants(tiles=len(of))
     sizes = f"D = {HIDDEN}, E = {EXPERTS}, I = {WIDTH}, L = 1, N = {most}, rows = {rows}, BM = {rows}"
+    form = "wide" if rows == 128 else "fp4"
     steps = 0x08080808
-    return (
+    gather = (
         f'bench "{title}" for rows_of_tiles {{\n    with T = {experts.shape[0]}, D = {HIDDEN}, L = {-(-experts.shape[0] // 4) * 4}, R = {pairs}, N = {most}, choices = {CHOICES}, rows = {rows}, BM = {rows};\n'
         + fill("pair", order) + fill("tile_first", first) + fill("tile_end", end) + tiles + "}\n"
-        + f'bench "{title}" for expert_up_fp4 {{\n    with {sizes}, Q = {WIDTH}, limit = 10.0;\n'
-        + constants(xs=0.01, f1=steps, f3=steps, r1=0.02, r3=0.02, route=0.2) + fill("tile_expert", of) + tiles + "}\n"
-        + f'bench "{title}" for expert_down_fp4 {{\n    with {sizes}, Q = {HIDDEN}, R = {pairs};\n'
-        + constants(hs=0.01, f2=steps, r2=0.02) + fill("tile_expert", of) + fill("to", [p if p < pairs else -1 for p in tiles_of(experts, rows)[0]]) + tiles + "}\n"
     )
+    halves = (
+        f'bench "{title}" for expert_up_{form} {{\n    with {sizes}, Q = {WIDTH}, limit = 10.0;\n'
+        + constants(xs=0.01, f1=steps, f3=steps, r1=0.02, r3=0.02, route=0.2) + fill("tile_expert", of) + tiles + "}\n"
+        + f'bench "{title}" for expert_down_{form} {{\n    with {sizes}, Q = {HIDDEN};\n'
+        + constants(hs=0.01, f2=steps, r2=0.02) + fill("tile_expert", of) + tiles + "}\n"
+    )
+    return [("experts_fp4.tl", gather), (f"experts_{form}.tl", halves)]
 
 
 def main():
@@ -165,7 +169,7 @@ def main():
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--launches", type=int, default=10)
     p.add_argument("--tokens", default="1,64,512,4096")
-    p.add_argument("--rows", default="8,8,16,64", help="of our tiles, for each number of tokens")
+    p.add_argument("--rows", default="8,8,16,128", help="of our tiles, for each number of tokens")
     args = p.parse_args()
     torch.manual_seed(4)
     flush = torch.empty(256 << 20, device="cuda", dtype=torch.uint8)
@@ -178,17 +182,17 @@ def main():
         experts = routings[tokens]
         with tempfile.TemporaryDirectory() as folder:
             folder = pathlib.Path(folder)
-            for name in ["gemm_fp4.tl", "quantise.tl"]:
+            for name in ["experts_fp4.tl", "experts_wide.tl", "gemm_fp4.tl", "quantise.tl"]:
                 shutil.copy(pathlib.Path(args.kernels) / name, folder)
-            text = (pathlib.Path(args.kernels) / "experts_fp4.tl").read_text()
-            text += "\n" + benches(experts, rows)
-            (folder / "experts_fp4.tl").write_text(text)
+            for name, text in benches(experts, rows):
+                with open(folder / name, "a") as file:
+                    file.write("\n" + text)
             up, down = peer.halves(experts, flush)
             ours = Ours(args.tlc, str(folder), f"routing of {tokens} tokens")
             mine, theirs, copy = [], [], 0
             while (ready := ours.line()) is not None:
                 kernel = ready["ready"]["kernel"]
-                calls = {"Triton": up[1]} if kernel.endswith("up_fp4") else {"Triton": down[1]} if kernel.endswith("down_fp4") else {}
+                calls = {"Triton": up[1]} if "_up_" in kernel else {"Triton": down[1]} if "_down_" in kernel else {}
                 times, row = in_turn(ours, calls, args.rounds, args.launches, flush)
                 mine.append(times["ours"])
                 theirs += [times["Triton"]] if calls else []
