@@ -422,6 +422,12 @@ fn plan_prints_the_published_figures_and_refuses_other_names() {
 }
 
 #[test]
+fn the_cpu_is_not_compared_with_itself() {
+    let error = refused(&["compare", "--layers", "1"]);
+    assert!(error.contains("`--device cuda`"), "{error}");
+}
+
+#[test]
 fn bench_ends_with_a_table_of_what_ran() {
     let case = golden("g1_mixed_tiny_mtp");
     let model = case.to_str().unwrap();

@@ -60,9 +60,9 @@ impl<'c> Emitter<'_, 'c> {
                 let to = self.b.add_const(stage, (place * PLACE_BYTES) as i64);
                 let part = self.part_of_box(tile, row, column..column + box_columns)?;
                 match bits {
-                    8 => self.write_bytes(&part, to),
+                    8 => self.write_pairs(Elem::I8, &part, to),
                     16 => self.write_halves(&part, to),
-                    _ => self.write_words(&part, to),
+                    _ => self.write_pairs(Elem::F32, &part, to),
                 }
                 self.b.fence_async_shared();
                 self.b.named_barrier(barrier, GROUP);
@@ -190,56 +190,34 @@ impl<'c> Emitter<'_, 'c> {
         }
     }
 
-    /// 128 columns of 8 bits: two neighbours at a time.
-    fn write_bytes(&mut self, cells: &[Val<'c>], to: Val<'c>) {
+    /// Columns of 8 or 32 bits, two neighbours at a time.
+    fn write_pairs(&mut self, elem: Elem, cells: &[Val<'c>], to: Val<'c>) {
+        let bytes = elem.bits() / 8;
         let (lane, warp) = self.lane_and_warp();
         let base = self.b.shl(warp, 4);
         let row = self.b.shr(lane, 2);
         let row = self.b.addi(row, base);
+        // A lane's pair of each eight columns starts at this byte.
         let three = self.b.i32(3);
         let pair = self.b.andi(lane, three);
-        let within = self.b.shl(pair, 1);
+        let byte = self.b.mul_const(pair, i64::from(2 * bytes));
+        let part = self.b.shr(byte, 4);
+        let fifteen = self.b.i32(15);
+        let within = self.b.andi(byte, fifteen);
         for (i, pair) in cells.chunks(2).enumerate() {
-            let (eight, eight_rows) = (i as i64 / 2, i as i64 % 2);
-            let row = self.b.add_const(row, 8 * eight_rows);
-            let number = self.b.i32(eight / 2);
-            let at = self.swizzled(to, row, number);
-            let at = self.b.addi(at, within);
-            let at = self.b.add_const(at, 8 * (eight % 2));
-            let zero = self.b.zero(Elem::I8, 2);
-            let low = self.b.load(pair[0], (Elem::I8, 1), 1, None);
-            let high = self.b.load(pair[1], (Elem::I8, 1), 1, None);
-            let v = self.b.insert(low, zero, 0);
-            let v = self.b.insert(high, v, 1);
-            let p = self.b.shared_pointer(at);
-            self.b.store(v, p, 2, None);
-        }
-    }
-
-    /// 32 columns of 32 bits: two neighbours at a time.
-    fn write_words(&mut self, cells: &[Val<'c>], to: Val<'c>) {
-        let (lane, warp) = self.lane_and_warp();
-        let base = self.b.shl(warp, 4);
-        let row = self.b.shr(lane, 2);
-        let row = self.b.addi(row, base);
-        let three = self.b.i32(3);
-        let pair = self.b.andi(lane, three);
-        let half = self.b.shr(pair, 1);
-        let one = self.b.i32(1);
-        let within = self.b.andi(pair, one);
-        let within = self.b.shl(within, 3);
-        for (i, pair) in cells.chunks(2).enumerate() {
+            let eight = i as i64 / 2 * 8 * i64::from(bytes);
             let row = self.b.add_const(row, 8 * (i as i64 % 2));
-            let number = self.b.add_const(half, 2 * (i as i64 / 2));
+            let number = self.b.add_const(part, eight / 16);
             let at = self.swizzled(to, row, number);
             let at = self.b.addi(at, within);
-            let zero = self.b.zero(Elem::F32, 2);
-            let low = self.b.load(pair[0], (Elem::F32, 1), 4, None);
-            let high = self.b.load(pair[1], (Elem::F32, 1), 4, None);
+            let at = self.b.add_const(at, eight % 16);
+            let zero = self.b.zero(elem, 2);
+            let low = self.b.load(pair[0], (elem, 1), bytes, None);
+            let high = self.b.load(pair[1], (elem, 1), bytes, None);
             let v = self.b.insert(low, zero, 0);
             let v = self.b.insert(high, v, 1);
             let p = self.b.shared_pointer(at);
-            self.b.store(v, p, 8, None);
+            self.b.store(v, p, 2 * bytes, None);
         }
     }
 }

@@ -12,7 +12,6 @@ use super::registers::Registers;
 use crate::target::nvptx::GpuFacts;
 use crate::tile::ir::*;
 use roles::computing;
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use tessera_artifact::HostExpr;
@@ -513,14 +512,14 @@ impl Plan {
                 entry * self.threads
             ));
         }
-        // What is left goes to those that compute, to the poorest first.
+        // What is left goes to those that compute, to the poorest first; of two as poor, to that which needs less.
         loop {
             let poorest = (0..shares.len())
                 .filter(|&i| !self.roles[i].single && shares[i] + 8 <= MOST_REGISTERS)
                 .filter(|&i| taken(&shares) + 8 * warps(i) <= total)
                 .min_by_key(|&i| {
                     let needed = self.roles[i].needed;
-                    (i64::from(shares[i]) - i64::from(needed), Reverse(needed))
+                    (i64::from(shares[i]) - i64::from(needed), needed)
                 });
             match poorest {
                 Some(i) => shares[i] += 8,

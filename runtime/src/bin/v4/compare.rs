@@ -37,6 +37,11 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, options: &Options) -> CommandResult {
+    if options.is_cpu() {
+        return Err(
+            "the CPU is what other devices are compared with; name one: `--device cuda`".into(),
+        );
+    }
     let load = |options: &Options| -> Result<Model, Box<dyn std::error::Error>> {
         match &args.model {
             Some(folder) => options.model(folder),

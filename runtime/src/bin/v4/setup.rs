@@ -43,6 +43,10 @@ pub enum DeviceKind {
 }
 
 impl Options {
+    pub fn is_cpu(&self) -> bool {
+        matches!(self.device, DeviceKind::Cpu)
+    }
+
     /// The same on another device.
     pub fn on(&self, device: DeviceKind) -> Options {
         Options {
