@@ -219,7 +219,11 @@ fn rows_of_experts_have_the_same_bits_in_tiles_of_any_size() {
             128 => ["expert_up_wide", "expert_down_wide"],
             _ => ["expert_up_fp4", "expert_down_fp4"],
         };
-        let [up, down] = names.map(|name| library.kernel(name).unwrap());
+        let [up, down] = names.map(|name| {
+            library
+                .kernel(name)
+                .expect("the library has the experts' kernels")
+        });
         up.launch(&args).unwrap_or_else(|e| panic!("{e}"));
         let args = [
             &h,

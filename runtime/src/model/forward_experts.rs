@@ -177,7 +177,7 @@ impl Pass<'_, '_> {
     /// The tiles' y, by row of a tile, and the place of every pair. The codes of the block's input are those of the last product.
     fn experts_in_tiles(&mut self, [w1, w3, w2]: [&Folded; 3], cut: Cut) -> Done {
         let (c, k, t, w) = (self.c, self.k, self.t, &mut *self.w);
-        let Cut { pairs, rows, tiles } = cut;
+        let Cut { pairs, rows, .. } = cut;
         let (hidden, inter) = (c.hidden_size, c.moe_intermediate_size);
         let Some(quantised) = &mut w.quantised else {
             return Err(no_workspace());
@@ -185,7 +185,7 @@ impl Pass<'_, '_> {
         let Some(own) = &mut quantised.tiles else {
             return Err(no_workspace());
         };
-        let used = used_tiles(pairs, c.n_routed_experts, rows).min(tiles);
+        let used = used_tiles(pairs, c.n_routed_experts, rows);
         let all = used * rows;
         let tile_expert = w.tile_expert.rows(used)?;
         let (tile_x, tile_xs) = own.x.parts_mut(all, hidden)?;

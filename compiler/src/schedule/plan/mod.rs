@@ -498,7 +498,7 @@ impl Plan {
             while taken(&shares) > total {
                 let richest = (0..shares.len())
                     .filter(|&i| !self.roles[i].single)
-                    .filter(|&i| shares[i] >= self.roles[i].needed + 8 - SPARED_REGISTERS)
+                    .filter(|&i| shares[i] + SPARED_REGISTERS >= self.roles[i].needed + 8)
                     .max_by_key(|&i| shares[i]);
                 let Some(richest) = richest else { break };
                 shares[richest] -= 8;
