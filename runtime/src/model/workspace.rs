@@ -7,6 +7,7 @@ use tessera_device::{Device, Tensor, View, ViewMut};
 
 use super::ModelError;
 use super::batch::Batch;
+use super::codes::folds_experts;
 use super::config::{Config, LayerKind, WeightFormat};
 use super::quantised::{Quantised, activation_dtype};
 
@@ -126,9 +127,9 @@ pub(super) struct Workspace {
     pub tile_end: Tensor,
     /// `[1]`
     pub tiles: Tensor,
-    /// `[T K, I]`
+    /// `[T K, I]`; no row where it is quantised.
     pub expert_h: Tensor,
-    /// `[T K, D]`
+    /// `[T K, D]`; no row where experts run in tiles, except for who traces.
     pub expert_y: Tensor,
     /// `[T, I]`
     pub shared_h: Tensor,
@@ -224,6 +225,8 @@ impl Workspace {
             })
         };
         let (d, n, pairs) = (c.hidden_size, c.hc_mult, t * c.num_experts_per_tok);
+        let by_pair = |unused: bool| if unused { 0 } else { pairs };
+        let is_quantised = c.weight_format != WeightFormat::Plain;
         let heads = [t, c.num_attention_heads, c.head_dim];
         let sparse = |kind: &&LayerKind| matches!(kind, LayerKind::CompressedSparse { .. });
         let has_index = c.layers.iter().any(|kind| sparse(&kind));
@@ -285,8 +288,8 @@ impl Workspace {
             tile_first: ints(&[tiles])?,
             tile_end: ints(&[tiles])?,
             tiles: ints(&[1])?,
-            expert_h: floats(&[pairs, c.moe_intermediate_size])?,
-            expert_y: activations(&[pairs, d])?,
+            expert_h: floats(&[by_pair(is_quantised), c.moe_intermediate_size])?,
+            expert_y: activations(&[by_pair(folds_experts(device, c)), d])?,
             shared_h: floats(&[t, c.moe_intermediate_size])?,
             shared_y: activations(&[t, d])?,
             routed: floats(&[t, d])?,

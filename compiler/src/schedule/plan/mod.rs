@@ -14,7 +14,7 @@ use crate::tile::ir::*;
 use roles::computing;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use tessera_artifact::HostExpr;
+use tessera_artifact::{HostExpr, HostOp};
 
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -361,6 +361,21 @@ fn only_starts_copies(kernel: &Kernel, body: BlockId) -> bool {
     only
 }
 
+/// Whether an extent is above 0 whatever a launch passes, or the grid is empty where it is not.
+fn is_counted(kernel: &Kernel, e: &HostExpr) -> bool {
+    match e {
+        HostExpr::Int(i) => *i > 0,
+        HostExpr::Dim(name) => {
+            let dim = kernel.dims.iter().find(|d| d.name == *name);
+            dim.is_some_and(|d| d.lo > 0) || kernel.launch.grid.contains(e)
+        }
+        HostExpr::Op(HostOp::Mul | HostOp::CeilDiv, parts) => {
+            parts.iter().all(|part| is_counted(kernel, part))
+        }
+        _ => false,
+    }
+}
+
 impl Plan {
     /// Whether steps may go ahead of each other: of one warpgroup, since where there are two, one computes while the other's products run; with
     /// slots for the steps in hand and as many that are being filled, and registers to spare, since what is on its way cannot be put aside.
@@ -382,17 +397,12 @@ impl Plan {
     /// Whether all boxes can be made for whatever arguments a launch checks: their tensors say that they are aligned, and no extent is 0
     /// unless the grid is empty.
     pub fn takes_all(&self, kernel: &Kernel) -> bool {
-        let counted = |e: &HostExpr| match e {
-            HostExpr::Int(i) => *i > 0,
-            HostExpr::Dim(name) => {
-                let dim = kernel.dims.iter().find(|d| d.name == *name);
-                dim.is_some_and(|d| d.lo > 0) || kernel.launch.grid.contains(e)
-            }
-            _ => false,
-        };
         self.maps.iter().all(|map| {
             let tensor = kernel.tensor(map.param);
-            tensor.is_some_and(|t| t.contiguous && t.align >= 16 && t.shape.iter().all(counted))
+            tensor.is_some_and(|t| {
+                let counted = |e| is_counted(kernel, e);
+                t.contiguous && t.align >= 16 && t.shape.iter().all(counted)
+            })
         })
     }
 
