@@ -143,7 +143,7 @@ fn rewritten(
 }
 
 /// A fault of the compiler, at the kernel that showed it.
-fn internal(kernel: &ir::Kernel, what: &str) -> Diagnostic {
+pub(crate) fn internal(kernel: &ir::Kernel, what: &str) -> Diagnostic {
     catalogue::testing::internal(kernel.span, &kernel.name, what)
 }
 

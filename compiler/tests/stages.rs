@@ -7,7 +7,9 @@ use std::path::Path;
 use tessera_artifact::CpuVariant;
 use tessera_compiler::diag::Sink;
 use tessera_compiler::driver::{self, Dump};
+use tessera_compiler::schedule::{self, picture::Picture};
 use tessera_compiler::source::SourceMap;
+use tessera_compiler::target::nvptx::SM_90A;
 
 #[test]
 fn stages_make_what_their_snapshots_say() {
@@ -47,6 +49,63 @@ fn the_page_on_tensor_cores_shows_the_plan_as_it_is() {
     let body = program.find("    reg acc").expect("the program has sums");
     let body = program[body..].trim_end().trim_end_matches('}').trim_end();
     assert!(page.contains(body), "{body}");
+}
+
+/// `tlc explain SOURCE --kernel NAME --svg docs/pictures` draws them anew.
+#[test]
+fn the_pages_show_pictures_as_they_are() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let read = |path: &str| std::fs::read_to_string(root.join(path)).expect("it is text");
+    let pictures = [
+        (
+            "compiler/tests/stages/plan_of_a_product.tl",
+            "product",
+            "stages_product_product",
+        ),
+        (
+            "kernels-src",
+            "expert_up_wide",
+            "dsv4_experts_wide_expert_up_wide_BM_128",
+        ),
+    ];
+    let page = read("docs/layouts.md");
+    for (source, name, file) in pictures {
+        let mut map = SourceMap::default();
+        let source = root.join(source);
+        let files = match source.is_dir() {
+            true => std::fs::read_dir(&source)
+                .expect("it can be listed")
+                .map(|entry| entry.expect("it can be read").path())
+                .collect(),
+            false => vec![source],
+        };
+        for file in files {
+            let text = std::fs::read_to_string(&file).expect("it is text");
+            map.add(file.display().to_string(), text);
+        }
+        let mut sink = Sink::default();
+        let parsed = driver::parse(&map, &mut sink);
+        let kernels = driver::front(&parsed, &mut sink).expect("the sources compile");
+        let kernel = (kernels.iter())
+            .find(|k| k.name.ends_with(&format!("::{name}")))
+            .expect("the kernel is there");
+        let network = schedule::network(kernel, &SM_90A).expect("passes hold");
+        let network = network.expect("it runs on tensor cores");
+        let title = driver::manifest::entry(kernel, "").instance_name();
+        let picture = Picture::new(&title, &network);
+        let drawn = read(&format!("docs/pictures/{file}.svg"));
+        assert!(
+            drawn == picture.svg(),
+            "docs/pictures/{file}.svg is not what is drawn now"
+        );
+        if name == "product" {
+            for tile in &picture.tiles {
+                for line in tile.to_string().lines() {
+                    assert!(page.contains(line.trim_end()), "{line}");
+                }
+            }
+        }
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! `tlc explain`: what the compiler knows of each kernel and what it made of it: proofs, memory, code; or what an error code means.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
@@ -11,7 +11,10 @@ use super::{MessageFormat, USAGE_OR_IO, files, ledger};
 use crate::diag::Sink;
 use crate::driver;
 use crate::driver::manifest;
+use crate::schedule::picture::Picture;
+use crate::schedule::{self, Plain};
 use crate::source::SourceMap;
+use crate::target::nvptx::SM_90A;
 use crate::tile::analysis::Ledger;
 use crate::tile::ir::{Kernel, Space};
 
@@ -22,6 +25,9 @@ pub(super) struct Explain {
     /// Only kernels whose name holds this text
     #[arg(long, short)]
     kernel: Option<String>,
+    /// Also draw every kernel that runs on tensor cores, roles and layouts, as an SVG file in this folder
+    #[arg(long, value_name = "FOLDER")]
+    svg: Option<PathBuf>,
     /// Files, or directories to search; or one error code, such as TL0301
     #[arg(required = true)]
     files: Vec<PathBuf>,
@@ -49,6 +55,18 @@ pub(super) fn run(arguments: &Explain, format: MessageFormat) -> ExitCode {
             .is_none_or(|part| kernel.name.contains(part.as_str()))
         {
             super::print(&explain(kernel, ledger, &map));
+            match picture(kernel, &mut sink) {
+                Some(Ok(picture)) => {
+                    super::print(&picture.to_string());
+                    if let Some(folder) = &arguments.svg
+                        && let Err(code) = draw(folder, &picture)
+                    {
+                        return code;
+                    }
+                }
+                Some(Err(why)) => super::print(&format!("  no roles  {why}\n")),
+                None => {}
+            }
             let variants = options.cpu.iter().copied();
             super::print(&code(kernel, variants, &options, &mut sink));
         }
@@ -95,6 +113,34 @@ fn explain(kernel: &Kernel, ledger: &Ledger, map: &SourceMap) -> String {
     }
     out.push_str(&ledger::accesses(ledger, map));
     out
+}
+
+/// Roles and layouts of a kernel that runs on tensor cores, or why it does not; `None`: reported.
+fn picture(kernel: &Kernel, sink: &mut Sink) -> Option<Result<Picture, Plain>> {
+    match schedule::network(kernel, &SM_90A) {
+        Ok(Ok(network)) => {
+            let title = manifest::entry(kernel, "").instance_name();
+            Some(Ok(Picture::new(&title, &network)))
+        }
+        Ok(Err(why)) => Some(Err(why)),
+        Err(error) => {
+            sink.report(driver::internal(kernel, &error.to_string()));
+            None
+        }
+    }
+}
+
+/// Writes a picture to `folder`, under the instance's name in letters and digits.
+fn draw(folder: &Path, picture: &Picture) -> Result<(), ExitCode> {
+    let words = (picture.title).split(|c: char| !c.is_ascii_alphanumeric());
+    let name: Vec<&str> = words.filter(|word| !word.is_empty()).collect();
+    let path = folder.join(format!("{}.svg", name.join("_")));
+    let written =
+        std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&path, picture.svg()));
+    written.map_err(|error| {
+        eprintln!("error: cannot write `{}`: {error}", path.display());
+        ExitCode::from(USAGE_OR_IO)
+    })
 }
 
 fn code(

@@ -10,6 +10,7 @@ pub mod access;
 mod ahead;
 pub mod fold;
 pub mod layout;
+pub mod picture;
 mod plan;
 mod registers;
 mod split;

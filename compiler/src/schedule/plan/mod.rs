@@ -406,6 +406,14 @@ impl Plan {
         })
     }
 
+    pub fn channel_name(&self, channel: ChannelId) -> &str {
+        &self.channel_names[channel.index()]
+    }
+
+    pub fn tile_name(&self, tile: TileId) -> &str {
+        &self.tile_names[&tile]
+    }
+
     /// Columns of one product instruction. ptxas asks for the registers of a wide one at the kernel's entry already, whatever `setmaxnreg`
     /// says later.
     pub fn most_columns(&self) -> u64 {
@@ -573,7 +581,7 @@ impl fmt::Display for Plan {
             let names: Vec<_> = ring
                 .channels
                 .iter()
-                .map(|c| self.channel_names[c.index()].as_str())
+                .map(|&c| self.channel_name(c))
                 .collect();
             writeln!(
                 f,
@@ -588,7 +596,7 @@ impl fmt::Display for Plan {
             writeln!(
                 f,
                 "tile {}: {} registers, {layout}",
-                self.tile_names[tile],
+                self.tile_name(*tile),
                 layout.registers()
             )?;
         }
