@@ -11,7 +11,7 @@ use super::kernels::{
 use super::ops::{Done, linear, no_workspace, part};
 use super::parameters::{Experts, Moe, Weights};
 use super::quantised::{WIDE, tile_rows, used_tiles};
-use super::workspace::{Rows, most_tiles, rows_per_tile};
+use super::workspace::{COUNTED_PAIRS, Rows, most_tiles, rows_per_tile};
 use tessera_device::{DType, Tensor};
 
 /// Pairs of a token and an expert that one warp groups.
@@ -76,11 +76,11 @@ impl Pass<'_, '_> {
         }
         k.count_pairs(CountPairsArgs {
             expert,
-            count: w.expert_count.view_mut()?,
+            count: w.expert_count.rows_mut(pairs.div_ceil(COUNTED_PAIRS))?,
         })?;
         Ok(k.group_pairs(GroupPairsArgs {
             expert,
-            count: w.expert_count.view(),
+            count: w.expert_count.rows(pairs.div_ceil(COUNTED_PAIRS))?,
             pair,
             tile_expert,
             tile_first,
@@ -281,7 +281,6 @@ impl Pass<'_, '_> {
                 y: own.y.view(),
                 place: own.place.shaped(&[t, choices])?,
                 shared_out: w.shared_y.rows(t)?,
-                routed: w.routed.rows_mut(t)?,
                 total: w.output.rows_mut(t)?,
             })?);
         }

@@ -11,6 +11,9 @@ use super::codes::folds_experts;
 use super::config::{Config, LayerKind, WeightFormat};
 use super::quantised::{Quantised, activation_dtype};
 
+/// Pairs that the kernels count at a time, `RUN` in `experts.tl`.
+pub(super) const COUNTED_PAIRS: usize = 256;
+
 /// Rows of the first axis that a call uses.
 pub(super) trait Rows {
     /// The first `n` rows.
@@ -117,7 +120,7 @@ pub(super) struct Workspace {
     /// `[T, K]`
     pub experts: Tensor,
     pub expert_weights: Tensor,
-    /// `[E]`
+    /// `[runs of T K, E]`
     pub expert_count: Tensor,
     /// `[T K]`
     pub pair: Tensor,
@@ -282,7 +285,7 @@ impl Workspace {
             gate_scores: floats(&[t, c.n_routed_experts])?,
             experts: ints(&[t, c.num_experts_per_tok])?,
             expert_weights: floats(&[t, c.num_experts_per_tok])?,
-            expert_count: ints(&[c.n_routed_experts])?,
+            expert_count: ints(&[pairs.div_ceil(COUNTED_PAIRS), c.n_routed_experts])?,
             pair: ints(&[pairs])?,
             tile_expert: ints(&[tiles])?,
             tile_first: ints(&[tiles])?,
