@@ -17,7 +17,7 @@ use crate::kernels::sources;
 const SPILLS: [(&str, u32); 5] = [
     ("dsv4::attention_wide::attention_wide", 188),
     ("dsv4::experts_wide::expert_down_wide", 240),
-    ("dsv4::experts_wide::expert_up_wide", 728),
+    ("dsv4::experts_wide::expert_up_wide", 492),
     ("dsv4::gemm_fp4::gemm_fp4", 32),
     ("dsv4::gemm_fp4::gemm_fp4_few", 16),
 ];
