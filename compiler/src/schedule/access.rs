@@ -60,8 +60,8 @@ fn affine(kernel: &Kernel, args: &[ValueId], v: ValueId) -> Option<(Option<usize
     }
 }
 
-/// The layout of a tile of `shape` that a map in layout `map` touches so. `None` if no layout suits.
-pub fn layout_of_tile(map: &Layout, access: &Access, shape: &[u64]) -> Option<Layout> {
+/// Digits of a map, as those of a tile that it touches so.
+fn digits_of_tile(digits: &[Digit], access: &Access) -> Vec<Digit> {
     let tile_digit = |d: &Digit| match access.iter().position(|a| a.axis == d.axis) {
         Some(axis) if d.axis.is_some() => Digit {
             axis: Some(axis),
@@ -74,7 +74,12 @@ pub fn layout_of_tile(map: &Layout, access: &Access, shape: &[u64]) -> Option<La
             ..*d
         },
     };
-    let mut registers: Vec<Digit> = map.registers.iter().map(tile_digit).collect();
+    digits.iter().map(tile_digit).collect()
+}
+
+/// The layout of a tile of `shape` that a map in layout `map` touches so. `None` if no layout suits.
+pub fn layout_of_tile(map: &Layout, access: &Access, shape: &[u64]) -> Option<Layout> {
+    let mut registers = digits_of_tile(&map.registers, access);
     registers.retain(|d| d.axis.is_some());
     for (axis, along) in access.iter().enumerate() {
         let covered = match along.axis {
@@ -100,8 +105,8 @@ pub fn layout_of_tile(map: &Layout, access: &Access, shape: &[u64]) -> Option<La
     let layout = Layout {
         shape: shape.to_vec(),
         registers,
-        lanes: map.lanes.iter().map(tile_digit).collect(),
-        warps: map.warps.iter().map(tile_digit).collect(),
+        lanes: digits_of_tile(&map.lanes, access),
+        warps: digits_of_tile(&map.warps, access),
     };
     Some(layout.ordered())
 }
@@ -167,8 +172,13 @@ pub fn layout_of_map(tile: &Layout, access: &Access, extents: &[u64]) -> Option<
 
 /// Whether every thread of a map in layout `map` finds what it touches so in registers of its own.
 pub fn fits(map: &Layout, access: &Access, tile: &Layout) -> bool {
-    let wanted = layout_of_tile(map, access, &tile.shape);
-    wanted.is_some_and(|wanted| wanted.threads() == tile.threads())
+    let wanted = Layout {
+        shape: tile.shape.clone(),
+        registers: vec![],
+        lanes: digits_of_tile(&map.lanes, access),
+        warps: digits_of_tile(&map.warps, access),
+    };
+    wanted.threads() == tile.threads()
         && (0..map.registers()).all(|r| register(map, access, tile, r).is_some())
 }
 

@@ -98,6 +98,18 @@ impl Layout {
     /// neighbouring runs, so that a warp reads and writes memory without a gap. What is left of the last axis goes to the warps, then to
     /// registers; with `rows_to_warps` warps take rows first, which keeps a row within one warp. Lanes or warps too many hold copies.
     pub fn runs(shape: &[u64], run: u64, warps: u64, rows_to_warps: bool) -> Layout {
+        Layout::dealt(shape, (run, LANES), warps, rows_to_warps)
+    }
+
+    /// As [`Layout::runs`] with rows to warps, for shared memory whose lines of `line` elements are swizzled by rows: lanes that access it together
+    /// have a line of each row and then other rows, so that none meets another in a bank.
+    pub fn lines(shape: &[u64], run: u64, line: u64, warps: u64) -> Layout {
+        Layout::dealt(shape, (run, (line / run).max(1)), warps, true)
+    }
+
+    /// `along`: neighbours of the last axis in a thread, and the most lanes that go along it.
+    fn dealt(shape: &[u64], along: (u64, u64), warps: u64, rows_to_warps: bool) -> Layout {
+        let (run, most_lanes) = along;
         let mut left = shape.to_vec();
         // As many as divide both what is left of the axis and `most`.
         let mut take = |axis: usize, most: u64| {
@@ -111,11 +123,13 @@ impl Layout {
         if let Some(&last) = inner_first.first() {
             registers.push(take(last, run));
         }
-        let mut over = |total: u64, axes: &[usize]| {
+        let last = shape.len().wrapping_sub(1);
+        let mut over = |total: u64, axes: &[usize], along_last: u64| {
             let mut digits: Vec<Digit> = vec![];
             let mut missing = total;
             for &axis in axes {
-                let taken = take(axis, missing);
+                let most = if axis == last { along_last } else { missing };
+                let taken = take(axis, missing.min(most));
                 missing /= taken.count;
                 digits.push(taken);
             }
@@ -123,10 +137,10 @@ impl Layout {
             digits.retain(|d| d.count > 1);
             digits
         };
-        let lanes = over(LANES, &inner_first);
+        let lanes = over(LANES, &inner_first, most_lanes);
         let warps = match rows_to_warps {
-            true => over(warps, &outer_first),
-            false => over(warps, &inner_first),
+            true => over(warps, &outer_first, warps),
+            false => over(warps, &inner_first, warps),
         };
         registers.extend(inner_first.iter().map(|&axis| take(axis, 0)));
         let layout = Layout {
@@ -448,6 +462,8 @@ mod tests {
                 prop_assert_eq!(layout.without(axis).check(), Ok(()));
             }
             prop_assert_eq!(Layout::everywhere(&[rows, columns], warps).check(), Ok(()));
+            let lines = Layout::lines(&[rows, columns << shift], 1 << shift, 4 << shift, warps);
+            prop_assert_eq!(lines.check(), Ok(()));
         }
 
         #[test]
@@ -461,6 +477,15 @@ mod tests {
             let part = slice.coordinates(layout.register_without(axis, register), lane, warp);
             prop_assert_eq!(whole[1 - axis], part[0]);
         }
+    }
+
+    #[test]
+    fn lanes_that_store_together_share_lines_of_several_rows() {
+        let layout = Layout::lines(&[64, 256], 16, 64, 4);
+        assert_eq!(
+            layout.to_string(),
+            "register [16:1·c, 4:64·c, 2:32·r] lane [4:16·c, 8:1·r] warp [4:8·r]"
+        );
     }
 
     #[test]

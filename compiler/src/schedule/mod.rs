@@ -14,13 +14,15 @@ pub mod picture;
 mod plan;
 mod registers;
 mod split;
+mod streams;
 
 pub use plan::{
-    Fill, LINE, MapPlan, PIECE, Plan, Ring, RolePlan, STAGED_ROW_BYTES, STAGED_ROWS, SlotPlace,
-    Staged, plan,
+    Fill, MapPlan, Plan, Ring, RolePlan, STAGED_ROW_BYTES, STAGED_ROWS, SlotPlace, Staged,
+    piece_of_line, plan,
 };
 pub use registers::{Registers, infer as infer_registers};
 pub use split::split;
+pub use streams::Stream;
 
 use crate::target::nvptx::GpuFacts;
 use crate::tile::analysis::power_of_two;

@@ -27,6 +27,8 @@ pub struct Registers {
 
 /// Of a vector access.
 const ACCESS_BITS: u64 = 128;
+/// Of the lines in which operands lie in shared memory.
+const LINE_BITS: u64 = 1024;
 /// Left to the compiler of PTX for addresses and what maps compute on the way.
 const KEPT_REGISTERS: u32 = 64;
 
@@ -104,8 +106,9 @@ pub fn infer_role(
         for &tile in &uses.puts {
             let Tile { shape, dtype, .. } = kernel.tile(tile);
             if shape.len() == 2 {
-                let run = 2 * ACCESS_BITS / u64::from(dtype.bits());
-                let layout = Layout::runs(shape, run, groups * WARPS_PER_GROUP, false);
+                let bits = u64::from(dtype.bits());
+                let (run, line) = (2 * ACCESS_BITS / bits, LINE_BITS / bits);
+                let layout = Layout::lines(shape, run, line, groups * WARPS_PER_GROUP);
                 seeds.entry(tile).or_insert(layout);
             }
         }

@@ -11,7 +11,7 @@ use tessera_compiler::driver::{self, Options};
 use tessera_device::{Arg, Library, Tensor};
 
 /// Random numbers as a tensor of this type, of bits that `seed` gives.
-fn random(library: &Library, dtype: DType, shape: &[i64], mut seed: u64) -> Tensor {
+pub fn random(library: &Library, dtype: DType, shape: &[i64], mut seed: u64) -> Tensor {
     let bytes: Vec<u8> = (0..shape.iter().product::<i64>())
         .flat_map(|_| {
             seed = seed
@@ -60,13 +60,13 @@ fn product(
 }
 
 /// The library's kernels whose names start so, compiled for the emulated device.
-fn products(names: &str) -> Library {
+pub fn library_of(names: &[&str]) -> Library {
     let map = sources();
     let mut sink = Sink::default();
     let files = driver::parse(&map, &mut sink);
     let kernels = driver::front(&files, &mut sink).expect("the library is right");
     let kernels: Vec<_> = (kernels.into_iter())
-        .filter(|k| k.name.starts_with(names))
+        .filter(|k| names.iter().any(|name| k.name.starts_with(name)))
         .collect();
     let options = Options {
         cpu: vec![],
@@ -80,7 +80,7 @@ fn products(names: &str) -> Library {
 
 #[test]
 fn few_rows_have_the_bits_of_many() {
-    let library = products("dsv4::gemm");
+    let library = library_of(&["dsv4::gemm"]);
     let (many, columns) = (130, 200);
     for (dtype, few, name, depth) in [
         (DType::BF16, "gemm_few", "gemm", 200),
@@ -118,7 +118,7 @@ fn few_rows_have_the_bits_of_many() {
 /// On two levels of scales, with groups left out and codes of every magnitude.
 #[test]
 fn few_rows_have_the_bits_of_many_with_weights_of_4_bits() {
-    let library = products("dsv4::gemm");
+    let library = library_of(&["dsv4::gemm"]);
     let (many, columns, depth, levels) = (130, 200, 288, 2);
     let x = random(&library, DType::E4M3, &[many, depth], 1);
     let xs = random(&library, DType::F32, &[3, 132], 2);
@@ -165,7 +165,7 @@ fn few_rows_have_the_bits_of_many_with_weights_of_4_bits() {
 /// Codes and steps of every kind, in the experts' products: what a row gets does not depend on how many rows its tile has.
 #[test]
 fn rows_of_experts_have_the_same_bits_in_tiles_of_any_size() {
-    let library = products("dsv4::experts_");
+    let library = library_of(&["dsv4::experts_"]);
     let (experts, depth, width) = (2, 288, 160);
     let tensor = |dtype, shape: &[i64], seed| random(&library, dtype, shape, seed);
     let ints = |shape: &[i64], value: &dyn Fn(i32) -> i32| {

@@ -10,5 +10,6 @@ mod library;
 mod lowering;
 mod measuring;
 mod queue;
+mod records;
 mod running;
 mod tensor_cores;

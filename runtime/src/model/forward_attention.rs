@@ -5,9 +5,9 @@ use super::config::LayerKind;
 use super::cost::Section;
 use super::kept::{Kept, Place};
 use super::kernels::{
-    AttentionArgs, CompressArgs, IndexScoresArgs, IndexScoresBf16Args, IndexScoresKeysArgs,
-    IndexTopkArgs, IndexTopkFewArgs, StoreKeyE4m3Args, StoreRingArgs, TakeRowsArgs,
-    WidenPickedArgs,
+    AttentionArgs, AttentionRecordsArgs, CompressArgs, IndexScoresArgs, IndexScoresBf16Args,
+    IndexScoresKeysArgs, IndexTopkArgs, IndexTopkFewArgs, StoreKeyE4m3Args, StoreRingArgs,
+    TakeRowsArgs, WidenPickedArgs,
 };
 use super::kv_cache::{CompressorCache, LayerCache, Shared};
 use super::ops::{Done, attention, linear, norm_rotate, part, rms, turn};
@@ -20,6 +20,10 @@ use tessera_device::{Device, Tensor, View, ViewMut};
 const MOST_INDEX_HEADS: usize = 64;
 /// Tokens whose scores are made of keys as they are kept.
 const MOST_FROM_KEYS: usize = 64;
+/// Tokens from which attention reads keys as they are kept.
+const FEWEST_FROM_RECORDS: usize = 16;
+/// Codes and turned columns of a record that attention reads so.
+const RECORD: [i64; 2] = [448, 64];
 /// Keys of a block of scores, and of the pages that blocks are read from.
 const KEYS_OF_A_BLOCK: usize = 128;
 /// Pairs of entries up to which a place is found by counting.
@@ -58,6 +62,26 @@ fn rings(rows: &Tensor, slots: i64) -> Result<View<'_>, ModelError> {
 fn rings_mut(rows: &mut Tensor, slots: i64) -> Result<ViewMut<'_>, ModelError> {
     let shape = [rows.shape()[0] / slots, slots, rows.shape()[1]];
     Ok(rows.view_mut()?.reshape(&shape)?)
+}
+
+/// Codes, turned columns and scales of records.
+fn parts(kept: &Kept) -> Option<[&Tensor; 3]> {
+    match kept {
+        Kept::Records {
+            codes,
+            rope,
+            scales,
+        } => Some([codes, rope, scales]),
+        _ => None,
+    }
+}
+
+/// Those of a layer's window, and of its entries.
+fn records(cache: &LayerCache) -> Option<[[&Tensor; 3]; 2]> {
+    let own = parts(&cache.ring)?;
+    // A layer without entries reads none of those named here.
+    let entries = cache.main.as_ref().and_then(|main| parts(&main.entries));
+    Some([own, entries.unwrap_or(own)])
 }
 
 impl Pass<'_, '_> {
@@ -176,10 +200,120 @@ impl Pass<'_, '_> {
 
         // core [T, H, A], turned back by each query's position.
         self.section(Section::Core);
+        if at_once && self.reads_records(cache) {
+            self.attend_to_records(p, cache, shared, kind)?;
+        } else {
+            self.attend_to_rows(p, cache, shared, kind, at_once)?;
+        }
+        let w = &mut *self.w;
+        self.tracer.watch("attn.core", || w.core.rows_mut(t))?;
+        let rope = match kind {
+            LayerKind::Window => &w.rope_main,
+            _ => &w.rope_compress,
+        };
+        turn(
+            k,
+            &mut w.core,
+            rope,
+            &mut w.core_derot,
+            &[t, heads, dim],
+            -1.0,
+        )?;
+        self.tracer.watch("attn.core_derot", || {
+            w.core_derot.shaped_mut(&[t, heads * dim])
+        })?;
+
+        // Output: each group of heads to its own rank [T, G, R], all of them to [T, D].
+        self.section(Section::Output);
+        let w = &mut *self.w;
+        let low = c.o_groups * c.o_lora_rank;
+        linear(
+            k,
+            w.core_derot.shaped(&[t, c.o_groups, c.o_group_width()])?,
+            &p.wo_a,
+            &mut w.o_low,
+            &mut w.quantised,
+        )?;
+        self.tracer
+            .watch("attn.o_a", || w.o_low.shaped_mut(&[t, low]))?;
+        linear(
+            k,
+            w.o_low.shaped(&[t, 1, low])?,
+            &p.wo_b,
+            &mut w.output,
+            &mut w.quantised,
+        )?;
+        self.tracer.watch("attn.out", || w.output.rows_mut(t))
+    }
+
+    /// Whether attention reads the keys of a layer as the cache keeps them: of so many tokens that this is faster than bringing them to rows first.
+    /// The bits are the same.
+    fn reads_records(&self, cache: &LayerCache) -> bool {
+        let is_wide = match &cache.ring {
+            Kept::Records { codes, rope, .. } => {
+                [codes, rope].map(|part| part.shape()[1]) == RECORD
+            }
+            _ => false,
+        };
+        let on_gpu = matches!(self.k.library().device(), Device::Cuda(_));
+        is_wide && on_gpu && self.t >= FEWEST_FROM_RECORDS && self.w.q.dtype() == DType::BF16
+    }
+
+    /// The core of attention, core [T, H, A], on the keys as the cache keeps them.
+    fn attend_to_records(
+        &mut self,
+        p: &parameters::Attention,
+        cache: &LayerCache,
+        shared: &Shared,
+        kind: LayerKind,
+    ) -> Done {
+        let (c, k, t) = (self.c, self.k, self.t);
+        let w = &mut *self.w;
+        let slots = cache.slots as i64;
+        let Some([own, entries]) = records(cache) else {
+            return Ok(());
+        };
+        let picks = match kind {
+            LayerKind::CompressedSparse { .. } => &w.picks,
+            _ => &w.no_picks,
+        };
+        k.attention_records(AttentionRecordsArgs {
+            q: w.q.rows(t)?,
+            ring_codes: rings(own[0], slots)?,
+            ring_rope: rings(own[1], slots)?,
+            ring_scales: rings(own[2], slots)?,
+            codes: entries[0].view(),
+            rope: entries[1].view(),
+            scales: entries[2].view(),
+            table: shared.table,
+            picks: picks.rows(t)?,
+            pos: w.positions.rows(t)?,
+            seq: w.sequences.rows(t)?,
+            sink: p.sink.view(),
+            o: w.core.rows_mut(t)?,
+            window: c.sliding_window as i64,
+            ratio: kind.ratio() as i64,
+            per_page: cache.main.as_ref().map_or(1, |main| main.per_page as i64),
+            scale: (c.head_dim as f32).sqrt().recip(),
+        })?;
+        Ok(())
+    }
+
+    /// The same on rows, which are brought first where each sequence has one token.
+    fn attend_to_rows(
+        &mut self,
+        p: &parameters::Attention,
+        cache: &mut LayerCache,
+        shared: &mut Shared,
+        kind: LayerKind,
+        at_once: bool,
+    ) -> Done {
+        let (c, k, t, dim) = (self.c, self.k, self.t, self.c.head_dim);
         if at_once {
             self.bring_picked(cache, shared, kind)?;
         }
         let w = &mut *self.w;
+        let slots = cache.slots as i64;
         let (ring, entries) = match &shared.widened {
             Some(widened) => (widened.ring.view(), in_order(&widened.entries, shared)?),
             None => {
@@ -224,45 +358,7 @@ impl Pass<'_, '_> {
             per_page: entries.per_page,
             scale: (dim as f32).sqrt().recip(),
         };
-        attention(k, core)?;
-        self.tracer.watch("attn.core", || w.core.rows_mut(t))?;
-        let rope = match kind {
-            LayerKind::Window => &w.rope_main,
-            _ => &w.rope_compress,
-        };
-        turn(
-            k,
-            &mut w.core,
-            rope,
-            &mut w.core_derot,
-            &[t, heads, dim],
-            -1.0,
-        )?;
-        self.tracer.watch("attn.core_derot", || {
-            w.core_derot.shaped_mut(&[t, heads * dim])
-        })?;
-
-        // Output: each group of heads to its own rank [T, G, R], all of them to [T, D].
-        self.section(Section::Output);
-        let w = &mut *self.w;
-        let low = c.o_groups * c.o_lora_rank;
-        linear(
-            k,
-            w.core_derot.shaped(&[t, c.o_groups, c.o_group_width()])?,
-            &p.wo_a,
-            &mut w.o_low,
-            &mut w.quantised,
-        )?;
-        self.tracer
-            .watch("attn.o_a", || w.o_low.shaped_mut(&[t, low]))?;
-        linear(
-            k,
-            w.o_low.shaped(&[t, 1, low])?,
-            &p.wo_b,
-            &mut w.output,
-            &mut w.quantised,
-        )?;
-        self.tracer.watch("attn.out", || w.output.rows_mut(t))
+        attention(k, core)
     }
 
     /// Puts keys where they are not yet, and those that attention reads where it reads them.
@@ -308,26 +404,8 @@ impl Pass<'_, '_> {
         let (c, k, t) = (self.c, self.k, self.t);
         let w = &mut *self.w;
         let slots = cache.slots as i64;
-        let (
-            Kept::Records {
-                codes,
-                rope,
-                scales,
-            },
-            Some(widened),
-        ) = (&mut cache.ring, &mut shared.widened)
-        else {
+        let (Some([own, entries]), Some(widened)) = (records(cache), &mut shared.widened) else {
             return Ok(());
-        };
-        let own = [codes, rope, scales].map(|part| &*part);
-        // A layer without entries reads none of those named here.
-        let entries = match cache.main.as_ref().map(|main| &main.entries) {
-            Some(Kept::Records {
-                codes,
-                rope,
-                scales,
-            }) => [codes, rope, scales],
-            _ => own,
         };
         let (picks, most) = match kind {
             LayerKind::Window => (&w.no_picks, 0),

@@ -23,7 +23,7 @@ pub fn tensor_of_two_roles(span: Span, name: &str, write: Span, roles: [&str; 2]
     )
     .also(write, "written here")
     .note("nothing orders the two roles here")
-    .help("send the values over a channel")
+    .help("send the values over a channel, or copy to parts of it that lie apart")
 }
 
 pub fn nobody_puts(span: Span, name: &str) -> Diagnostic {

@@ -665,6 +665,12 @@ impl<'c> Builder<'c> {
         self.value("llvm.call_intrinsic", operands, (elem, 1), &attributes)
     }
 
+    /// Two e4m3 codes as two f16, exactly.
+    pub fn widen_pair_of_e4m3(&mut self, pair: Val<'c>) -> Val<'c> {
+        let attributes = self.intrinsic("llvm.nvvm.e4m3x2.to.f16x2.rn", 1);
+        self.value("llvm.call_intrinsic", &[pair], (Elem::F16, 2), &attributes)
+    }
+
     fn intrinsic(&self, name: &str, operands: usize) -> [(&'static str, Attribute<'c>); 3] {
         let name = StringAttribute::new(self.context, name).into();
         let sizes = DenseI32ArrayAttribute::new(self.context, &[operands as i32, 0]).into();

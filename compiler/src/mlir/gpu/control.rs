@@ -98,7 +98,7 @@ impl<'c> Emitter<'_, 'c> {
                 self.put(id, *channel, src)
             }
             OpKind::Get { channel, tile } if self.network.is_some() => {
-                self.get(block, *channel, *tile)
+                self.get((block, id), *channel, *tile)
             }
             OpKind::Role { .. }
             | OpKind::Put { .. }

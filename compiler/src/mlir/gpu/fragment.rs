@@ -102,7 +102,27 @@ impl<'c> Emitter<'_, 'c> {
         let bits = 32 / sharing as u32;
         let own = self.b.shr(all, bits * part as u32);
         let own = self.masked(own, bits);
-        Ok(self.b.resize(own, elem, false))
+        let own = self.b.resize(own, elem, false);
+        self.note_pair(self.kernel.tile(tile).dtype, own, all, part as u32);
+        Ok(own)
+    }
+
+    /// Codes of e4m3 are widened by two: which word an element is part of.
+    pub(super) fn note_pair(&mut self, dtype: DType, own: Val<'c>, all: Val<'c>, part: u32) {
+        if dtype == DType::E4M3 && self.here.is_some() && self.network.is_some() {
+            let pair = self.b.shr(all, part / 2 * 16);
+            let pair = self.b.resize(pair, Elem::I16, false);
+            self.paired.push((own, pair, part % 2));
+        }
+    }
+
+    /// An e4m3 code as f32, by the hardware's conversion, which gives another NaN than the interpreter's, and else the same.
+    pub(super) fn widened_by_two(&mut self, code: Val<'c>) -> Option<Val<'c>> {
+        let found = self.paired.iter().find(|(own, ..)| own.raw == code.raw);
+        let &(_, pair, half) = found?;
+        let halves = self.b.widen_pair_of_e4m3(pair);
+        let half = self.b.extract(halves, half);
+        Some(self.b.convert("arith.extf", half, Elem::F32))
     }
 
     /// An i32 with four codes of 4 bits from the element in hand on, in its lower half or in its upper one, if neighbours share a register.
@@ -239,16 +259,28 @@ impl<'c> Emitter<'_, 'c> {
     }
 
     pub(super) fn map_in_registers(&mut self, layout: &Layout, body: BlockId) -> Emit {
-        let kernel = self.kernel;
         let base = self.own_coordinates(layout);
+        let all: Vec<u64> = (0..layout.registers()).collect();
+        self.map_registers(layout, body, &all, &base)
+    }
+
+    /// A map over some of a layout's registers, in whole runs, from the coordinates `base` on.
+    pub(super) fn map_registers(
+        &mut self,
+        layout: &Layout,
+        body: BlockId,
+        registers: &[u64],
+        base: &[Val<'c>],
+    ) -> Emit {
+        let kernel = self.kernel;
         let owner = self.owner(layout);
         let block = kernel.block(body);
         self.b.contract = self.network.is_some() && makes_addends(kernel, body);
         let lookup = self.looks_up(layout, body);
         let step = lookup.as_ref().map_or(1, |_| super::lookup::RUN);
-        for register in (0..layout.registers()).step_by(step as usize) {
+        for &register in registers.iter().step_by(step as usize) {
             let offsets = layout.of_register(register);
-            for ((&arg, &at), offset) in block.args.iter().zip(&base).zip(offsets) {
+            for ((&arg, &at), offset) in block.args.iter().zip(base).zip(offsets) {
                 self.values[arg.index()] = Some(self.b.add_const(at, offset as i64));
             }
             self.here = Some(Here {
@@ -280,6 +312,7 @@ impl<'c> Emitter<'_, 'c> {
         self.here = None;
         self.slot_runs.clear();
         self.narrowed.clear();
+        self.paired.clear();
         Ok(())
     }
 

@@ -180,14 +180,17 @@ impl<'c> Builder<'c> {
 
     // ---- copies by threads ---------------------------------------------------------------------------
 
-    /// Starts the copy of 16 bytes of global memory to shared memory, of which the first `size` are read and the rest are zeros.
-    pub fn copy_async(&mut self, to: Val<'c>, from: Val<'c>, size: Val<'c>) {
+    /// Starts the copy of a piece of 8 or 16 bytes of global memory to shared memory, of which the first `size` are read and the rest are zeros.
+    pub fn copy_async(&mut self, to: Val<'c>, from: Val<'c>, size: Val<'c>, piece: u64) {
         let to = self.space_pointer(to, 3);
         let global = melior::dialect::llvm::r#type::pointer(self.context, 1);
         let op = self.op("llvm.addrspacecast", &[from.raw], &[global], &[]);
         let from = first_result(op, Elem::Ptr).raw;
-        let bytes = self.integer_attr(32, 16);
-        let cache = self.fixed("#nvvm<load_cache_modifier cg>");
+        let bytes = self.integer_attr(32, piece as i64);
+        let cache = self.fixed(match piece {
+            16 => "#nvvm<load_cache_modifier cg>",
+            _ => "#nvvm<load_cache_modifier ca>",
+        });
         self.op(
             "nvvm.cp.async.shared.global",
             &[to.raw, from, size.raw],

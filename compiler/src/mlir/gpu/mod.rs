@@ -33,6 +33,7 @@ mod rings;
 mod select;
 mod slots;
 mod staged;
+mod streamed;
 mod sync;
 mod topk;
 mod vectors;
@@ -129,6 +130,8 @@ struct Emitter<'k, 'c> {
     slot_runs: BTreeMap<TileId, Val<'c>>,
     /// Values rounded to 16 bits in that map, and what they were.
     narrowed: Vec<(Val<'c>, Val<'c>)>,
+    /// Codes of e4m3 that the map in hand has loaded: each with the two that it is one of, and which one.
+    paired: Vec<(Val<'c>, Val<'c>, u32)>,
     /// Tiles in registers that maps have changed since the last products.
     changed: BTreeSet<TileId>,
     /// Registers that neighbours share, of which not all are there yet.
@@ -345,6 +348,7 @@ impl<'k, 'c> Emitter<'k, 'c> {
             here: None,
             slot_runs: BTreeMap::new(),
             narrowed: Vec::new(),
+            paired: Vec::new(),
             unfinished: Vec::new(),
             changed: BTreeSet::new(),
             fail,

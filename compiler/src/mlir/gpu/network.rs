@@ -5,6 +5,7 @@
 
 use super::flying::{Flying, Steady};
 use super::rings::{Bound, Cursor};
+use super::streamed::Filling;
 use super::{Emit, Emitter};
 use crate::mlir::build::{Elem, IntCompare, Val};
 use crate::schedule::{Fill, Plan};
@@ -27,6 +28,8 @@ pub(super) struct Network<'c> {
     /// Tiles bound to slots.
     pub bound: BTreeMap<TileId, Bound<'c>>,
     pub steady: Option<Steady<'c>>,
+    /// Slots of tiles that are put as they are computed.
+    pub filling: BTreeMap<TileId, Filling<'c>>,
     /// Products on their way, of the block in hand, in the order of their groups.
     pub flying: Vec<Flying<'c>>,
 }
@@ -84,6 +87,7 @@ impl<'c> Emitter<'_, 'c> {
             cursors: vec![],
             bound: BTreeMap::new(),
             steady: None,
+            filling: BTreeMap::new(),
             flying: vec![],
         });
         let tid = self.thread;

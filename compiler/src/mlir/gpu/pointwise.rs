@@ -18,6 +18,9 @@ impl<'c> Emitter<'_, 'c> {
         if total == 0 {
             return Ok(());
         }
+        if let Some(stream) = self.stream_of(body) {
+            return self.map_into_slot(body, stream);
+        }
         if let Some(layout) = self.map_layouts.get(&body).cloned() {
             return self.map_in_registers(&layout, body);
         }
@@ -209,6 +212,11 @@ impl<'c> Emitter<'_, 'c> {
                 let narrow = self.b.resize(pair, Elem::I8, false);
                 self.narrowed.push((narrow, v[0]));
                 narrow
+            }
+            OpKind::Cast(_, Type::Scalar(DType::F32))
+                if let Some(wide) = self.widened_by_two(v[0]) =>
+            {
+                wide
             }
             OpKind::Cast(_, to) => {
                 let r = self.b.cast(v[0], operand_ty(0), *to);

@@ -7,7 +7,7 @@
 use super::access::Memory;
 use super::{Emit, Emitter};
 use crate::mlir::build::{Elem, IntCompare, Val};
-use crate::schedule::{Fill, Ring, SlotPlace};
+use crate::schedule::{Fill, Ring, SlotPlace, Stream};
 use crate::tile::ir::*;
 use std::collections::BTreeMap;
 
@@ -129,10 +129,32 @@ impl<'c> Emitter<'_, 'c> {
 
     /// Stores a matrix in registers where products read it.
     fn put_stored(&mut self, channel: ChannelId, tile: TileId) -> Emit {
+        let stream = Stream { tile, channel };
+        if self.network()?.plan.streamed.values().any(|s| *s == stream) {
+            return self.put_streamed(stream);
+        }
         let (number, ring, slot, _) = self.next_slot(channel, true)?;
         let place = self.network()?.plan.slots[channel.index()];
         let start = self.slot_address(place, slot)?;
         let start = self.b.shared_pointer(start);
+        let Some(layout) = self.layout(tile) else {
+            return Err(self.fault("a matrix is put that is not in registers"));
+        };
+        let own = self.own_coordinates(&layout);
+        let all: Vec<u64> = (0..layout.registers()).collect();
+        self.store_words(place, start, tile, &all, &own)?;
+        self.complete(number, &ring, slot)
+    }
+
+    /// Stores some of a thread's registers of a matrix, in whole runs, to the slot at `start`; `own`: the coordinates of register 0.
+    pub(super) fn store_words(
+        &mut self,
+        place: SlotPlace,
+        start: Val<'c>,
+        tile: TileId,
+        registers: &[u64],
+        own: &[Val<'c>],
+    ) -> Emit {
         let Some(layout) = self.layout(tile) else {
             return Err(self.fault("a matrix is put that is not in registers"));
         };
@@ -141,14 +163,14 @@ impl<'c> Emitter<'_, 'c> {
         // Words of 32 bits that lie one after the other in 16 bytes.
         let words = (layout.run() * bits / 32).min(4);
         let cells = self.cells(tile)?;
-        let own = self.own_coordinates(&layout);
-        for first in (0..cells.len()).step_by(words as usize) {
-            let element = layout.of_register(first as u64 * sharing);
+        for &register in registers.iter().step_by((words * sharing) as usize) {
+            let element = layout.of_register(register);
             let row = self.b.add_const(own[0], element[0] as i64);
             let column = self.b.add_const(own[1], element[1] as i64);
             let byte = self.byte_in_slot(place, bits, row, column);
             let to = self.b.gep(start, byte, Elem::I8);
             let mut all = self.b.zero(Elem::I32, words as u32);
+            let first = (register / sharing) as usize;
             for (i, &cell) in cells[first..].iter().take(words as usize).enumerate() {
                 let word = self.b.load(cell, (Elem::I32, 1), 4, None);
                 all = match words {
@@ -158,13 +180,18 @@ impl<'c> Emitter<'_, 'c> {
             }
             self.b.store(all, to, 4 * words as u32, None);
         }
+        Ok(())
+    }
+
+    /// The threads have stored what they have of a matrix; after the ring's last channel the slot is full.
+    pub(super) fn complete(&mut self, number: usize, ring: &Ring, slot: Val<'c>) -> Emit {
         if self.network()?.cursors[number].done + 1 < ring.channels.len() {
             self.advance(number);
             return Ok(());
         }
         // Threads wrote it all, and products see it otherwise.
         self.b.fence_async_shared();
-        self.publish(number, &ring, slot)
+        self.publish(number, ring, slot)
     }
 
     /// Hands a vector in shared memory over to another role.
@@ -298,12 +325,21 @@ impl<'c> Emitter<'_, 'c> {
     }
 
     /// Binds a tile to the next slot of a channel, once it is full.
-    pub(super) fn get(&mut self, block: BlockId, channel: ChannelId, tile: TileId) -> Emit {
+    pub(super) fn get(
+        &mut self,
+        (block, op): (BlockId, OpId),
+        channel: ChannelId,
+        tile: TileId,
+    ) -> Emit {
         if self.network()?.plan.handed.contains_key(&channel) {
             return self.get_registers(channel, tile);
         }
+        if self.network()?.flying.is_empty() && self.network()?.steady.is_none() {
+            // What nothing reads any more goes back before the wait for another.
+            self.release_read(block, op)?;
+        }
         let (number, ring, slot, _) = self.next_slot(channel, false)?;
-        if matches!(ring.fill, Fill::Gathered { .. }) {
+        if matches!(ring.fill, Fill::Gathered { .. }) && self.is_operand(tile) {
             // Threads brought it, and products see it otherwise.
             self.b.fence_async_shared();
         }
@@ -319,6 +355,15 @@ impl<'c> Emitter<'_, 'c> {
         self.network_mut().bound.insert(tile, bound);
         self.advance(number);
         Ok(())
+    }
+
+    /// Whether products read a tile.
+    fn is_operand(&self, tile: TileId) -> bool {
+        let reads = |op: &OpId| match &self.kernel.op(*op).kind {
+            OpKind::Dot { a, b, .. } => a.view.tile == tile || b.view.tile == tile,
+            _ => false,
+        };
+        self.kernel.live_ops().iter().any(reads)
     }
 
     /// Where a bound tile starts, and how it lies.

@@ -57,8 +57,9 @@ impl<'c> Emitter<'_, 'c> {
     /// The element in hand of a run that is loaded at its first.
     fn load_of_run(&mut self, tile: TileId, index: &[ValueId], run: u64) -> Emit<Val<'c>> {
         let dtype = self.kernel.tile(tile).dtype;
-        let own = self.run_at(tile, index, run)?;
-        let own = self.b.shr(own, self.part_of_run(run) * dtype.bits());
+        let all = self.run_at(tile, index, run)?;
+        let part = self.part_of_run(run);
+        let own = self.b.shr(all, part * dtype.bits());
         if dtype.bits() < 8 {
             let own = self.b.resize(own, Elem::I8, false);
             let mask = self.b.int(Elem::I8, 1, 0xf);
@@ -66,7 +67,9 @@ impl<'c> Emitter<'_, 'c> {
         }
         let own = self.b.resize(own, stored_as(dtype).as_int(), false);
         let own = self.b.bitcast(own, stored_as(dtype));
-        Ok(self.b.from_stored(own, dtype))
+        let own = self.b.from_stored(own, dtype);
+        self.note_pair(dtype, own, all, part);
+        Ok(own)
     }
 
     /// An i32 with four codes of 4 bits from the element in hand on, in its lower half or in its upper one, if they come in runs of four at least.
@@ -148,12 +151,14 @@ impl<'c> Emitter<'_, 'c> {
         let block = self.b.shift_right_signed(bytes, row_bytes.trailing_zeros());
         let block = self.b.mul_const(block, place.rows as i64 * row_bytes);
         let line = self.b.mul_const(row, row_bytes);
-        let line = self.b.addi(line, within);
-        let turn = self.b.shift_right_signed(line, 7);
-        let parts = self.b.i64(row_bytes / 16 - 1);
-        let turn = self.b.andi(turn, parts);
-        let turn = self.b.shl(turn, 4);
-        let line = self.b.xori(line, turn);
+        let mut line = self.b.addi(line, within);
+        if row_bytes > 16 {
+            let turn = self.b.shift_right_signed(line, 7);
+            let parts = self.b.i64(row_bytes / 16 - 1);
+            let turn = self.b.andi(turn, parts);
+            let turn = self.b.shl(turn, 4);
+            line = self.b.xori(line, turn);
+        }
         self.b.addi(block, line)
     }
 }

@@ -4,14 +4,15 @@ mod rings;
 mod roles;
 
 pub(super) use rings::BOX_ROWS;
-pub use rings::{LINE, PIECE};
+pub use rings::piece_of_line;
 pub(super) use roles::{most_registers, row_bytes};
 
 use super::layout::{LANES, Layout, WARPS_PER_GROUP};
 use super::registers::Registers;
+use super::streams::Stream;
 use crate::target::nvptx::GpuFacts;
 use crate::tile::ir::*;
-use roles::computing;
+use roles::{Computing, computing};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use tessera_artifact::{HostExpr, HostOp};
@@ -24,6 +25,8 @@ pub struct Plan {
     pub slots: Vec<SlotPlace>,
     /// Tiles in registers.
     pub in_registers: Registers,
+    /// Maps whose tiles are put as they are computed, by body: no thread holds its part of them.
+    pub streamed: BTreeMap<BlockId, Stream>,
     /// Channels from registers to registers: the layout on both sides.
     pub handed: BTreeMap<ChannelId, Layout>,
     /// By `put`: its tensor map.
@@ -157,6 +160,28 @@ const AHEAD_REGISTERS: u32 = 32;
 /// # Errors
 /// What stands in the way, in the user's terms.
 pub fn plan(kernel: &Kernel, gpu: &GpuFacts) -> Result<Plan, String> {
+    // What one role computes and another's products read as their left operand crosses from registers to registers, unless roles come to
+    // lack fewer of them where it is read from shared memory.
+    let handed = plan_with(kernel, gpu, false);
+    let lacking = |plan: &Result<Plan, String>| plan.as_ref().map_or(u32::MAX, Plan::lacking);
+    let has_matrix = |plan: &Plan| {
+        let mut channels = plan.handed.keys();
+        channels.any(|c| kernel.channels[c.index()].shape.len() > 1)
+    };
+    let helps = handed.as_ref().map_or(true, has_matrix);
+    if lacking(&handed) == 0 || !helps {
+        return handed;
+    }
+    let stored = plan_with(kernel, gpu, true);
+    match lacking(&stored) < lacking(&handed) {
+        true => stored,
+        false => handed,
+    }
+}
+
+/// `left_stored`: left operands too are read where roles that computed them stored them.
+fn plan_with(kernel: &Kernel, gpu: &GpuFacts, left_stored: bool) -> Result<Plan, String> {
+    let stored = &operands(kernel, left_stored);
     let mut roles: Vec<(OpId, String, BlockId)> = vec![];
     for &op in &kernel.block(kernel.body).ops {
         match &kernel.op(op).kind {
@@ -198,6 +223,7 @@ pub fn plan(kernel: &Kernel, gpu: &GpuFacts) -> Result<Plan, String> {
             any_order: true,
             ..Registers::default()
         },
+        streamed: BTreeMap::new(),
         handed: BTreeMap::new(),
         maps: vec![],
         map_of: BTreeMap::new(),
@@ -216,7 +242,7 @@ pub fn plan(kernel: &Kernel, gpu: &GpuFacts) -> Result<Plan, String> {
     let mut readers = vec![0; kernel.channels.len()];
     let mut fills = vec![Fill::Boxes; kernel.channels.len()];
     let bodies: Vec<BlockId> = roles.iter().map(|(_, _, body)| *body).collect();
-    let needs = plan.place_roles(kernel, &bodies)?;
+    let needs = plan.place_roles(kernel, &bodies, stored)?;
     for ((op, name, body), (warps, needed)) in roles.into_iter().zip(needs) {
         let single = only_starts_copies(kernel, body);
         let mut gets = BTreeSet::new();
@@ -259,7 +285,7 @@ pub fn plan(kernel: &Kernel, gpu: &GpuFacts) -> Result<Plan, String> {
     if plan.threads > gpu.max_threads_per_block {
         return Err(format!("{} threads", plan.threads));
     }
-    plan.share_registers(gpu)?;
+    plan.share_registers(gpu, left_stored)?;
 
     let ends = Ends {
         puts,
@@ -272,7 +298,9 @@ pub fn plan(kernel: &Kernel, gpu: &GpuFacts) -> Result<Plan, String> {
     let stage_bytes = plan.stage_stores(kernel);
     plan.keep_batches_alike(kernel)?;
     plan.make_rings(kernel, &ends, stage_bytes, gpu)?;
-    let starved = |plan: &Plan| plan.rings.iter().any(|r| r.each_step && r.slots < 2);
+    let asked = |r: &Ring| kernel.channels[r.channels[0].index()].slots.is_some();
+    let few = |r: &Ring| r.each_step && r.slots < 2 && !asked(r);
+    let starved = |plan: &Plan| plan.rings.iter().any(few);
     if stage_bytes > 0 && starved(&plan) {
         // A second slot is worth more than stores through shared memory.
         let mut direct = plan.clone();
@@ -328,12 +356,13 @@ fn handed_over(
     (gives, takes)
 }
 
-/// Channels whose matrices products read where they lie.
-fn operands(kernel: &Kernel) -> BTreeSet<ChannelId> {
+/// Channels whose matrices products read where they lie: right operands, and left ones too if asked for.
+fn operands(kernel: &Kernel, left: bool) -> BTreeSet<ChannelId> {
     let (mut tiles, mut found) = (BTreeSet::new(), BTreeSet::new());
     kernel.walk(kernel.body, &mut |_, op| {
-        if let OpKind::Dot { b, .. } = &kernel.op(op).kind {
+        if let OpKind::Dot { a, b, .. } = &kernel.op(op).kind {
             tiles.insert(b.view.tile);
+            tiles.extend(left.then_some(a.view.tile));
         }
     });
     kernel.walk(kernel.body, &mut |_, op| {
@@ -414,6 +443,15 @@ impl Plan {
         &self.tile_names[&tile]
     }
 
+    /// Registers that roles need, by the plan's reckoning, and do not have.
+    fn lacking(&self) -> u32 {
+        let of = |r: &RolePlan| {
+            r.needed
+                .saturating_sub(r.registers.unwrap_or(self.entry_registers))
+        };
+        self.roles.iter().map(|r| r.warps * of(r)).sum()
+    }
+
     /// Columns of one product instruction. ptxas asks for the registers of a wide one at the kernel's entry already, whatever `setmaxnreg`
     /// says later.
     pub fn most_columns(&self) -> u64 {
@@ -428,9 +466,10 @@ impl Plan {
         &mut self,
         kernel: &Kernel,
         bodies: &[BlockId],
+        stored: &BTreeSet<ChannelId>,
     ) -> Result<Vec<(u64, u64)>, String> {
         let mut found: Vec<Option<(u64, u64)>> = vec![None; bodies.len()];
-        let mut copied = operands(kernel);
+        let mut copied = stored.clone();
         while let Some(missing) = found.iter().position(Option::is_none) {
             let before = found.iter().flatten().count();
             for (i, &body) in bodies.iter().enumerate() {
@@ -449,7 +488,12 @@ impl Plan {
                     let layout = self.handed.get(channel)?;
                     Some((*tile, layout.clone()))
                 });
-                let (warps, registers, needed) = computing(kernel, body, &handed.collect())?;
+                let Computing {
+                    warps,
+                    registers,
+                    streamed,
+                    needed,
+                } = computing(kernel, body, &handed.collect(), stored)?;
                 for (channel, tile) in gives {
                     let name = &kernel.channels[channel.index()].name;
                     let known = registers.tiles.get(&tile);
@@ -479,6 +523,7 @@ impl Plan {
                 }
                 self.in_registers.tiles.extend(registers.tiles);
                 self.in_registers.maps.extend(registers.maps);
+                self.streamed.extend(streamed);
                 found[i] = Some((warps, needed));
             }
             if found.iter().flatten().count() == before {
@@ -492,7 +537,7 @@ impl Plan {
 
     /// Moves registers from roles that need few to those that need many. A block gets `threads * registers at entry` of them, and the sum
     /// after all moves may not exceed that: it hangs otherwise.
-    fn share_registers(&mut self, gpu: &GpuFacts) -> Result<(), String> {
+    fn share_registers(&mut self, gpu: &GpuFacts, evenly: bool) -> Result<(), String> {
         let entry =
             (gpu.registers_per_sm / self.threads / 8 * 8).min(gpu.max_registers_per_thread / 8 * 8);
         self.entry_registers = entry;
@@ -511,15 +556,20 @@ impl Plan {
         };
         let mut shares = least(FEW_REGISTERS);
         if taken(&shares) > total {
-            // Closer than is comfortable: those with most spare some, since what the others do between two waits is all latency.
+            // Closer than is comfortable: those with most spare some, since what the others do between two waits is all latency; or, where left
+            // operands are in shared memory already, those that lack fewest, the poorer of two first.
             shares = least(FEWEST_REGISTERS);
             while taken(&shares) > total {
-                let richest = (0..shares.len())
-                    .filter(|&i| !self.roles[i].single)
-                    .filter(|&i| shares[i] + SPARED_REGISTERS >= self.roles[i].needed + 8)
-                    .max_by_key(|&i| shares[i]);
-                let Some(richest) = richest else { break };
-                shares[richest] -= 8;
+                let lacks = |i: usize| i64::from(self.roles[i].needed) - i64::from(shares[i]);
+                let next = (0..shares.len())
+                    .filter(|&i| !self.roles[i].single && shares[i] > FEW_REGISTERS)
+                    .filter(|&i| lacks(i) + 8 <= i64::from(SPARED_REGISTERS))
+                    .min_by_key(|&i| match evenly {
+                        true => (lacks(i), shares[i]),
+                        false => (-i64::from(shares[i]), 0),
+                    });
+                let Some(next) = next else { break };
+                shares[next] -= 8;
             }
         }
         if taken(&shares) > total {
@@ -595,9 +645,13 @@ impl fmt::Display for Plan {
         for (tile, layout) in &self.in_registers.tiles {
             writeln!(
                 f,
-                "tile {}: {} registers, {layout}",
+                "tile {}: {} registers, {layout}{}",
                 self.tile_name(*tile),
-                layout.registers()
+                layout.registers(),
+                match self.streamed.values().any(|s| s.tile == *tile) {
+                    true => ", put as it is computed",
+                    false => "",
+                }
             )?;
         }
         writeln!(

@@ -14,10 +14,13 @@ const VECTOR_ALIGN: u64 = 128;
 const MOST_SLOTS: u32 = 16;
 /// Bytes of the two barriers of a slot.
 const SLOT_BARRIERS: u64 = 16;
-/// Bytes that a thread's copy brings.
-pub const PIECE: u64 = 16;
-/// The swizzle of gathered rows spans lines of so many bytes.
-pub const LINE: u64 = 128;
+/// The most bytes that a thread's copy brings.
+const PIECE: u64 = 16;
+
+/// What a thread brings of a line of a gathered row: all of it, if it is short.
+pub fn piece_of_line(line: u64) -> u64 {
+    line.min(PIECE)
+}
 /// The hardware's limit on each axis of a box.
 pub const BOX_ROWS: u64 = 256;
 
@@ -53,7 +56,8 @@ impl Plan {
             };
             let vector = channel.shape.len() == 1;
             let bytes = (columns * channel.dtype.bits() as u64).div_ceil(8);
-            let row_bytes = if vector {
+            let is_piece = matches!(fill, Fill::Gathered { .. }) && matches!(bytes, 8 | PIECE);
+            let row_bytes = if vector || is_piece {
                 bytes
             } else {
                 super::roles::row_bytes(name, bytes)?
@@ -90,7 +94,7 @@ impl Plan {
                     ));
                 }
                 if let Fill::Gathered { threads } = fill {
-                    can_gather(kernel, src, param, u64::from(threads))
+                    can_gather(kernel, src, param, u64::from(threads), row_bytes)
                         .map_err(|why| format!("`{name}` is gathered, and {why}"))?;
                     continue;
                 }
@@ -347,13 +351,20 @@ impl Plan {
     }
 }
 
-/// Whether threads can bring gathered rows in pieces of 16 bytes, whole lines by eight lanes.
-fn can_gather(kernel: &Kernel, src: &View, param: ParamId, threads: u64) -> Result<(), String> {
+/// Whether threads can bring gathered rows in pieces, whole lines by neighbouring lanes.
+fn can_gather(
+    kernel: &Kernel,
+    src: &View,
+    param: ParamId,
+    threads: u64,
+    line: u64,
+) -> Result<(), String> {
+    let piece = piece_of_line(line);
     let tensor = kernel.tensor(param).filter(|t| t.contiguous);
-    let Some(tensor) = tensor.filter(|t| u64::from(t.align).is_multiple_of(PIECE)) else {
-        return Err(
-            "its rows may not be at whole 16 bytes (`@align(16)` says that they are)".to_owned(),
-        );
+    let Some(tensor) = tensor.filter(|t| u64::from(t.align).is_multiple_of(piece)) else {
+        return Err(format!(
+            "its rows may not be at whole {piece} bytes (`@align({piece})` says that they are)"
+        ));
     };
     let [
         others @ ..,
@@ -376,11 +387,14 @@ fn can_gather(kernel: &Kernel, src: &View, param: ParamId, threads: u64) -> Resu
     let bits = u64::from(tensor.dtype.bits());
     let inner = power_of_two(kernel, *start) * bits;
     let extent = tensor.shape.last().map_or(1, |e| step_of(kernel, e)) * bits;
-    if !inner.is_multiple_of(8 * PIECE) || !extent.is_multiple_of(8 * PIECE) {
-        return Err("its rows do not start or end at whole 16 bytes".to_owned());
+    if !inner.is_multiple_of(8 * piece) || !extent.is_multiple_of(8 * piece) {
+        return Err(format!(
+            "its rows do not start or end at whole {piece} bytes"
+        ));
     }
-    let lines = (len * bits).is_multiple_of(8 * LINE);
-    let dealt = index_len.is_multiple_of(threads * PIECE / LINE);
+    let lines = (len * bits).is_multiple_of(8 * line);
+    let at_once = threads * piece / line;
+    let dealt = index_len.is_multiple_of(at_once) || *index_len < at_once;
     match bits >= 8 && lines && dealt {
         true => Ok(()),
         false => Err(format!(

@@ -2,22 +2,36 @@
 
 use crate::schedule::layout::{Layout, WARPS_PER_GROUP};
 use crate::schedule::registers::{Registers, infer_role, is_whole};
+use crate::schedule::streams::{Stream, streams};
 use crate::schedule::tensor_core_bits;
 use crate::tile::ir::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Left to the compiler of PTX for addresses and loop variables, beside fragments.
 const SPARE_REGISTERS: u64 = 36;
 /// Of a role that gathers rows, besides.
 const GATHER_REGISTERS: u64 = 12;
+/// Of a role that puts what it computes at once, besides.
+const STREAM_REGISTERS: u64 = 4;
 
-/// Warps of a role that computes, what it keeps in registers, and how many a thread of it needs. `handed`: layouts of tiles that come from
-/// other roles' registers.
+/// What a role that computes takes.
+pub(super) struct Computing {
+    pub warps: u64,
+    /// What it keeps in registers.
+    pub registers: Registers,
+    /// What it does not, though it has a layout.
+    pub streamed: BTreeMap<BlockId, Stream>,
+    /// Registers that a thread needs.
+    pub needed: u64,
+}
+
+/// `handed`: layouts of tiles that come from other roles' registers; `stored`: channels whose matrices products read where they lie.
 pub(super) fn computing(
     kernel: &Kernel,
     body: BlockId,
     handed: &BTreeMap<TileId, Layout>,
-) -> Result<(u64, Registers, u64), String> {
+    stored: &BTreeSet<ChannelId>,
+) -> Result<Computing, String> {
     if let Some(tile) = slot_read_by_elements(kernel, body) {
         return Err(format!(
             "`{}` lies as tensor cores read it, and something else reads it",
@@ -31,11 +45,11 @@ pub(super) fn computing(
         }
     });
     fits?;
-    let mut multiplies = false;
-    kernel.walk(body, &mut |_, op| {
-        multiplies |= matches!(kernel.op(op).kind, OpKind::Dot { .. })
-    });
-    let groups: &[u64] = if multiplies { &[2, 1] } else { &[1] };
+    let groups: &[u64] = if multiplies(kernel, body) {
+        &[2, 1]
+    } else {
+        &[1]
+    };
     for &groups in groups {
         let Some(kept) = infer_role(kernel, body, groups, handed) else {
             continue;
@@ -43,18 +57,38 @@ pub(super) fn computing(
         if let Some(tile) = folded_elsewhere(kernel, body, &kept) {
             return Err(format!("`{}` is folded in memory", kernel.tile(tile).name));
         }
-        let registers = most_registers(kernel, body, &kept.tiles);
+        let streamed = streams(kernel, body, &kept, stored);
+        let mut held = kept.tiles.clone();
+        held.retain(|tile, _| streamed.values().all(|s| s.tile != *tile));
+        let registers = most_registers(kernel, body, &held);
         let most = if groups == 2 { 232 } else { 255 };
         if registers + SPARE_REGISTERS > most {
             return Err(format!("its tiles take {registers} registers of a thread"));
         }
-        let needed = registers + SPARE_REGISTERS + spare_to_gather(kernel, body);
-        return Ok((groups * WARPS_PER_GROUP, kept, needed));
+        let mut needed = registers + SPARE_REGISTERS + spare_to_gather(kernel, body);
+        if !streamed.is_empty() {
+            needed += STREAM_REGISTERS;
+        }
+        return Ok(Computing {
+            warps: groups * WARPS_PER_GROUP,
+            registers: kept,
+            streamed,
+            needed,
+        });
     }
     Err(
         "its products' shapes are not those of a tensor core (rows in 64s, columns in eights)"
             .to_owned(),
     )
+}
+
+/// Whether a role has products.
+fn multiplies(kernel: &Kernel, body: BlockId) -> bool {
+    let mut found = false;
+    kernel.walk(body, &mut |_, op| {
+        found |= matches!(kernel.op(op).kind, OpKind::Dot { .. });
+    });
+    found
 }
 
 /// What addresses of gathered rows take besides.
@@ -148,10 +182,11 @@ fn product_fits(
 /// Bytes of a row within one block of columns: the whole row, or as much as a swizzle spans.
 pub fn row_bytes(name: &str, bytes: u64) -> Result<u64, String> {
     match bytes {
-        32 | 64 => Ok(bytes),
+        32 => Ok(bytes),
         b if b.is_multiple_of(128) => Ok(128),
+        b if b.is_multiple_of(64) => Ok(64),
         b => Err(format!(
-            "a row of `{name}` has {b} bytes, and not 32, 64 or a multiple of 128"
+            "a row of `{name}` has {b} bytes, and not 32 or a multiple of 64"
         )),
     }
 }

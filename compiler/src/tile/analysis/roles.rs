@@ -61,32 +61,71 @@ fn each_op(k: &Kernel, b: BlockId, f: &mut dyn FnMut(&Op)) {
     }
 }
 
-/// A written tensor that two roles touch. (A tile of two roles is refused where it is named.)
+/// How a role touches a tensor, and the part of each axis where a copy writes it, if that is constant.
+struct Touch {
+    role: usize,
+    access: Access,
+    span: Span,
+    parts: Vec<Option<(i64, u64)>>,
+}
+
+/// A written tensor that two roles touch, unless they copy to parts of it that lie apart. (A tile of two roles is refused where it is named.)
 fn shared_state(k: &Kernel, roles: &[Role], sink: &mut Sink) {
-    let mut tensors: Vec<Vec<(usize, Access, Span)>> = vec![vec![]; k.params.len()];
-    for (r, role) in roles.iter().enumerate() {
-        each_op(k, role.body, &mut |op| {
+    let mut tensors: Vec<Vec<Touch>> = k.params.iter().map(|_| vec![]).collect();
+    for (role, Role { body, .. }) in roles.iter().enumerate() {
+        each_op(k, *body, &mut |op| {
             let flags = matches!(op.kind, OpKind::Signal { .. } | OpKind::Wait { .. });
             if !flags {
-                op.kind
-                    .for_each_tensor(&mut |p, a| tensors[p.index()].push((r, a, op.span)));
+                op.kind.for_each_tensor(&mut |p, access| {
+                    tensors[p.index()].push(Touch {
+                        role,
+                        access,
+                        span: op.span,
+                        parts: parts(k, &op.kind, p),
+                    });
+                });
             }
         });
     }
     for (p, uses) in tensors.iter().enumerate() {
-        let Some((writer, _, at)) = uses.iter().find(|(_, a, _)| *a == Access::Write) else {
-            continue;
-        };
-        if let Some((other, _, span)) = uses.iter().find(|(r, ..)| r != writer) {
-            let names = [roles[*writer].name, roles[*other].name];
+        let writes = || uses.iter().filter(|u| u.access == Access::Write);
+        let meets = |w: &Touch, u: &Touch| w.role != u.role && !lie_apart(&w.parts, &u.parts);
+        let found = writes().find_map(|w| uses.iter().find(|u| meets(w, u)).map(|u| (w, u)));
+        if let Some((writer, other)) = found {
+            let names = [roles[writer.role].name, roles[other.role].name];
             sink.report(say::tensor_of_two_roles(
-                *span,
+                other.span,
                 &k.params[p].name,
-                *at,
+                writer.span,
                 names,
             ));
         }
     }
+}
+
+/// Start and length of the part that a copy writes, by axis; nothing of other ops.
+fn parts(k: &Kernel, kind: &OpKind, p: ParamId) -> Vec<Option<(i64, u64)>> {
+    let OpKind::Copy { dst, src, .. } = kind else {
+        return vec![];
+    };
+    if dst.base != Base::Param(p) || src.base == Base::Param(p) {
+        return vec![];
+    }
+    let part = |slot: &Slot| match slot {
+        Slot::At(at) => Some((k.const_index(*at)?, 1)),
+        Slot::Span { start, len } => Some((k.const_index(*start)?, *len)),
+        Slot::Gather { .. } => None,
+    };
+    dst.slots.iter().map(part).collect()
+}
+
+/// Whether one of two parts ends before the other starts, along some axis.
+fn lie_apart(a: &[Option<(i64, u64)>], b: &[Option<(i64, u64)>]) -> bool {
+    let before = |(a, len): (i64, u64), (b, _): (i64, u64)| a.saturating_add_unsigned(len) <= b;
+    (a.iter().zip(b)).any(|(a, b)| match (*a, *b) {
+        (Some(a), Some(b)) => before(a, b) || before(b, a),
+        _ => false,
+    })
 }
 
 /// One role puts, at least one other gets.

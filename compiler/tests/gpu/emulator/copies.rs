@@ -493,7 +493,7 @@ impl Cluster<'_> {
         let fault = |what: String| (thread, what);
         let (to, from) = (self.address(to, thread), self.address(from, thread));
         let read = source_bytes.map_or(bytes, |r| u64::from(self.register(r, thread) as u32));
-        if bytes != 16 || to % bytes != 0 || from % bytes != 0 || read > bytes {
+        if !matches!(bytes, 8 | 16) || to % bytes != 0 || from % bytes != 0 || read > bytes {
             return Err(fault(format!(
                 "a copy of {read} of {bytes} bytes from {from:#x} to {to:#x}"
             )));

@@ -11,7 +11,7 @@ pub type Agent = usize;
 pub type Time = u32;
 
 /// Async work reads and writes units of so many bytes.
-pub const CHUNK: usize = 16;
+pub const CHUNK: usize = 8;
 const WARP: usize = 32;
 
 /// Accesses of agent `a` before `seen[a]` are over; those before `fenced[a]` are seen by the async proxy too.
@@ -207,8 +207,7 @@ struct Chunk {
     writer: u16,
     wrote: Time,
     readers: Vec<(u16, Time)>,
-    /// Which halves are barriers.
-    barriers: u8,
+    is_barrier: bool,
 }
 
 /// Shared memory of all blocks of a cluster, one behind the other.
@@ -243,11 +242,9 @@ impl Memory {
     ) -> Result<(), String> {
         for chunk in from / CHUNK..(from + bytes).div_ceil(CHUNK) {
             let c = &self.chunks[chunk];
-            for half in (0..2).filter(|half| c.barriers >> half & 1 == 1) {
-                let start = chunk * CHUNK + half * 8;
-                if from < start + 8 && start < from + bytes {
-                    return Err(format!("shared byte {start} is part of a barrier"));
-                }
+            if c.is_barrier {
+                let start = chunk * CHUNK;
+                return Err(format!("shared byte {start} is part of a barrier"));
             }
             if c.writer == 0 && c.readers.is_empty() {
                 continue;
@@ -279,9 +276,7 @@ impl Memory {
 
     /// Whether the eight bytes are a barrier from now on.
     pub fn set_barrier(&mut self, at: usize, is: bool) {
-        let half = 1 << (at / 8 % 2);
-        let all = &mut self.chunks[at / CHUNK].barriers;
-        *all = if is { *all | half } else { *all & !half };
+        self.chunks[at / CHUNK].is_barrier = is;
     }
 
     /// That no thread may still read the byte.

@@ -1,0 +1,116 @@
+//! Matrices that are stored where products read them as they are computed: loops over what a thread has of one, a few runs of neighbours in each
+//! turn, so that they take as few registers and as little code as these. The first map of one waits for the slot, the `put` says that it is full.
+
+use super::{Emit, Emitter};
+use crate::mlir::build::Val;
+use crate::schedule::access;
+use crate::schedule::{Ring, Stream};
+use crate::tile::ir::*;
+
+/// Elements of a thread in one turn of the loops: enough that their instructions need not wait for each other.
+const AT_ONCE: u64 = 32;
+
+/// A slot that is being filled.
+#[derive(Clone)]
+pub(super) struct Filling<'c> {
+    number: usize,
+    ring: Ring,
+    slot: Val<'c>,
+    /// Where the tile starts.
+    start: Val<'c>,
+}
+
+impl<'c> Emitter<'_, 'c> {
+    /// What a map computes that is put at once.
+    pub(super) fn stream_of(&self, body: BlockId) -> Option<Stream> {
+        let plan = &self.network.as_ref()?.plan;
+        plan.streamed.get(&body).copied()
+    }
+
+    fn filling(&mut self, stream: Stream) -> Emit<Filling<'c>> {
+        if let Some(filling) = self.network()?.filling.get(&stream.tile) {
+            return Ok(filling.clone());
+        }
+        let (number, ring, slot, _) = self.next_slot(stream.channel, true)?;
+        let place = self.network()?.plan.slots[stream.channel.index()];
+        let start = self.slot_address(place, slot)?;
+        let filling = Filling {
+            number,
+            ring,
+            slot,
+            start: self.b.shared_pointer(start),
+        };
+        let network = self.network_mut();
+        network.filling.insert(stream.tile, filling.clone());
+        Ok(filling)
+    }
+
+    /// Computes a map's elements and stores them where they are put.
+    pub(super) fn map_into_slot(&mut self, body: BlockId, stream: Stream) -> Emit {
+        let kernel = self.kernel;
+        let tile = stream.tile;
+        let start = self.filling(stream)?.start;
+        let place = self.network()?.plan.slots[stream.channel.index()];
+        let stored = kernel.block(body).ops.iter().find_map(|&op| {
+            let OpKind::StoreTile { index, .. } = &kernel.op(op).kind else {
+                return None;
+            };
+            access::access(kernel, body, index)
+        });
+        let (Some(own), Some(held), Some(stored)) = (
+            self.map_layouts.get(&body).cloned(),
+            self.layout(tile),
+            stored,
+        ) else {
+            return Err(self.fault("a matrix is put that is not in registers"));
+        };
+        // A few runs that differ in the last digit are taken together.
+        let mut looped = own.registers.clone();
+        let run = looped.remove(0).count;
+        let mut together: Vec<u64> = (0..run).collect();
+        if let Some(last) = looped.last_mut() {
+            let step = own.registers() / last.count;
+            let few = (1..=AT_ONCE / run).rev();
+            let few = few.into_iter().find(|n| last.count.is_multiple_of(*n));
+            let few = few.unwrap_or(1);
+            together = (0..few)
+                .flat_map(|i| (0..run).map(move |r| i * step + r))
+                .collect();
+            (last.count, last.stride) = (last.count / few, last.stride * few);
+        }
+        looped.retain(|digit| digit.count > 1);
+        let registers: Option<Vec<u64>> = (together.iter())
+            .map(|&r| access::register(&own, &stored, &held, r))
+            .collect();
+        let Some(registers) = registers else {
+            return Err(self.fault("a tile in registers is touched elsewhere"));
+        };
+        let mut at = self.own_coordinates(&own);
+        self.cells(tile)?;
+        let mut open = vec![];
+        for digit in looped.iter().rev() {
+            let (zero, end) = (self.b.i64(0), self.b.i64(digit.count as i64));
+            let turn = self.b.begin_rolled_for(zero, end, 1, &[]);
+            if let Some(axis) = digit.axis {
+                let moved = self.b.mul_const(turn.iv, digit.stride as i64);
+                at[axis] = self.b.addi(at[axis], moved);
+            }
+            open.push(turn);
+        }
+        self.map_registers(&own, body, &together, &at)?;
+        self.store_words(place, start, tile, &registers, &at)?;
+        for turn in open.into_iter().rev() {
+            self.b.end_for(turn, &[]);
+        }
+        Ok(())
+    }
+
+    /// What maps stored of a tile is all of it.
+    pub(super) fn put_streamed(&mut self, stream: Stream) -> Emit {
+        let Filling {
+            number, ring, slot, ..
+        } = self.filling(stream)?;
+        self.network_mut().filling.remove(&stream.tile);
+        self.complete(number, &ring, slot)
+    }
+}
