@@ -88,7 +88,7 @@ pub fn network(kernel: &Kernel, gpu: &GpuFacts) -> Result<Result<Network, Plain>
         crate::tile::verify::after("ahead", &several)
             .map_err(|b| PassError::Broken(Box::new(b)))?;
         if let Ok(mut plan) = plan(&several, gpu)
-            && plan.has_room_ahead(steps, gpu)
+            && plan.has_room_ahead(&several, steps, gpu)
         {
             plan.steps = steps;
             let kernel = several;

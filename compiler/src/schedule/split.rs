@@ -100,6 +100,7 @@ fn role(kernel: &mut Kernel, name: &str, body: BlockId) {
         kind: OpKind::Role {
             name: name.to_owned(),
             copies: 1,
+            turns: 1,
             body,
         },
         result: None,

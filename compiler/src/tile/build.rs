@@ -610,6 +610,7 @@ impl Builder {
         self.effect(OpKind::Role {
             name: name.into(),
             copies,
+            turns: 1,
             body,
         })
     }

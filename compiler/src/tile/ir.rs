@@ -345,6 +345,8 @@ pub enum OpKind {
     Role {
         name: String,
         copies: u32,
+        /// On tensor cores: so many warpgroups take the turns of the loop around its puts and gets, one after the other.
+        turns: u32,
         body: BlockId,
     },
     /// Waits for a free slot, copies `src` into it, publishes it.

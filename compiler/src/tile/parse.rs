@@ -934,9 +934,14 @@ impl Parser {
                 let name = self.text()?;
                 self.keyword("copies")?;
                 let copies = self.number()?;
+                let turns = match self.take_word("turns") {
+                    true => self.number()?,
+                    false => 1,
+                };
                 OpKind::Role {
                     name,
                     copies,
+                    turns,
                     body: self.block()?,
                 }
             }

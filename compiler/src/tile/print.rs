@@ -678,9 +678,13 @@ impl Printer<'_> {
             Role {
                 name,
                 copies,
+                turns,
                 body: _,
             } => {
                 put!(self, "role {name:?} copies {copies}");
+                if *turns > 1 {
+                    put!(self, " turns {turns}");
+                }
             }
             Put { channel, src, oob } => {
                 put!(self, "put c{} <- ", channel.0);

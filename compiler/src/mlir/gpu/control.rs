@@ -21,7 +21,10 @@ impl<'c> Emitter<'_, 'c> {
     pub(super) fn barrier(&mut self) {
         match &self.network {
             Some(network) => {
-                let id = self.b.i32(network.role as i64 + 1);
+                let id = match &network.turn {
+                    Some(turn) => turn.barrier,
+                    None => self.b.i32(network.role as i64 + 1),
+                };
                 self.b.named_barrier(id, self.threads);
             }
             None => self.b.barrier(),
@@ -147,7 +150,9 @@ impl<'c> Emitter<'_, 'c> {
         let (header, args) = self.b.new_block(1);
         let (inside, _) = self.b.new_block(0);
         let (after, _) = self.b.new_block(0);
-        self.b.branch(header, &[lo]);
+        let turn = self.network.as_ref().and_then(|n| n.turn_of(body));
+        let first = turn.map_or(lo, |turn| self.first_turn(turn, lo));
+        self.b.branch(header, &[first]);
         self.b.set_block(header);
         let more = self.b.cmpi(IntCompare::Slt, args[0], hi);
         self.b.cond_branch(more, inside, (after, &[]));
@@ -155,9 +160,12 @@ impl<'c> Emitter<'_, 'c> {
         let variable = self.kernel.block(body).args[0];
         self.values[variable.index()] = Some(args[0]);
         self.block(body)?;
-        let next = self.b.add_const(args[0], 1);
+        let next = self.b.add_const(args[0], turn.map_or(1, |t| t.turns));
         self.b.branch(header, &[next]);
         self.b.set_block(after);
+        if let Some(turn) = turn {
+            self.end_turns(turn, args[0], [lo, hi]);
+        }
         if steady {
             self.end_steady()?;
         }

@@ -60,6 +60,11 @@ pub fn tile_bytes(elements: u64, dtype: DType) -> u64 {
     (elements * dtype.bits().div_ceil(8) as u64).max(1)
 }
 
+/// From one copy of a tile to the next, where several warpgroups have one each.
+pub fn copy_bytes(elements: u64, dtype: DType) -> u64 {
+    tile_bytes(elements, dtype).next_multiple_of(ALIGN)
+}
+
 /// Tiles in `shared_limit` bytes of shared memory, for a CTA of so many threads.
 pub fn plan(
     kernel: &Kernel,
@@ -91,7 +96,15 @@ pub fn plan(
     let bytes: Vec<u64> = kernel
         .tiles
         .iter()
-        .map(|t| tile_bytes(t.elements(), t.dtype))
+        .enumerate()
+        .map(|(i, t)| {
+            let tile = TileId(i as u32);
+            let copies = network.map_or(1, |n| n.copies_in_memory(kernel, tile));
+            match copies {
+                1 => tile_bytes(t.elements(), t.dtype),
+                _ => copies * copy_bytes(t.elements(), t.dtype),
+            }
+        })
         .collect();
     let work_bytes = work_bytes(kernel, registers, threads).next_multiple_of(ALIGN);
     let mut shared: Vec<(usize, Life)> = Vec::new();

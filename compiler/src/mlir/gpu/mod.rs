@@ -36,6 +36,7 @@ mod staged;
 mod streamed;
 mod sync;
 mod topk;
+mod turns;
 mod vectors;
 mod wgmma;
 

@@ -6,6 +6,7 @@
 use super::flying::{Flying, Steady};
 use super::rings::{Bound, Cursor};
 use super::streamed::Filling;
+use super::turns::Turn;
 use super::{Emit, Emitter};
 use crate::mlir::build::{Elem, IntCompare, Val};
 use crate::schedule::{Fill, Plan};
@@ -23,6 +24,8 @@ pub(super) struct Network<'c> {
     pub zero: Val<'c>,
     /// The role in hand.
     pub role: usize,
+    /// Of the warpgroup, where several take turns.
+    pub turn: Option<Turn<'c>>,
     /// Of each ring, for the role in hand.
     pub cursors: Vec<Cursor<'c>>,
     /// Tiles bound to slots.
@@ -84,6 +87,7 @@ impl<'c> Emitter<'_, 'c> {
             grid,
             zero,
             role: 0,
+            turn: None,
             cursors: vec![],
             bound: BTreeMap::new(),
             steady: None,
@@ -105,7 +109,11 @@ impl<'c> Emitter<'_, 'c> {
             self.thread = self.b.add_const(tid, -((role.first_warp * LANES) as i64));
             self.threads = role.warps * LANES;
             self.network_mut().role = i;
+            if role.turns > 1 {
+                self.own_turn(role)?;
+            }
             self.role(role, exit)?;
+            self.network_mut().turn = None;
             self.b.set_block(others);
         }
         self.b.branch(exit, &[]);
@@ -146,8 +154,11 @@ impl<'c> Emitter<'_, 'c> {
         for ring in rings {
             let puts = ring.channels.iter().any(|c| puts.contains(c));
             let (slot, parity) = (self.b.alloca(4), self.b.alloca(4));
-            let zero = self.b.i32(0);
-            self.b.store(zero, slot, 4, None);
+            let first = match self.network()?.turn {
+                Some(turn) => turn.own,
+                None => self.b.i32(0),
+            };
+            self.b.store(first, slot, 4, None);
             // A fresh barrier is in round 0, and the one before it is over.
             let start = self.b.i32(i64::from(puts));
             self.b.store(start, parity, 4, None);

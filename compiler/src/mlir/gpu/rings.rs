@@ -77,7 +77,7 @@ impl<'c> Emitter<'_, 'c> {
     pub(super) fn advance(&mut self, number: usize) {
         let network = self.network_mut();
         let ring = &network.plan.rings[number];
-        let (channels, slots) = (ring.channels.len(), ring.slots);
+        let (channels, slots) = (ring.channels.len(), i64::from(ring.slots));
         let Cursor {
             slot,
             parity,
@@ -91,13 +91,17 @@ impl<'c> Emitter<'_, 'c> {
         *done = 0;
         *turns += 1;
         let (slot, parity) = (*slot, *parity);
+        let turns = network.turn.map(|turn| turn.turns);
         let at = self.b.load(slot, (Elem::I32, 1), 4, None);
         let round = self.b.load(parity, (Elem::I32, 1), 4, None);
-        let next = self.b.add_const(at, 1);
-        let end = self.b.i32(slots as i64);
-        let wraps = self.b.cmpi(IntCompare::Eq, next, end);
-        let zero = self.b.i32(0);
-        let next = self.b.select(wraps, zero, next);
+        let next = self.b.add_const(at, turns.unwrap_or(1));
+        let end = self.b.i32(slots);
+        let (past, wrapped) = match turns {
+            Some(_) => (IntCompare::Sge, self.b.add_const(next, -slots)),
+            None => (IntCompare::Eq, self.b.i32(0)),
+        };
+        let wraps = self.b.cmpi(past, next, end);
+        let next = self.b.select(wraps, wrapped, next);
         let one = self.b.i32(1);
         let other = self.b.xori(round, one);
         let round = self.b.select(wraps, other, round);

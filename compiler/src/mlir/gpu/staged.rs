@@ -11,7 +11,7 @@ const PLACE_BYTES: u64 = STAGED_ROWS * STAGED_ROW_BYTES;
 use crate::tile::ir::*;
 
 /// The first of the named barriers at which a warpgroup meets; those before are the roles'.
-const GROUP_BARRIERS: i64 = 8;
+pub(super) const GROUP_BARRIERS: i64 = 8;
 const GROUP: u32 = 128;
 
 impl<'c> Emitter<'_, 'c> {

@@ -71,6 +71,9 @@ impl Picture {
                 if let Some(registers) = role.registers {
                     facts.push_str(&format!(", {registers} registers a thread"));
                 }
+                if role.turns > 1 {
+                    facts.push_str(&format!(", {} warpgroups in turn", role.turns));
+                }
                 if role.single {
                     facts.push_str(", one thread starts copies");
                 }

@@ -2,6 +2,7 @@
 
 mod rings;
 mod roles;
+mod turns;
 
 pub(super) use rings::BOX_ROWS;
 pub use rings::piece_of_line;
@@ -12,7 +13,7 @@ use super::registers::Registers;
 use super::streams::Stream;
 use crate::target::nvptx::GpuFacts;
 use crate::tile::ir::*;
-use roles::{Computing, computing};
+use roles::{Computing, computing, multiplies};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use tessera_artifact::{HostExpr, HostOp};
@@ -50,8 +51,12 @@ pub struct Plan {
 pub struct RolePlan {
     pub name: String,
     pub op: OpId,
+    pub body: BlockId,
     pub first_warp: u32,
     pub warps: u32,
+    /// Warpgroups that take iterations of `turn_loop` in turn, each with the role's whole code.
+    pub turns: u32,
+    pub turn_loop: Option<BlockId>,
     /// Registers that a thread's tiles and addresses take, by the plan's reckoning.
     pub needed: u32,
     /// Registers of a thread from `setmaxnreg`; `None`: as at entry.
@@ -153,7 +158,7 @@ const MOST_ROLES: usize = 7;
 /// Threads of a block that leave each enough registers at entry for products of 256 columns.
 const WIDE_THREADS: u32 = 384;
 /// Left over where several steps' products are on their way.
-const AHEAD_REGISTERS: u32 = 32;
+const AHEAD_REGISTERS: u32 = 24;
 
 /// Plans a network; the reason if it cannot run on tensor cores.
 ///
@@ -182,10 +187,12 @@ pub fn plan(kernel: &Kernel, gpu: &GpuFacts) -> Result<Plan, String> {
 /// `left_stored`: left operands too are read where roles that computed them stored them.
 fn plan_with(kernel: &Kernel, gpu: &GpuFacts, left_stored: bool) -> Result<Plan, String> {
     let stored = &operands(kernel, left_stored);
-    let mut roles: Vec<(OpId, String, BlockId)> = vec![];
+    let mut roles: Vec<(OpId, String, BlockId, u32)> = vec![];
     for &op in &kernel.block(kernel.body).ops {
         match &kernel.op(op).kind {
-            OpKind::Role { name, body, .. } => roles.push((op, name.clone(), *body)),
+            OpKind::Role {
+                name, body, turns, ..
+            } => roles.push((op, name.clone(), *body, *turns)),
             // Every role computes it for itself.
             OpKind::LoadGlobal { .. } => {}
             kind if kind.is_pure() => {}
@@ -241,10 +248,17 @@ fn plan_with(kernel: &Kernel, gpu: &GpuFacts, left_stored: bool) -> Result<Plan,
     let mut puts = vec![vec![]; kernel.channels.len()];
     let mut readers = vec![0; kernel.channels.len()];
     let mut fills = vec![Fill::Boxes; kernel.channels.len()];
-    let bodies: Vec<BlockId> = roles.iter().map(|(_, _, body)| *body).collect();
+    let bodies: Vec<BlockId> = roles.iter().map(|(_, _, body, _)| *body).collect();
     let needs = plan.place_roles(kernel, &bodies, stored)?;
-    for ((op, name, body), (warps, needed)) in roles.into_iter().zip(needs) {
+    for ((op, name, body, turns), (warps, needed)) in roles.into_iter().zip(needs) {
         let single = only_starts_copies(kernel, body);
+        let turn_loop = match turns > 1 {
+            true => {
+                let found = turns::turn_loop(kernel, body);
+                Some(found.map_err(|why| format!("role `{name}` takes turns, and {why}"))?)
+            }
+            false => None,
+        };
         let mut gets = BTreeSet::new();
         kernel.walk(body, &mut |block, op| match &kernel.op(op).kind {
             OpKind::Put { channel, src, .. } => {
@@ -273,13 +287,16 @@ fn plan_with(kernel: &Kernel, gpu: &GpuFacts, left_stored: bool) -> Result<Plan,
         plan.roles.push(RolePlan {
             name,
             op,
+            body,
             first_warp: warp as u32,
-            warps: warps as u32,
+            warps: warps as u32 * turns,
+            turns,
+            turn_loop,
             needed: needed as u32,
             registers: None,
             single,
         });
-        warp += warps;
+        warp += warps * u64::from(turns);
     }
     plan.threads = (warp * LANES) as u32;
     if plan.threads > gpu.max_threads_per_block {
@@ -408,19 +425,14 @@ fn is_counted(kernel: &Kernel, e: &HostExpr) -> bool {
 impl Plan {
     /// Whether steps may go ahead of each other: of one warpgroup, since where there are two, one computes while the other's products run; with
     /// slots for the steps in hand and as many that are being filled, and registers to spare, since what is on its way cannot be put aside.
-    pub fn has_room_ahead(&self, steps: i64, gpu: &GpuFacts) -> bool {
+    pub fn has_room_ahead(&self, kernel: &Kernel, steps: i64, gpu: &GpuFacts) -> bool {
         let entry = gpu.registers_per_sm / self.threads;
         let slots = |ring: &Ring| i64::from(ring.slots) >= 2 * steps || !ring.each_step;
         let registers =
             |role: &RolePlan| role.needed + AHEAD_REGISTERS <= role.registers.unwrap_or(entry);
-        let alone = self
-            .roles
-            .iter()
-            .filter(|r| !r.single)
-            .map(|r| r.warps)
-            .sum::<u32>()
-            == WARPS_PER_GROUP as u32;
-        alone && self.rings.iter().all(slots) && self.roles.iter().all(|r| r.single || registers(r))
+        let products = self.roles.iter().filter(|r| multiplies(kernel, r.body));
+        let alone = products.clone().map(|r| r.warps).sum::<u32>() == WARPS_PER_GROUP as u32;
+        alone && self.rings.iter().all(slots) && products.clone().all(registers)
     }
 
     /// Whether all boxes can be made for whatever arguments a launch checks: their tensors say that they are aligned, and no extent is 0
@@ -601,6 +613,13 @@ impl Plan {
     }
 }
 
+impl RolePlan {
+    /// Threads that do one iteration.
+    pub fn threads_of_turn(&self) -> u32 {
+        self.warps / self.turns * LANES as u32
+    }
+}
+
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for role in &self.roles {
@@ -614,15 +633,11 @@ impl fmt::Display for Plan {
             if let Some(registers) = role.registers {
                 write!(f, ", {registers} registers")?;
             }
-            writeln!(
-                f,
-                "{}",
-                if role.single {
-                    ", one thread starts copies"
-                } else {
-                    ""
-                }
-            )?;
+            match (role.single, role.turns) {
+                (true, _) => writeln!(f, ", one thread starts copies")?,
+                (false, 1) => writeln!(f)?,
+                (false, turns) => writeln!(f, ", {turns} warpgroups in turn")?,
+            }
         }
         if self.steps > 1 {
             writeln!(f, "products of {} steps go ahead together", self.steps)?;

@@ -1,7 +1,7 @@
 //! Where what crosses lies: slots and rings of channels, boxes of tensors, the bytes in which stores are staged.
 
 use super::{Ends, Fill, MapPlan, Plan, Ring, STAGED_ROW_BYTES, STAGED_ROWS, SlotPlace, Staged};
-use crate::schedule::layout::{LANES, Layout, WARPS_PER_GROUP};
+use crate::schedule::layout::{LANES, WARPS_PER_GROUP};
 use crate::schedule::starts_aligned;
 use crate::target::nvptx::GpuFacts;
 use crate::tile::analysis::power_of_two;
@@ -282,17 +282,27 @@ impl Plan {
             ring.channels.push(ChannelId(channel as u32));
         }
         // Whole slots first to those that have few.
-        let taken = shared_tiles(kernel, &self.in_registers.tiles)
-            + self.meeting_bytes(kernel)?
-            + stage_bytes
-            + VECTOR_ALIGN;
+        let taken =
+            self.shared_tiles(kernel) + self.meeting_bytes(kernel)? + stage_bytes + VECTOR_ALIGN;
         let most = gpu.max_shared_bytes_per_block as u64;
         let limit = most.checked_sub(taken).ok_or_else(|| {
             format!("its tiles in memory take {taken} bytes of the {most} of shared memory")
         })?;
         let mut left = limit;
-        for ring in &mut self.rings {
-            let wished = kernel.channels[ring.channels[0].index()].slots.unwrap_or(1);
+        let turns: Vec<u32> = self
+            .rings
+            .iter()
+            .map(|r| self.turns_at(kernel, r))
+            .collect();
+        for (ring, &turns) in self.rings.iter_mut().zip(&turns) {
+            let first = &kernel.channels[ring.channels[0].index()];
+            let wished = first.slots.unwrap_or(turns);
+            if !wished.is_multiple_of(turns) {
+                return Err(format!(
+                    "`{}` has {wished} slots, and {turns} warpgroups take them in turn",
+                    first.name
+                ));
+            }
             ring.slots = wished;
             let bytes = (ring.slot_bytes + SLOT_BARRIERS) * wished as u64;
             left = left.checked_sub(bytes).ok_or_else(|| {
@@ -310,22 +320,23 @@ impl Plan {
             ring.each_step = each_step;
         }
         loop {
-            let open = |r: &Ring| {
+            let open = |i: usize| {
+                let r = &self.rings[i];
                 // What is put once for many of another ring is one ahead with two, and so is what comes from registers.
                 let most = match r.each_step && !matches!(r.fill, Fill::Handed { .. }) {
                     true => MOST_SLOTS,
                     false => 2,
                 };
                 kernel.channels[r.channels[0].index()].slots.is_none()
-                    && r.slots < most
-                    && r.slot_bytes + SLOT_BARRIERS <= left
+                    && r.slots + turns[i] <= most
+                    && (r.slot_bytes + SLOT_BARRIERS) * u64::from(turns[i]) <= left
             };
             let next = (0..self.rings.len())
-                .filter(|&i| open(&self.rings[i]))
+                .filter(|&i| open(i))
                 .min_by_key(|&i| self.rings[i].slots + u32::from(!self.rings[i].each_step));
             let Some(next) = next else { break };
-            left -= self.rings[next].slot_bytes + SLOT_BARRIERS;
-            self.rings[next].slots += 1;
+            left -= (self.rings[next].slot_bytes + SLOT_BARRIERS) * u64::from(turns[next]);
+            self.rings[next].slots += turns[next];
         }
         let mut offset = stage_bytes;
         // Matrices first: their swizzle asks for whole kilobytes.
@@ -418,6 +429,26 @@ fn step_of(kernel: &Kernel, e: &HostExpr) -> u64 {
 }
 
 impl Plan {
+    /// What the roles' tiles in shared memory take, without sharing bytes.
+    fn shared_tiles(&self, kernel: &Kernel) -> u64 {
+        let mut used = vec![false; kernel.tiles.len()];
+        for op in kernel.live_ops() {
+            let kind = &kernel.op(op).kind;
+            kind.for_each_tile(&mut |t, _| used[t.index()] = true);
+        }
+        let ids = (0..kernel.tiles.len()).map(|i| TileId(i as u32));
+        let in_memory = ids.filter(|&id| {
+            let in_registers = self.in_registers.tiles.contains_key(&id);
+            used[id.index()] && kernel.tile(id).space != Space::Slot && !in_registers
+        });
+        let bytes = |id: TileId| {
+            let tile = kernel.tile(id);
+            let bytes = (tile.elements() * u64::from(tile.dtype.bits())).div_ceil(8);
+            bytes.next_multiple_of(128) * self.copies_in_memory(kernel, id)
+        };
+        in_memory.map(bytes).sum()
+    }
+
     /// Where the warps of one role meet in folds.
     fn meeting_bytes(&self, kernel: &Kernel) -> Result<u64, String> {
         let mut most = vec![];
@@ -439,27 +470,6 @@ impl Plan {
             _ => Err("several roles have folds in which their warps meet".to_owned()),
         }
     }
-}
-
-/// What a role's tiles in shared memory take, without sharing bytes.
-fn shared_tiles(kernel: &Kernel, fragments: &BTreeMap<TileId, Layout>) -> u64 {
-    let mut used = vec![false; kernel.tiles.len()];
-    for op in kernel.live_ops() {
-        kernel
-            .op(op)
-            .kind
-            .for_each_tile(&mut |t, _| used[t.index()] = true);
-    }
-    let tiles = kernel.tiles.iter().enumerate().filter(|(i, t)| {
-        used[*i] && t.space != Space::Slot && !fragments.contains_key(&TileId(*i as u32))
-    });
-    tiles
-        .map(|(_, t)| {
-            (t.elements() * t.dtype.bits() as u64)
-                .div_ceil(8)
-                .next_multiple_of(128)
-        })
-        .sum()
 }
 
 /// Whether threads read elements of what a channel brings, and not only products.

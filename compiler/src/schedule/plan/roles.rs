@@ -45,10 +45,9 @@ pub(super) fn computing(
         }
     });
     fits?;
-    let groups: &[u64] = if multiplies(kernel, body) {
-        &[2, 1]
-    } else {
-        &[1]
+    let groups: &[u64] = match multiplies(kernel, body) {
+        true => &[2, 1],
+        false => &[1],
     };
     for &groups in groups {
         let Some(kept) = infer_role(kernel, body, groups, handed) else {
@@ -83,7 +82,7 @@ pub(super) fn computing(
 }
 
 /// Whether a role has products.
-fn multiplies(kernel: &Kernel, body: BlockId) -> bool {
+pub(super) fn multiplies(kernel: &Kernel, body: BlockId) -> bool {
     let mut found = false;
     kernel.walk(body, &mut |_, op| {
         found |= matches!(kernel.op(op).kind, OpKind::Dot { .. });

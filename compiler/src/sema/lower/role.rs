@@ -76,12 +76,12 @@ impl Lower<'_, '_, '_> {
     }
 
     pub(super) fn role(&mut self, name: &Ident, attrs: &[Attr], body: &Block, span: Span) {
-        self.check_attrs(attrs, "a role", &["copies", "regs", "warps"]);
+        self.check_attrs(attrs, "a role", &["copies", "turns"]);
         if self.role.is_some() || self.frames.len() > 1 {
             self.report(say::role_not_at_top(name.span));
             return;
         }
-        let mut copies = 1;
+        let (mut copies, mut turns) = (1, 1);
         for a in attrs {
             match (a.name.name.as_str(), a.args.as_slice()) {
                 ("copies", [n]) => match self.static_int(&n.value) {
@@ -89,7 +89,12 @@ impl Lower<'_, '_, '_> {
                     Some(n) => self.report(say::copies_out_of_range(a.span, n)),
                     None => {}
                 },
-                ("copies", _) => self.report(say::attribute_argument(a, "a number")),
+                ("turns", [n]) => match self.static_int(&n.value) {
+                    Some(n) if (1..=4).contains(&n) => turns = n as u32,
+                    Some(n) => self.report(say::turns_out_of_range(a.span, n)),
+                    None => {}
+                },
+                ("copies" | "turns", _) => self.report(say::attribute_argument(a, "a number")),
                 _ => {}
             }
         }
@@ -105,6 +110,7 @@ impl Lower<'_, '_, '_> {
         let kind = OpKind::Role {
             name: name.name.clone(),
             copies,
+            turns,
             body: block,
         };
         self.effect(kind, span);

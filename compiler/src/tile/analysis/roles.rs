@@ -41,7 +41,9 @@ struct Role<'k> {
 fn roles(k: &Kernel) -> Vec<Role<'_>> {
     let ops = k.block(k.body).ops.iter();
     ops.filter_map(|&op| match &k.op(op).kind {
-        OpKind::Role { name, copies, body } => Some(Role {
+        OpKind::Role {
+            name, copies, body, ..
+        } => Some(Role {
             name,
             copies: *copies,
             body: *body,

@@ -490,7 +490,10 @@ impl<'k> Run<'k> {
     fn start_roles(&mut self, agent: &mut Agent, cta: &mut Cta) {
         let roles = self.network.roles.clone();
         for (number, role) in roles.into_iter().enumerate() {
-            let OpKind::Role { name, copies, body } = &self.kernel.op(role).kind else {
+            let OpKind::Role {
+                name, copies, body, ..
+            } = &self.kernel.op(role).kind
+            else {
                 continue;
             };
             for copy in 0..*copies {

@@ -11,11 +11,17 @@ pub fn copy_roles(kernel: &mut Kernel) {
     for op in kernel.block(kernel.body).ops.clone() {
         let Op { kind, span, .. } = kernel.op(op).clone();
         match kind {
-            OpKind::Role { name, copies, body } if copies > 1 => {
+            OpKind::Role {
+                name,
+                copies,
+                turns,
+                body,
+            } if copies > 1 => {
                 for number in 0..copies {
                     let role = OpKind::Role {
                         name: format!("{name} copy {number}"),
                         copies: 1,
+                        turns,
                         body: copy(kernel, body, i64::from(number)),
                     };
                     all.push(push(kernel, role, None, span));

@@ -61,6 +61,11 @@ pub fn copies_out_of_range(span: Span, n: i64) -> Diagnostic {
         .help("give a number from 1 to 16")
 }
 
+pub fn turns_out_of_range(span: Span, n: i64) -> Diagnostic {
+    Diagnostic::error("TL0735", span, format!("{n} turns; a role has 1 to 4"))
+        .help("give a number from 1 to 4")
+}
+
 pub fn release_target(span: Span) -> Diagnostic {
     Diagnostic::error(
         "TL0709",
