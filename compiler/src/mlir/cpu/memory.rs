@@ -9,6 +9,7 @@
 //! tiles that are alive together never share bytes. Slots, not bytes, are shared, so one alias scope per slot is true.
 
 use super::layout::Layout;
+use crate::tile::analysis::carried;
 use crate::tile::ir::{BlockId, Kernel, OpKind, TileId};
 use std::collections::BTreeMap;
 
@@ -154,6 +155,12 @@ fn walk(
         kind.for_each_tile(&mut |tile, _| {
             tiles.insert(*stands_for.get(&tile).unwrap_or(&tile), true);
         });
+        // What an iteration may read before it writes it, an earlier one wrote: it lives through the loop.
+        if let OpKind::For { body, .. } | OpKind::ForItems { body } = kind {
+            for tile in carried(kernel, *body) {
+                tiles.insert(*stands_for.get(&tile).unwrap_or(&tile), true);
+            }
+        }
         // A map is one op: the order of its iterations is free, so all it touches lives through it.
         let is_map = matches!(kind, OpKind::Map { .. });
         let life = Life {

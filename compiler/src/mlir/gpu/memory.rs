@@ -10,6 +10,7 @@
 
 use super::select;
 use crate::schedule::{Plan, Registers};
+use crate::tile::analysis::carried;
 use crate::tile::ir::{BlockId, Kernel, OpKind, Order, Space, TileId};
 use std::collections::BTreeMap;
 use tessera_artifact::DType;
@@ -274,6 +275,12 @@ fn walk_lives(
         kind.for_each_tile(&mut |tile, _| {
             tiles.insert(tile, true);
         });
+        // What an iteration may read before it writes it, an earlier one wrote: it lives through the loop.
+        if let OpKind::For { body, .. } | OpKind::ForItems { body } = kind {
+            for tile in carried(kernel, *body) {
+                tiles.insert(tile, true);
+            }
+        }
         // A map is one op: the order of its iterations is free, so all it touches lives through it.
         let is_map = matches!(kind, OpKind::Map { .. });
         let life = Life {

@@ -364,7 +364,7 @@ pub(super) fn covers_view(k: &Kernel, v: &View) -> bool {
 
 /// Tiles whose contents a block reads before it has written all of them, and writes: they carry something from one run of
 /// the block to the next.
-pub(super) fn carried(k: &Kernel, body: BlockId) -> Vec<TileId> {
+pub fn carried(k: &Kernel, body: BlockId) -> Vec<TileId> {
     let mut c = Carried {
         k,
         written: written(k, body),

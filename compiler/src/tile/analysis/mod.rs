@@ -23,6 +23,7 @@ use crate::diag::catalogue::channels;
 
 pub use bounds::{Entry, Ledger, Proof};
 pub use example::Example;
+pub use init::carried;
 pub use multiple::power_of_two;
 
 /// All checks on one kernel; the ledger of its accesses for `tlc check -v`.
