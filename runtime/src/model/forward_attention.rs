@@ -21,7 +21,7 @@ const MOST_INDEX_HEADS: usize = 64;
 /// Tokens whose scores are made of keys as they are kept.
 const MOST_FROM_KEYS: usize = 64;
 /// Tokens from which attention reads keys as they are kept.
-const FEWEST_FROM_RECORDS: usize = 8;
+const FEWEST_FROM_RECORDS: usize = 16;
 /// Codes and turned columns of a record that attention reads so.
 const RECORD: [i64; 2] = [448, 64];
 /// Keys of a block of scores, and of the pages that blocks are read from.
