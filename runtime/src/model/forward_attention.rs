@@ -271,7 +271,8 @@ impl Pass<'_, '_> {
         let w = &mut *self.w;
         let slots = cache.slots as i64;
         let Some([own, entries]) = records(cache) else {
-            return Ok(());
+            let what = "attention reads records, and the layer's cache keeps none";
+            return Err(ModelError::Input(what.into()));
         };
         let picks = match kind {
             LayerKind::CompressedSparse { .. } => &w.picks,
