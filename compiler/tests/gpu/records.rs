@@ -42,7 +42,7 @@ fn records(library: &Library, shape: &[i64], seed: u64) -> [Tensor; 3] {
 }
 
 fn launch(library: &Library, kernel: &str, args: &[Arg]) {
-    let kernel = library.kernel(kernel).unwrap();
+    let kernel = library.kernel(kernel).expect("the library has the kernel");
     kernel.launch(args).unwrap_or_else(|e| panic!("{e}"));
 }
 

@@ -1,6 +1,6 @@
 //! Warpgroups that take the iterations of a role's loop in turn: of `n`, each goes on by `n` iterations and `n` slots at a time.
 
-use super::memory::copy_bytes;
+use super::memory::{Place, copy_bytes};
 use super::network::Network;
 use super::staged::GROUP_BARRIERS;
 use super::{Emit, Emitter};
@@ -53,6 +53,8 @@ impl<'c> Emitter<'_, 'c> {
             };
             kernel.op(op).kind.for_each_tile(note);
         });
+        // What is private is each thread's own already.
+        tiles.retain(|tile| self.plan.places[tile.index()] != Place::Private);
         for tile in tiles {
             let bytes = copy_bytes(kernel.tile(tile).elements(), kernel.tile(tile).dtype);
             let far = self.b.mul_const(own, bytes as i64);

@@ -84,7 +84,7 @@ impl Picture {
             })
             .collect();
         let uses: Vec<Uses> = (plan.roles.iter())
-            .map(|role| Uses::of(network, role.op))
+            .map(|role| Uses::of(network, role.body))
             .collect();
         let who = |pick: fn(&Uses) -> &BTreeSet<ChannelId>, channels: &[ChannelId]| -> Vec<usize> {
             let has = |u: &Uses| channels.iter().any(|c| pick(u).contains(c));
@@ -133,21 +133,18 @@ struct Uses {
 }
 
 impl Uses {
-    fn of(network: &Network, role: crate::tile::ir::OpId) -> Uses {
+    fn of(network: &Network, role: BlockId) -> Uses {
         let kernel = &network.kernel;
         let (mut puts, mut gets) = (BTreeSet::new(), BTreeSet::new());
-        let bodies: Vec<BlockId> = kernel.op(role).kind.blocks();
-        for body in bodies {
-            kernel.walk(body, &mut |_, op| match &kernel.op(op).kind {
-                OpKind::Put { channel, .. } => {
-                    puts.insert(*channel);
-                }
-                OpKind::Get { channel, .. } => {
-                    gets.insert(*channel);
-                }
-                _ => {}
-            });
-        }
+        kernel.walk(role, &mut |_, op| match &kernel.op(op).kind {
+            OpKind::Put { channel, .. } => {
+                puts.insert(*channel);
+            }
+            OpKind::Get { channel, .. } => {
+                gets.insert(*channel);
+            }
+            _ => {}
+        });
         Uses { puts, gets }
     }
 }

@@ -21,6 +21,7 @@ const PIECE: u64 = 16;
 pub fn piece_of_line(line: u64) -> u64 {
     line.min(PIECE)
 }
+
 /// The hardware's limit on each axis of a box.
 pub const BOX_ROWS: u64 = 256;
 

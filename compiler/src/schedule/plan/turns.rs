@@ -5,6 +5,7 @@
 
 use super::{Plan, Ring, RolePlan};
 use crate::schedule::layout::gcd;
+use crate::tile::analysis::carried;
 use crate::tile::ir::*;
 use crate::tile::visit::Access;
 use std::collections::BTreeSet;
@@ -46,29 +47,10 @@ pub(super) fn turn_loop(kernel: &Kernel, role: BlockId) -> Result<BlockId, Strin
     let Some(body) = found else {
         return Err("has puts and gets elsewhere than in one loop".to_owned());
     };
-    let mut inside = BTreeSet::new();
-    let mut written = BTreeSet::new();
-    let mut ops = BTreeSet::new();
-    kernel.walk(body, &mut |_, op| {
-        ops.insert(op);
-        kernel.op(op).kind.for_each_tile(&mut |tile, access| {
-            inside.insert(tile);
-            if matches!(access, Access::Write) {
-                written.insert(tile);
-            }
-        });
-    });
-    let mut carried = None;
-    kernel.walk(role, &mut |_, op| {
-        if !ops.contains(&op) {
-            let mut note = |tile: TileId, _| {
-                if written.contains(&tile) {
-                    carried = Some(tile);
-                }
-            };
-            kernel.op(op).kind.for_each_tile(&mut note);
-        }
-    });
+    let carried = match carried(kernel, body).first() {
+        Some(&tile) => Some(tile),
+        None => read_after(kernel, role, body),
+    };
     match carried {
         Some(tile) => Err(format!(
             "carries `{}` from one iteration to the next",
@@ -76,6 +58,26 @@ pub(super) fn turn_loop(kernel: &Kernel, role: BlockId) -> Result<BlockId, Strin
         )),
         None => Ok(body),
     }
+}
+
+/// A tile that a loop's body writes and something else of the role reads.
+fn read_after(kernel: &Kernel, role: BlockId, body: BlockId) -> Option<TileId> {
+    let (mut written, mut inside) = (BTreeSet::new(), BTreeSet::new());
+    kernel.walk(body, &mut |_, op| {
+        inside.insert(op);
+        kernel.op(op).kind.for_each_tile(&mut |tile, access| {
+            written.extend((access == Access::Write).then_some(tile));
+        });
+    });
+    let mut found = None;
+    kernel.walk(role, &mut |_, op| {
+        kernel.op(op).kind.for_each_tile(&mut |tile, access| {
+            if !inside.contains(&op) && access == Access::Read && written.contains(&tile) {
+                found = Some(tile);
+            }
+        });
+    });
+    found
 }
 
 impl Plan {

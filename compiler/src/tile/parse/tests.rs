@@ -106,11 +106,11 @@ const EVERYTHING: &str = r#"kernel "m::everything" {
 
 #[test]
 fn text_round_trips() {
-    let kernel = parse(EVERYTHING).unwrap();
-    verify(&kernel).unwrap();
+    let kernel = parse(EVERYTHING).expect("the text is right");
+    verify(&kernel).expect("the kernel is right");
     let text = print(&kernel);
     assert_eq!(text, EVERYTHING);
-    assert_eq!(print(&parse(&text).unwrap()), text);
+    assert_eq!(print(&parse(&text).expect("it was printed")), text);
 }
 
 #[test]
@@ -207,18 +207,18 @@ fn verifier_rejects() {
 
 #[test]
 fn verifier_sees_values_out_of_scope() {
-    let mut kernel = parse(EVERYTHING).unwrap();
+    let mut kernel = parse(EVERYTHING).expect("the text is right");
     // The last op of the first role's item loop now reads a value of the map in the second role.
     let inner = kernel
         .values
         .iter()
         .position(|v| v.name.as_deref() == Some("x"))
-        .unwrap();
+        .expect("the text has one");
     let signal = kernel
         .live_ops()
         .into_iter()
         .find(|&o| matches!(kernel.op(o).kind, OpKind::Signal { .. }))
-        .unwrap();
+        .expect("the text has one");
     kernel.ops[signal.index()].kind = OpKind::Signal {
         param: ParamId(4),
         index: vec![ValueId(inner as u32)],
