@@ -5,14 +5,25 @@ use std::path::PathBuf;
 use serde_json::json;
 use tessera::determinism::{Trial, determinism};
 
-use super::setup::{Options, progress_bar};
+use super::setup::{Options, progress_bar, released};
 use super::{CommandResult, Outcome};
 
 #[derive(clap::Args)]
 pub struct Args {
     /// Folder of the model.
-    #[arg(long, value_name = "DIR")]
-    model: PathBuf,
+    #[arg(
+        long,
+        value_name = "DIR",
+        required_unless_present = "preset",
+        conflicts_with = "preset"
+    )]
+    model: Option<PathBuf>,
+    /// Instead of a model's folder: `flash` or `pro`, with random weights made on the device.
+    #[arg(long, value_name = "NAME", value_parser = ["flash", "pro"])]
+    preset: Option<String>,
+    /// With --preset: layers, the first of the released model.
+    #[arg(long, default_value_t = 4, value_name = "N")]
+    layers: usize,
     /// Tokens of the request that come in chunks.
     #[arg(long, default_value_t = 45, value_parser = clap::value_parser!(u32).range(1..))]
     prompt: u32,
@@ -31,7 +42,13 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, options: &Options) -> CommandResult {
-    let model = options.model(&args.model)?;
+    let model = match (&args.model, &args.preset) {
+        (Some(folder), _) => options.model(folder)?,
+        (None, preset) => {
+            let (_, config) = released(preset.as_deref().unwrap_or("flash"), args.layers)?;
+            options.synthetic(config, args.seed as u32)?
+        }
+    };
     let trial = Trial {
         prompt: args.prompt as usize,
         decode: args.decode as usize,

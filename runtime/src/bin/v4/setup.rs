@@ -120,6 +120,20 @@ impl Options {
     }
 }
 
+/// A released model, `flash` or `pro`, and the same with its first layers only.
+pub fn released(name: &str, layers: usize) -> Result<(Config, Config), Box<dyn Error>> {
+    let whole = match name {
+        "pro" => Config::pro(),
+        _ => Config::flash(),
+    };
+    let count = whole.layers.len();
+    if !(1..=count).contains(&layers) {
+        return Err(format!("--layers {layers}: {name} has {count}, so 1 to {count}").into());
+    }
+    let first = whole.first_layers(layers);
+    Ok((whole, first))
+}
+
 /// Kept where there is a folder for it and a `ptxas` on `PATH`.
 fn cubins() -> Option<Cubins> {
     let path = std::env::var_os("PATH")?;

@@ -9,13 +9,12 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use tessera::model::config::Config;
 use tessera::model::cost::Call;
 use tessera::model::sample::{Sampler, Sampling};
 use tessera::model::{Logits, Model, ModelError, Run, Session};
 use tessera_device::{Device, Span};
 
-use super::setup::Options;
+use super::setup::{Options, released};
 use super::sweep_report::{Measured, Report, Spread, trace_events};
 use super::{CommandResult, Outcome};
 
@@ -60,22 +59,10 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, name: &str, options: &Options) -> CommandResult {
-    let whole = match name {
-        "pro" => Config::pro(),
-        _ => Config::flash(),
-    };
-    let count = whole.layers.len();
-    if !(1..=count).contains(&args.layers) {
-        return Err(format!(
-            "--layers {}: {name} has {count}, so 1 to {count}",
-            args.layers
-        )
-        .into());
-    }
+    let (whole, config) = released(name, args.layers)?;
     if args.rounds == 0 || args.steps == 0 || args.chunk == 0 || args.batches.contains(&0) {
         return Err("--rounds, --steps, --chunk and --batches must be at least 1".into());
     }
-    let config = whole.first_layers(args.layers);
     let model = options.synthetic(config, args.seed)?;
     model.device().finish()?;
     let mut report = Report::new(&model, name, &whole, copy_speed(model.device())?);
