@@ -187,35 +187,33 @@ mod native {
     /// Code for every kernel, packed.
     pub fn compile(kernels: &[ir::Kernel], options: &Options, sink: &mut Sink) -> Option<Vec<u8>> {
         let mut jobs: Vec<(usize, Target)> = vec![];
-        let mut networks: Vec<Option<Network>> = vec![];
+        let mut networks: Vec<Vec<Network>> = vec![];
         for (k, kernel) in kernels.iter().enumerate() {
-            let network = match options.ptx && options.tensor_cores {
-                true => schedule::network(kernel, &SM_90A),
+            let found = match options.ptx && options.tensor_cores {
+                true => self::networks(kernel),
                 false => Ok(Err(Plain::NoProducts)),
             };
-            match network {
-                Ok(network) => networks.push(network.ok()),
-                Err(error) => {
-                    sink.report(internal(kernel, &error.to_string()));
+            match found {
+                Ok(found) => networks.push(found.unwrap_or_default()),
+                Err(fault) => {
+                    sink.report(*fault);
                     return None;
                 }
             }
             let cpu = options.cpu.iter().map(|&variant| Target::Cpu(variant));
             // The faster first: a launch takes the first that it can.
-            let fast = networks[k].is_some().then_some(Target::TensorCores);
-            let all = networks[k]
-                .as_ref()
-                .is_some_and(|n| n.plan.takes_all(kernel));
+            let fast = (0..networks[k].len()).map(Target::TensorCores);
+            let all = (networks[k].last()).is_some_and(|n| n.plan.takes_all(kernel));
             let plain = (options.ptx && !all).then_some(Target::Sm90a);
-            let gpu = fast.into_iter().chain(plain);
+            let gpu = fast.chain(plain);
             jobs.extend(cpu.chain(gpu).map(|target| (k, target)));
         }
         let results = in_parallel(options.threads, jobs.len(), |job, mlir| {
             let (kernel, target) = jobs[job];
             cache::through(
                 options.cache.as_deref(),
-                &cache::key(&canonical(&kernels[kernel]), target.name()),
-                || code(&kernels[kernel], networks[kernel].as_ref(), target, mlir),
+                &cache::key(&canonical(&kernels[kernel]), &target.name()),
+                || code(&kernels[kernel], &networks[kernel], target, mlir),
             )
         });
 
@@ -250,15 +248,16 @@ mod native {
     enum Target {
         Cpu(CpuVariant),
         Sm90a,
-        TensorCores,
+        /// One of the kernel's networks.
+        TensorCores(usize),
     }
 
     impl Target {
-        fn name(self) -> &'static str {
+        fn name(self) -> String {
             match self {
-                Target::Cpu(variant) => variant.name(),
-                Target::Sm90a => "sm_90a",
-                Target::TensorCores => "sm_90a, tensor cores",
+                Target::Cpu(variant) => variant.name().to_owned(),
+                Target::Sm90a => "sm_90a".to_owned(),
+                Target::TensorCores(number) => format!("sm_90a, tensor cores, {number}"),
             }
         }
     }
@@ -281,19 +280,30 @@ mod native {
 
     fn code(
         kernel: &ir::Kernel,
-        network: Option<&Network>,
+        networks: &[Network],
         target: Target,
         mlir: &MlirContext,
     ) -> Result<Code, Box<Diagnostic>> {
-        match (target, network) {
-            (Target::Cpu(variant), _) => cpu_code(kernel, variant, mlir),
-            (Target::TensorCores, Some(network)) => {
+        match target {
+            Target::Cpu(variant) => cpu_code(kernel, variant, mlir),
+            Target::TensorCores(number) => {
+                let network = &networks[number];
                 gpu_code(&network.kernel, Some(&network.plan), mlir)
             }
-            (Target::Sm90a | Target::TensorCores, _) => {
-                gpu_code(&optimise_for_gpu(kernel)?, None, mlir)
-            }
+            Target::Sm90a => gpu_code(&optimise_for_gpu(kernel)?, None, mlir),
         }
+    }
+
+    /// The networks of a kernel, the faster first: the last takes whatever boxes can be made for, one whose clusters share only grids of whole
+    /// clusters.
+    fn networks(kernel: &ir::Kernel) -> Result<Result<Vec<Network>, Plain>, Box<Diagnostic>> {
+        let fault = |error: pass::PassError| Box::new(internal(kernel, &error.to_string()));
+        let network = match schedule::network(kernel, &SM_90A).map_err(fault)? {
+            Ok(network) => network,
+            Err(why) => return Ok(Err(why)),
+        };
+        let shared = network.in_clusters(&SM_90A).map_err(fault)?;
+        Ok(Ok(shared.into_iter().chain([network]).collect()))
     }
 
     /// Without a plan the same arithmetic as on CPUs, so that the bits are equal; `threads`, shared and scratch memory are of a CTA.
@@ -317,7 +327,7 @@ mod native {
                 })
                 .collect(),
             persistent: plan.is_some(),
-            cluster: 1,
+            cluster: plan.map_or(1, |plan| plan.cluster),
             tensor_cores: plan.is_some(),
             traps: emitted.traps.into_iter().map(|t| t.message).collect(),
             bytes: ptx.into_bytes(),
@@ -362,18 +372,12 @@ mod native {
     ) -> Vec<Result<Vec<CodeFacts>, Box<Diagnostic>>> {
         in_parallel(threads, kernels.len(), |at, mlir| {
             let kernel = kernels[at];
-            let network = schedule::network(kernel, &SM_90A)
-                .map_err(|error| Box::new(internal(kernel, &error.to_string())))?;
+            let networks = networks(kernel)?.unwrap_or_default();
             let mut codes = vec![];
-            if let Ok(network) = &network {
-                codes.push(code_facts(
-                    &network.kernel,
-                    Some(&network.plan),
-                    ptxas,
-                    mlir,
-                )?);
+            for Network { kernel, plan } in &networks {
+                codes.push(code_facts(kernel, Some(plan), ptxas, mlir)?);
             }
-            if !network.is_ok_and(|n| n.plan.takes_all(kernel)) {
+            if !(networks.last()).is_some_and(|n| n.plan.takes_all(kernel)) {
                 codes.push(code_facts(&optimise_for_gpu(kernel)?, None, ptxas, mlir)?);
             }
             Ok(codes)
@@ -458,7 +462,7 @@ mod native {
                 scratch_bytes,
                 traps,
             }),
-            Target::Sm90a | Target::TensorCores => entry.ptx.push(PtxCode {
+            Target::Sm90a | Target::TensorCores(_) => entry.ptx.push(PtxCode {
                 blob,
                 symbol,
                 threads,
@@ -535,12 +539,16 @@ mod native {
             Dump::Tile => return Ok(tile::print::print(kernel)),
             Dump::TileOptimised => return Ok(tile::print::print(&optimise_for_cpu(kernel)?)),
             Dump::Network | Dump::Plan | Dump::Ptx => {
-                let network = schedule::network(kernel, &SM_90A)
-                    .map_err(|e| Box::new(internal(kernel, &e.to_string())))?;
-                match (&network, stage) {
-                    (Ok(network), Dump::Network) => return Ok(tile::print::print(&network.kernel)),
-                    (Ok(network), Dump::Plan) => {
-                        return Ok(format!("kernel {}\n{}", kernel.name, network.plan));
+                let networks = networks(kernel)?;
+                match (&networks, stage) {
+                    (Ok(networks), Dump::Network) => {
+                        let texts = networks.iter().map(|n| tile::print::print(&n.kernel));
+                        return Ok(texts.collect::<Vec<_>>().join("\n"));
+                    }
+                    (Ok(networks), Dump::Plan) => {
+                        let texts = networks.iter();
+                        let texts = texts.map(|n| format!("kernel {}\n{}", kernel.name, n.plan));
+                        return Ok(texts.collect::<Vec<_>>().join("\n"));
                     }
                     (Err(why), Dump::Network | Dump::Plan) => {
                         let mut text = format!("kernel {}\nno tensor cores: {why}\n", kernel.name);
@@ -552,13 +560,17 @@ mod native {
                     }
                     _ => {}
                 }
-                let code = code(
-                    kernel,
-                    network.as_ref().ok(),
-                    Target::TensorCores,
-                    &MlirContext::new(),
-                )?;
-                return Ok(String::from_utf8_lossy(&code.bytes).into_owned());
+                let networks = networks.unwrap_or_default();
+                let targets = match networks.len() {
+                    0 => vec![Target::Sm90a],
+                    n => (0..n).map(Target::TensorCores).collect(),
+                };
+                let mut text = String::new();
+                for target in targets {
+                    let code = code(kernel, &networks, target, &MlirContext::new())?;
+                    text += &String::from_utf8_lossy(&code.bytes);
+                }
+                return Ok(text);
             }
             other => other,
         };

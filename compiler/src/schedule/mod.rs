@@ -8,6 +8,7 @@
 
 pub mod access;
 mod ahead;
+mod cluster;
 pub mod fold;
 pub mod layout;
 pub mod picture;
@@ -18,7 +19,7 @@ mod streams;
 
 pub use plan::{
     Fill, MapPlan, Plan, Ring, RolePlan, STAGED_ROW_BYTES, STAGED_ROWS, SlotPlace, Staged,
-    piece_of_line, plan,
+    piece_of_line, plan, row_axis,
 };
 pub use registers::{Registers, infer as infer_registers};
 pub use split::split;
@@ -36,6 +37,22 @@ use tessera_artifact::DType;
 pub struct Network {
     pub kernel: Kernel,
     pub plan: Plan,
+}
+
+impl Network {
+    /// The same where the CTAs of a cluster share what they can, for launches whose grid has whole clusters; `None` if nothing is shared.
+    pub fn in_clusters(&self, gpu: &GpuFacts) -> Result<Option<Network>, PassError> {
+        let Some(kernel) = cluster::share(&self.kernel) else {
+            return Ok(None);
+        };
+        crate::tile::verify::after("share", &kernel).map_err(|b| PassError::Broken(Box::new(b)))?;
+        let Ok(mut plan) = plan(&kernel, gpu) else {
+            return Ok(None);
+        };
+        plan.steps = self.plan.steps;
+        let fits = plan.steps == 1 || plan.has_room_ahead(&kernel, plan.steps, gpu);
+        Ok(fits.then_some(Network { kernel, plan }))
+    }
 }
 
 /// Why a kernel runs without tensor cores.

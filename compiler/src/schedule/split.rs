@@ -204,6 +204,7 @@ fn crossings(kernel: &mut Kernel) -> Option<Vec<Crossing>> {
             slots: None,
             parts: 1,
             ring: None,
+            shared: false,
             span: kernel.op(copy).span,
         });
         ChannelId(kernel.channels.len() as u32 - 1)

@@ -36,6 +36,7 @@ pub(super) fn build<'p, 'a>(
             grid: vec![],
             persistent: false,
             warps: None,
+            cluster: 1,
         },
         contracts: vec![],
         deny: vec![],
@@ -359,8 +360,16 @@ fn launch(
                 },
                 _ => sink.report(say::launch_extents(name, args.len())),
             },
-            // Preferences of a GPU schedule; they change no meaning.
-            "raster" | "cluster" => {}
+            "cluster" => match args.as_slice() {
+                [n] => match cx.constant_int(&n.value, sink) {
+                    Some(n) if (1..=2).contains(&n) => k.launch.cluster = n as u32,
+                    Some(n) => sink.report(say::cluster_out_of_range(name.span, n)),
+                    None => {}
+                },
+                _ => sink.report(say::launch_extents(name, args.len())),
+            },
+            // A preference of a GPU schedule; it changes no meaning.
+            "raster" => {}
             _ => sink.report(say::unknown_launch_item(name)),
         }
     }

@@ -48,6 +48,7 @@ impl Builder {
                 grid: vec![HostExpr::Int(1)],
                 persistent: false,
                 warps: None,
+                cluster: 1,
             },
             contracts: Vec::new(),
             deny: Vec::new(),

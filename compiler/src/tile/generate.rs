@@ -679,6 +679,7 @@ impl<'a> Generator<'a> {
                     dtype: DType::F32,
                     slots,
                     parts: 1,
+                    shared: false,
                     ring: None,
                     span: Default::default(),
                 })

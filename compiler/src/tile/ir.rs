@@ -111,6 +111,8 @@ pub struct Launch {
     pub persistent: bool,
     /// A preference for GPUs.
     pub warps: Option<u32>,
+    /// Items that are neighbours along the first axis and may share what they bring and compute, another preference for GPUs.
+    pub cluster: u32,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -161,6 +163,8 @@ pub struct Channel {
     pub slots: Option<u32>,
     pub parts: u32,
     pub ring: Option<ChannelId>,
+    /// Each CTA of a cluster puts its part of the rows, into the slots of all of them. Only the schedule makes such channels.
+    pub shared: bool,
     pub span: Span,
 }
 

@@ -275,6 +275,9 @@ impl Printer<'_> {
         if let Some(w) = k.launch.warps {
             put!(self, " warps {w}");
         }
+        if k.launch.cluster > 1 {
+            put!(self, " cluster {}", k.launch.cluster);
+        }
         for c in &k.contracts {
             self.line();
             match c {
@@ -320,6 +323,9 @@ impl Printer<'_> {
             }
             if let Some(r) = c.ring {
                 put!(self, " ring c{}", r.0);
+            }
+            if c.shared {
+                put!(self, " shared");
             }
         }
         self.line();

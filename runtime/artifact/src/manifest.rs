@@ -13,10 +13,11 @@
 //! One kernel parameter by value, 64-byte aligned where it has tensor maps, else 8-byte: first the maps of [`PtxCode::tensor_maps`], 128
 //! bytes each, in order; then the same words; and after them the address of scratch memory, `scratch_bytes` for each CTA of the launch.
 //! The launch is one-dimensional, CTAs of `threads` threads with `shared_bytes` of dynamic shared memory. It may have fewer CTAs than the
-//! grid has items (then all of them must run at once): CTA c runs the items c, c + CTAs, and so on, ascending. With clusters it may have
-//! more, which find no item. A failed check ends its CTA; the others go on.
+//! grid has items (then all of them must run at once): CTA c runs the items c, c + CTAs, and so on, ascending. A failed check ends its CTA; the
+//! others go on. The CTAs of a cluster run items that are neighbours along the first axis of the grid.
 //!
-//! A launch takes the first of an instance's PTX codes whose tensor maps can be made for the arguments.
+//! A launch takes the first of an instance's PTX codes whose clusters fill the first axis of the grid and whose tensor maps can be made for the
+//! arguments.
 
 use crate::{DType, HostExpr, HostType};
 use serde::{Deserialize, Serialize};
@@ -150,7 +151,7 @@ pub struct PtxCode {
     pub tensor_maps: Vec<TensorMap>,
     /// At most as many CTAs as run at the same time, each taking several items; else one CTA for each item.
     pub persistent: bool,
-    /// CTAs of a cluster, as the PTX says too: a launch has a multiple of it. 1: no clusters.
+    /// CTAs of a cluster, as the PTX says too: a grid's first axis is a multiple of it. 1: no clusters.
     pub cluster: u32,
     /// Every thread waits by itself (`griddepcontrol.wait`) until the launches before it are over, before it touches global memory: a launch
     /// may start while the one before it is under way.

@@ -28,6 +28,10 @@ impl<'c> Emitter<'_, 'c> {
         };
         let (memory, extents) = (self.tensor(param)?, self.extents(param));
         let listed = self.tile(list)?;
+        let [Slot::Span { start: listed_from, .. }] = index.slots[..] else {
+            return Err(self.fault("rows that are not gathered as planned"));
+        };
+        let listed_from = self.value(listed_from)?;
         let bytes = u64::from(memory.dtype.bits()) / 8;
         let rank = src.slots.len();
 
@@ -88,6 +92,7 @@ impl<'c> Emitter<'_, 'c> {
         });
         for pass in 0..place.rows / at_once {
             let at = self.b.add_const(row, (pass * at_once) as i64);
+            let at = self.b.addi(listed_from, at);
             let number = self.load(&listed, at);
             let number = self.b.resize(number, Elem::I64, true);
             let mut here = self.b.cmpi(IntCompare::Ult, number, extents[rank - 2]);

@@ -148,6 +148,35 @@ impl<'c> Builder<'c> {
         );
     }
 
+    // ---- clusters ------------------------------------------------------------------------------------
+
+    /// All threads of the cluster meet. (Some of a warp may have come another way.)
+    pub fn cluster_barrier(&mut self) {
+        self.op("nvvm.cluster.arrive", &[], &[], &[]);
+        self.op("nvvm.cluster.wait", &[], &[], &[]);
+    }
+
+    /// Where an address of shared memory lies in the CTA of that rank.
+    pub fn map_shared(&mut self, address: Val<'c>, rank: Val<'c>) -> Val<'c> {
+        let text = "mapa.shared::cluster.u32 $0, $1, $2;";
+        self.assembly(text, "=r,r,r", &[address, rank], Elem::I32, 1)[0]
+    }
+
+    /// Arrives at another CTA's barrier. (With the scope of a cluster ptxas puts a barrier for all of the GPU's memory before it; what it orders
+    /// are reads that are over.)
+    pub fn mbarrier_arrive_across(&mut self, far: Val<'c>) {
+        let text = "mbarrier.arrive.shared::cluster.b64 _, [$0];";
+        self.assembly(text, "r,~{memory}", &[far], Elem::I64, 0);
+    }
+
+    /// Starts a copy to another CTA's shared memory; its bytes count for the barrier there.
+    pub fn copy_across(&mut self, to: Val<'c>, from: Val<'c>, bytes: u64, barrier: Val<'c>) {
+        let text = "cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [$0], [$1], $2, [$3];";
+        let bytes = self.i32(bytes as i64);
+        let operands = [to, from, bytes, barrier];
+        self.assembly(text, "r,r,r,r,~{memory}", &operands, Elem::I64, 0);
+    }
+
     /// Threads that meet at a barrier of their own.
     pub fn named_barrier(&mut self, id: Val<'c>, threads: u32) {
         let threads = self.i32(threads as i64);
@@ -221,7 +250,15 @@ impl<'c> Builder<'c> {
     // ---- bulk tensor copies ----------------------------------------------------------------------------
 
     /// Starts the copy of a box of a tensor into shared memory; its bytes count for the barrier. `box_at`: innermost axis first, i32.
-    pub fn tma_load(&mut self, to: Val<'c>, map: Val<'c>, box_at: &[Val<'c>], barrier: Val<'c>) {
+    /// `to_all`: a bit for each CTA of the cluster that gets it, each at the same place, i16.
+    pub fn tma_load(
+        &mut self,
+        to: Val<'c>,
+        map: Val<'c>,
+        box_at: &[Val<'c>],
+        barrier: Val<'c>,
+        to_all: Option<Val<'c>>,
+    ) {
         let to = self.space_pointer(to, 3);
         let cluster = melior::dialect::llvm::r#type::pointer(self.context, 7);
         let op = self.op("llvm.addrspacecast", &[to.raw], &[cluster], &[]);
@@ -230,7 +267,9 @@ impl<'c> Builder<'c> {
         let mut operands = vec![to, map.raw];
         operands.extend(box_at.iter().map(|v| v.raw));
         operands.push(barrier.raw);
-        let sizes = [1, 1, box_at.len() as i32, 1, 0, 0, 0, 0];
+        operands.extend(to_all.map(|mask| mask.raw));
+        let many = i32::from(to_all.is_some());
+        let sizes = [1, 1, box_at.len() as i32, 1, 0, many, 0, 0];
         let sizes = DenseI32ArrayAttribute::new(self.context, &sizes).into();
         let mode = self.fixed("#nvvm.tma_load_mode<tile>");
         let cta_only = self.fixed("false");

@@ -14,6 +14,7 @@
 //! every result element is made by the same operations in the same order; only atomics on floats come in any order.
 
 mod access;
+mod cluster;
 mod control;
 mod copy;
 mod dot;
@@ -222,8 +223,12 @@ pub fn emit<'c>(
         _ => moves_registers.then_some(1),
     };
     let occupancy = least.map(|least| (id("nvvm.minctasm"), parse(&format!("{least} : i32"))));
+    let clusters = network.filter(|n| n.cluster > 1).map(|n| {
+        let dims = format!("array<i32: {}, 1, 1>", n.cluster);
+        (id("nvvm.cluster_dim"), parse(&dims))
+    });
     let function = OperationBuilder::new("llvm.func", location)
-        .add_attributes(&occupancy.into_iter().collect::<Vec<_>>())
+        .add_attributes(&occupancy.into_iter().chain(clusters).collect::<Vec<_>>())
         .add_attributes(&[
             (id("sym_name"), string(&symbol)),
             (id("function_type"), ty("!llvm.func<void (ptr)>")),

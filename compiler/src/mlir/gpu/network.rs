@@ -20,6 +20,8 @@ pub(super) struct Network<'c> {
     /// Where the tensor maps are.
     pub maps: Val<'c>,
     pub grid: Vec<Val<'c>>,
+    /// Of the CTA in its cluster, i64.
+    pub rank: Val<'c>,
     /// 0 at run time.
     pub zero: Val<'c>,
     /// The role in hand.
@@ -69,13 +71,21 @@ impl<'c> Emitter<'_, 'c> {
                 self.b.mbarrier_init(full, ring.fill.arrivals());
                 let empty = ring.barriers + 8 * (ring.slots as u64 + slot);
                 let empty = self.b.add_const(shared, empty as i64);
-                self.b.mbarrier_init(empty, ring.readers);
+                let all = if ring.shared { plan.cluster } else { 1 };
+                self.b.mbarrier_init(empty, ring.readers * all);
             }
         }
         self.b.fence_mbarrier_init();
         self.b.end_if(open);
         self.await_launches();
-        self.b.barrier();
+        let in_clusters = plan.cluster > 1;
+        match in_clusters {
+            true => self.b.cluster_barrier(),
+            false => self.b.barrier(),
+        }
+        let rank = self.b.special_register("nvvm.read.ptx.sreg.ctaid.x");
+        let mask = self.b.i64(i64::from(plan.cluster) - 1);
+        let rank = self.b.andi(rank, mask);
 
         let roles = plan.roles.clone();
         let high = self.b.shift_right_signed(grid[0], 62);
@@ -85,6 +95,7 @@ impl<'c> Emitter<'_, 'c> {
             shared,
             maps,
             grid,
+            rank,
             zero,
             role: 0,
             turn: None,
@@ -118,6 +129,9 @@ impl<'c> Emitter<'_, 'c> {
         }
         self.b.branch(exit, &[]);
         self.b.set_block(exit);
+        if in_clusters {
+            self.b.cluster_barrier();
+        }
         self.b.ret();
         Ok(())
     }
@@ -209,9 +223,14 @@ impl<'c> Emitter<'_, 'c> {
 
     /// `body` for every item that falls to this CTA.
     pub(super) fn items(&mut self, body: BlockId) -> Emit {
-        let grid = self.network()?.grid.clone();
-        let first = self.b.special_register("nvvm.read.ptx.sreg.ctaid.x");
-        let step = self.b.special_register("nvvm.read.ptx.sreg.nctaid.x");
+        // A cluster takes items that are neighbours along the first axis, each of its CTAs one.
+        let mut grid = self.network()?.grid.clone();
+        let (rank, cluster) = (self.network()?.rank, i64::from(self.cluster()?));
+        let mut first = self.b.special_register("nvvm.read.ptx.sreg.ctaid.x");
+        let mut step = self.b.special_register("nvvm.read.ptx.sreg.nctaid.x");
+        for extent in [&mut grid[0], &mut first, &mut step] {
+            *extent = self.b.shift_right_signed(*extent, cluster.trailing_zeros());
+        }
         let total = self.b.muli(grid[0], grid[1]);
         let total = self.b.muli(total, grid[2]);
         let (header, header_args) = self.b.new_block(1);
@@ -219,11 +238,16 @@ impl<'c> Emitter<'_, 'c> {
         let (after, _) = self.b.new_block(0);
         self.b.branch(header, &[first]);
         self.b.set_block(header);
-        self.cta = header_args[0];
-        let more = self.b.cmpi(IntCompare::Slt, self.cta, total);
+        let item = header_args[0];
+        let more = self.b.cmpi(IntCompare::Slt, item, total);
         self.b.cond_branch(more, inside, (after, &[]));
         self.b.set_block(inside);
-        self.block_index = self.raster(&grid);
+        self.block_index = self.raster(item, &grid, RASTER / cluster);
+        self.cta = item;
+        for own in [&mut self.block_index[0], &mut self.cta] {
+            *own = self.b.mul_const(*own, cluster);
+            *own = self.b.addi(*own, rank);
+        }
         for (axis, &arg) in self.kernel.block(body).args.iter().enumerate().take(3) {
             if matches!(self.kernel.value(arg).ty, Type::Index) && self.kernel.launch.persistent {
                 self.values[arg.index()] = Some(self.block_index[axis]);
@@ -231,17 +255,16 @@ impl<'c> Emitter<'_, 'c> {
         }
         self.shared_scalars()?;
         self.block(body)?;
-        let next = self.b.addi(header_args[0], step);
+        let next = self.b.addi(item, step);
         self.b.branch(header, &[next]);
         self.b.set_block(after);
         Ok(())
     }
 
     /// Coordinates of the item in hand. Results don't depend on the order of items, so neighbours in time are neighbours in the grid:
-    /// `RASTER` rows of it at a time, column after column.
-    fn raster(&mut self, grid: &[Val<'c>]) -> [Val<'c>; 3] {
+    /// so many rows of it at a time, column after column.
+    fn raster(&mut self, cta: Val<'c>, grid: &[Val<'c>], rows: i64) -> [Val<'c>; 3] {
         let zero = self.b.i64(0);
-        let cta = self.cta;
         if self.kernel.launch.grid.len() <= 1 {
             return [cta, zero, zero];
         }
@@ -253,7 +276,7 @@ impl<'c> Emitter<'_, 'c> {
                 self.b.binary("arith.divui", cta, plane),
             ),
         };
-        let rows = self.b.i64(RASTER);
+        let rows = self.b.i64(rows);
         let band = self.b.muli(rows, grid[1]);
         let number = self.b.binary("arith.divui", rest, band);
         let inside = self.b.binary("arith.remui", rest, band);

@@ -7,7 +7,7 @@
 use super::access::Memory;
 use super::{Emit, Emitter};
 use crate::mlir::build::{Elem, IntCompare, Val};
-use crate::schedule::{Fill, Ring, SlotPlace, Stream};
+use crate::schedule::{Fill, Ring, SlotPlace, Stream, row_axis};
 use crate::tile::ir::*;
 use std::collections::BTreeMap;
 
@@ -139,7 +139,7 @@ impl<'c> Emitter<'_, 'c> {
         }
         let (number, ring, slot, _) = self.next_slot(channel, true)?;
         let place = self.network()?.plan.slots[channel.index()];
-        let start = self.slot_address(place, slot)?;
+        let start = self.own_rows(place, &ring, slot)?;
         let start = self.b.shared_pointer(start);
         let Some(layout) = self.layout(tile) else {
             return Err(self.fault("a matrix is put that is not in registers"));
@@ -195,7 +195,27 @@ impl<'c> Emitter<'_, 'c> {
         }
         // Threads wrote it all, and products see it otherwise.
         self.b.fence_async_shared();
-        self.publish(number, ring, slot)
+        match ring.shared {
+            true => self.publish_part(number, ring, slot),
+            false => self.publish(number, ring, slot),
+        }
+    }
+
+    /// Where the rows of a slot start that the CTA fills.
+    pub(super) fn own_rows(
+        &mut self,
+        place: SlotPlace,
+        ring: &Ring,
+        slot: Val<'c>,
+    ) -> Emit<Val<'c>> {
+        let start = self.slot_address(place, slot)?;
+        match ring.shared {
+            true => {
+                let part = self.own_part(place)?;
+                Ok(self.b.addi(start, part))
+            }
+            false => Ok(start),
+        }
     }
 
     /// Hands a vector in shared memory over to another role.
@@ -298,7 +318,7 @@ impl<'c> Emitter<'_, 'c> {
             return Err(self.fault("a `put` without a tensor map"));
         };
         let map = self.b.offset(network.maps, 128 * map as i64);
-        let start = self.slot_address(place, slot)?;
+        let mut start = self.slot_address(place, slot)?;
         let mut at = Vec::new();
         for slot in src.slots.iter().rev() {
             let (Slot::At(v) | Slot::Span { start: v, .. }) = slot else {
@@ -307,7 +327,18 @@ impl<'c> Emitter<'_, 'c> {
             let v = self.value(*v)?;
             at.push(self.b.resize(v, Elem::I32, true));
         }
-        let dtype = self.kernel.channels[channel.index()].dtype;
+        let kernel = self.kernel;
+        let mut to_all = None;
+        if let (true, Some(axis)) = (kernel.channels[channel.index()].shared, row_axis(src)) {
+            let cluster = self.cluster()?;
+            let (part, rank) = (self.own_part(place)?, self.rank_i32()?);
+            start = self.b.addi(start, part);
+            let first = self.b.mul_const(rank, place.rows as i64 / i64::from(cluster));
+            let row = &mut at[src.slots.len() - 1 - axis];
+            *row = self.b.addi(*row, first);
+            to_all = Some(self.b.int(Elem::I16, 1, (1 << cluster) - 1));
+        }
+        let dtype = kernel.channels[channel.index()].dtype;
         let columns = match dtype.bits() {
             // Two codes to a byte, and boxes are counted in bytes.
             4 => {
@@ -323,7 +354,7 @@ impl<'c> Emitter<'_, 'c> {
                 .add_const(start, (block * place.rows * place.row_bytes) as i64);
             let mut box_at = at.clone();
             box_at[0] = self.b.add_const(at[0], (block * columns) as i64);
-            self.b.tma_load(to, map, &box_at, full);
+            self.b.tma_load(to, map, &box_at, full, to_all);
         }
         Ok(())
     }
@@ -391,7 +422,7 @@ impl<'c> Emitter<'_, 'c> {
     }
 
     /// The first lane of each warp, after all of its lanes have read what they had to.
-    fn first_of_warp(&mut self) -> Val<'c> {
+    pub(super) fn first_of_warp(&mut self) -> Val<'c> {
         self.b.warp_barrier();
         let mask = self.b.i64(i64::from(LANES) - 1);
         let lane = self.b.andi(self.thread, mask);
@@ -412,6 +443,9 @@ impl<'c> Emitter<'_, 'c> {
         let open = self.b.begin_if(one);
         let barrier = self.barrier_of(&ring, slot, true)?;
         self.b.mbarrier_arrive(barrier);
+        if ring.shared {
+            self.give_back_across(barrier)?;
+        }
         self.b.end_if(open);
         Ok(())
     }

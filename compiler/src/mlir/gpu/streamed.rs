@@ -33,7 +33,7 @@ impl<'c> Emitter<'_, 'c> {
         }
         let (number, ring, slot, _) = self.next_slot(stream.channel, true)?;
         let place = self.network()?.plan.slots[stream.channel.index()];
-        let start = self.slot_address(place, slot)?;
+        let start = self.own_rows(place, &ring, slot)?;
         let filling = Filling {
             number,
             ring,

@@ -5,7 +5,7 @@ mod roles;
 mod turns;
 
 pub(super) use rings::BOX_ROWS;
-pub use rings::piece_of_line;
+pub use rings::{piece_of_line, row_axis};
 pub(super) use roles::{most_registers, row_bytes};
 
 use super::layout::{LANES, Layout, WARPS_PER_GROUP};
@@ -42,6 +42,8 @@ pub struct Plan {
     pub entry_registers: u32,
     /// Steps of a loop whose products go ahead together.
     pub steps: i64,
+    /// CTAs that share channels.
+    pub cluster: u32,
     /// Names for printing.
     tile_names: BTreeMap<TileId, String>,
     channel_names: Vec<String>,
@@ -81,6 +83,8 @@ pub struct Ring {
     pub by_warp: bool,
     /// Whether it is put in the innermost loops.
     pub each_step: bool,
+    /// Each CTA of a cluster fills a part of the slots of all of them.
+    pub shared: bool,
 }
 
 /// How a slot is filled.
@@ -239,6 +243,10 @@ fn plan_with(kernel: &Kernel, gpu: &GpuFacts, left_stored: bool) -> Result<Plan,
         threads: 0,
         entry_registers: 0,
         steps: 1,
+        cluster: match kernel.channels.iter().any(|c| c.shared) {
+            true => kernel.launch.cluster,
+            false => 1,
+        },
         tile_names: (0..kernel.tiles.len())
             .map(|i| (TileId(i as u32), kernel.tiles[i].name.clone()))
             .collect(),
@@ -341,7 +349,7 @@ struct Ends {
 }
 
 /// Whether a view names rows by a list.
-fn gathers(view: &View) -> bool {
+pub(super) fn gathers(view: &View) -> bool {
     view.slots.iter().any(|s| matches!(s, Slot::Gather { .. }))
 }
 
@@ -374,7 +382,7 @@ fn handed_over(
 }
 
 /// Channels whose matrices products read where they lie: right operands, and left ones too if asked for.
-fn operands(kernel: &Kernel, left: bool) -> BTreeSet<ChannelId> {
+pub(super) fn operands(kernel: &Kernel, left: bool) -> BTreeSet<ChannelId> {
     let (mut tiles, mut found) = (BTreeSet::new(), BTreeSet::new());
     kernel.walk(kernel.body, &mut |_, op| {
         if let OpKind::Dot { a, b, .. } = &kernel.op(op).kind {
@@ -639,6 +647,9 @@ impl fmt::Display for Plan {
                 (false, turns) => writeln!(f, ", {turns} warpgroups in turn")?,
             }
         }
+        if self.cluster > 1 {
+            writeln!(f, "{} blocks of a cluster share rings", self.cluster)?;
+        }
         if self.steps > 1 {
             writeln!(f, "products of {} steps go ahead together", self.steps)?;
         }
@@ -650,11 +661,12 @@ impl fmt::Display for Plan {
                 .collect();
             writeln!(
                 f,
-                "ring {}: {} slots of {} bytes, {} readers",
+                "ring {}: {} slots of {} bytes, {} readers{}",
                 names.join(" + "),
                 ring.slots,
                 ring.slot_bytes,
-                ring.readers
+                ring.readers,
+                if ring.shared { ", shared" } else { "" }
             )?;
         }
         for (tile, layout) in &self.in_registers.tiles {

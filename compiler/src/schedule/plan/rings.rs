@@ -100,9 +100,12 @@ impl Plan {
                     continue;
                 }
                 let swizzle = if vector { 0 } else { row_bytes };
-                let map = map_of(src, param, row_bytes, swizzle, channel.dtype).ok_or_else(|| {
+                let mut map = map_of(src, param, row_bytes, swizzle, channel.dtype).ok_or_else(|| {
                     format!("the rows of `{name}` do not lie along two axes of a tensor, the last one of them its own last")
                 })?;
+                if let (true, Some(rows)) = (channel.shared, row_axis(src)) {
+                    map.extents[rows] /= self.cluster;
+                }
                 if !starts_aligned(kernel, src, channel.dtype) {
                     return Err(format!(
                         "`{name}` is copied from a column that may be none of whole 16 bytes"
@@ -185,11 +188,7 @@ impl Plan {
             .iter()
             .filter(|s| matches!(s, Slot::Span { .. }))
             .count();
-        let rows = dst
-            .slots
-            .iter()
-            .position(|s| matches!(s, Slot::Span { .. }))?;
-        map.extents[rows] = STAGED_ROWS as u32;
+        map.extents[row_axis(dst)?] = STAGED_ROWS as u32;
         let boxes = (tile_rows / STAGED_ROWS) * (columns / box_columns);
         (spans == 2).then_some((map, boxes))
     }
@@ -266,6 +265,7 @@ impl Plan {
                     slot_bytes: 0,
                     by_warp: false,
                     each_step: false,
+                    shared: false,
                     barriers: 0,
                     bytes: 0,
                     fill: fills[channel],
@@ -278,6 +278,7 @@ impl Plan {
             let ring = &mut self.rings[ring];
             ring.bytes += place.rows * place.row_bytes * place.blocks;
             ring.slot_bytes += place.stride;
+            ring.shared |= kernel.channels[channel].shared;
             let handed = matches!(ring.fill, Fill::Handed { .. });
             ring.by_warp |= handed || read_by_threads(kernel, ChannelId(channel as u32));
             ring.channels.push(ChannelId(channel as u32));
@@ -530,6 +531,12 @@ fn factor(e: &HostExpr) -> i64 {
         HostExpr::Op(HostOp::Mul, operands) => operands.iter().map(factor).product(),
         _ => 1,
     }
+}
+
+/// The axis of a tensor along which the rows of a matrix lie.
+pub fn row_axis(view: &View) -> Option<usize> {
+    let is_span = |s: &Slot| matches!(s, Slot::Span { .. });
+    view.slots.iter().position(is_span)
 }
 
 /// Bytes from one slot to the next.

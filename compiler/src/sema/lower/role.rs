@@ -69,6 +69,7 @@ impl Lower<'_, '_, '_> {
             slots,
             parts,
             ring,
+            shared: false,
             span: name.span,
         });
         let id = ChannelId(self.k.channels.len() as u32 - 1);

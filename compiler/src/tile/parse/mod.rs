@@ -275,10 +275,16 @@ impl Parser {
                 } else {
                     None
                 };
+                let cluster = if self.take_word("cluster") {
+                    self.number()?
+                } else {
+                    1
+                };
                 self.b.kernel.launch = Launch {
                     grid,
                     persistent,
                     warps,
+                    cluster,
                 };
             }
             "contract" => {
@@ -331,6 +337,7 @@ impl Parser {
                 } else {
                     None
                 };
+                let shared = self.take_word("shared");
                 self.b.channel(Channel {
                     name,
                     shape,
@@ -338,6 +345,7 @@ impl Parser {
                     slots,
                     parts,
                     ring,
+                    shared,
                     span: Default::default(),
                 });
             }

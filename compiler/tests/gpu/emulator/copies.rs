@@ -20,6 +20,12 @@ pub enum Flight {
         from: u64,
         bytes: usize,
     },
+    /// Between blocks of a cluster.
+    Across {
+        to: usize,
+        from: usize,
+        bytes: usize,
+    },
     /// An arrival when the thread's copies up to this one are done.
     Copies {
         thread: usize,
@@ -32,7 +38,7 @@ impl Flight {
     pub fn bytes(&self) -> i64 {
         match self {
             Flight::Box { map, .. } => map.box_bytes() as i64,
-            Flight::Bulk { bytes, .. } => *bytes as i64,
+            Flight::Bulk { bytes, .. } | Flight::Across { bytes, .. } => *bytes as i64,
             Flight::Copies { .. } => 0,
         }
     }
@@ -211,6 +217,36 @@ impl Cluster<'_> {
         })
     }
 
+    pub fn bulk_across(
+        &mut self,
+        to: Place,
+        from: Place,
+        bytes: u64,
+        barrier: Place,
+        thread: usize,
+    ) -> Result<(), Breach> {
+        let fault = |what: String| (thread, what);
+        let (address, from) = (self.address(to, thread), self.address(from, thread));
+        let bytes = u64::from(bytes as u32) as usize;
+        if bytes % 16 != 0 || from % 16 != 0 {
+            return Err(fault(format!(
+                "{bytes} bytes from {from:#x}: not in sixteens"
+            )));
+        }
+        let from = self.shared(thread, from, bytes).map_err(fault)?;
+        let at = self.address(barrier, thread);
+        let at = self.cluster_shared(thread, at, 8).map_err(fault)?;
+        self.known(at, thread, true)?;
+        let agent = self.barriers[&at].agent;
+        let read = self
+            .memory
+            .async_read(&self.order, thread, agent, from, bytes);
+        read.map_err(fault)?;
+        self.load_to(address, bytes, 16, barrier, None, thread, &|to| {
+            Flight::Across { to, from, bytes }
+        })
+    }
+
     #[allow(
         clippy::too_many_arguments,
         reason = "as many operands has the instruction"
@@ -286,6 +322,10 @@ impl Cluster<'_> {
                 // SAFETY: it is in an allocation, which lives through the launch.
                 let data = unsafe { std::slice::from_raw_parts(from as *const u8, bytes) };
                 self.memory.land(&self.order, agent, None, to, data);
+            }
+            Flight::Across { to, from, bytes } => {
+                let data = self.memory.bytes[from..from + bytes].to_vec();
+                self.memory.land(&self.order, agent, None, to, &data);
             }
             Flight::Box { to, map, at } => {
                 let width = map.element_bytes as usize;

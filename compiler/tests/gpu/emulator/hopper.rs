@@ -145,6 +145,13 @@ pub enum Special {
         barrier: Place,
         multicast: Option<usize>,
     },
+    /// From the block's own shared memory to another's of the cluster.
+    BulkAcross {
+        to: Place,
+        from: Place,
+        bytes: usize,
+        barrier: Place,
+    },
     BulkStore {
         to: Place,
         from: Place,
@@ -444,6 +451,13 @@ pub fn read(
                     bytes: register(2)?,
                     barrier: place(3)?,
                     multicast: multicast(4)?,
+                }
+            } else if has("shared::cluster") && has("shared::cta") && has("mbarrier::complete_tx::bytes") {
+                Special::BulkAcross {
+                    to: place(0)?,
+                    from: place(1)?,
+                    bytes: register(2)?,
+                    barrier: place(3)?,
                 }
             } else if has("bulk_group") && !has("reduce") {
                 Special::BulkStore {

@@ -435,7 +435,7 @@ impl CudaKernel {
             }
         }
         Err(format!(
-            "none of its codes can make its tensor maps of these arguments: {reasons}"
+            "none of its codes can run its grid or make its tensor maps of these arguments: {reasons}"
         ))
     }
 }
@@ -448,6 +448,10 @@ impl CudaCode {
         parameter: &mut Vec<u64>,
     ) -> Result<(), String> {
         parameter.clear();
+        let (first, cluster) = (request.grid[0], i64::from(self.code.cluster));
+        if first % cluster != 0 {
+            return Err(format!("{first} is no multiple of its clusters of {cluster}"));
+        }
         for recipe in &self.code.tensor_maps {
             let param = recipe.param as usize;
             let tensor = request.tensors[param].as_ref();

@@ -173,6 +173,11 @@ pub fn warps_out_of_range(span: Span, n: i64) -> Diagnostic {
         .help("give a number from 1 to 32")
 }
 
+pub fn cluster_out_of_range(span: Span, n: i64) -> Diagnostic {
+    Diagnostic::error("TL0623", span, format!("clusters of {n}; a cluster has 1 or 2 blocks"))
+        .help("give 2 where neighbours along the first axis of the grid share what they read, or leave it out")
+}
+
 pub fn requirement_never_holds(c: &Constraint) -> Diagnostic {
     Diagnostic::error(
         "TL0617",
