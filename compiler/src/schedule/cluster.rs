@@ -79,8 +79,11 @@ impl Own {
 
     fn note(&mut self, kernel: &Kernel, block: BlockId, op: OpId) {
         let Op { kind, result, .. } = kernel.op(op);
-        let written =
-            |param: ParamId| kernel.tensor(param).is_some_and(|t| t.mode != ParamMode::In);
+        let written = |param: ParamId| {
+            kernel
+                .tensor(param)
+                .is_some_and(|t| t.mode != ParamMode::In)
+        };
         let mut differs = self.blocks.contains(&block);
         kind.for_each_value(&mut |v| differs |= self.values.contains(&v));
         kind.for_each_tile(&mut |t, access| {
@@ -144,7 +147,9 @@ fn is_span(slot: &Slot) -> bool {
 
 fn for_each_put(kernel: &Kernel, channel: ChannelId, f: &mut dyn FnMut(OpId, &View)) {
     kernel.walk(kernel.body, &mut |_, op| match &kernel.op(op).kind {
-        OpKind::Put { channel: c, src, .. } if *c == channel => f(op, src),
+        OpKind::Put {
+            channel: c, src, ..
+        } if *c == channel => f(op, src),
         _ => {}
     });
 }

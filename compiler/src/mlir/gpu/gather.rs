@@ -28,7 +28,12 @@ impl<'c> Emitter<'_, 'c> {
         };
         let (memory, extents) = (self.tensor(param)?, self.extents(param));
         let listed = self.tile(list)?;
-        let [Slot::Span { start: listed_from, .. }] = index.slots[..] else {
+        let [
+            Slot::Span {
+                start: listed_from, ..
+            },
+        ] = index.slots[..]
+        else {
             return Err(self.fault("rows that are not gathered as planned"));
         };
         let listed_from = self.value(listed_from)?;

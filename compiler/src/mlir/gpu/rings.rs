@@ -333,7 +333,9 @@ impl<'c> Emitter<'_, 'c> {
             let cluster = self.cluster()?;
             let (part, rank) = (self.own_part(place)?, self.rank_i32()?);
             start = self.b.addi(start, part);
-            let first = self.b.mul_const(rank, place.rows as i64 / i64::from(cluster));
+            let first = self
+                .b
+                .mul_const(rank, place.rows as i64 / i64::from(cluster));
             let row = &mut at[src.slots.len() - 1 - axis];
             *row = self.b.addi(*row, first);
             to_all = Some(self.b.int(Elem::I16, 1, (1 << cluster) - 1));

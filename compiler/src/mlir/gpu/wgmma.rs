@@ -61,7 +61,7 @@ impl<'c> Emitter<'_, 'c> {
         let k_step = K_BYTES / element_bytes;
         let groups = u64::from(self.threads / 128);
         let right = self.operand_in_slot(b, !b.transposed)?;
-        let right_start = self.descriptor_start(&right, right.start);
+        let right_start = self.descriptor_start(&right, right.start)?;
         let left = match self.layouts.contains_key(&a.view.tile) {
             true => LeftPart::Registers(self.words(a.view.tile)?),
             false => {
@@ -72,7 +72,7 @@ impl<'c> Emitter<'_, 'c> {
                     .b
                     .mul_const(self.group, (rows * left.place.row_bytes) as i64);
                 let own = self.b.addi(left.start, own);
-                let start = self.descriptor_start(&left, own);
+                let start = self.descriptor_start(&left, own)?;
                 LeftPart::Shared(left, start)
             }
         };
@@ -217,15 +217,20 @@ impl<'c> Emitter<'_, 'c> {
     }
 
     /// The lower half of the descriptor of what starts at `address`.
-    fn descriptor_start(&mut self, side: &Side<'c>, address: Val<'c>) -> Val<'c> {
+    fn descriptor_start(&mut self, side: &Side<'c>, address: Val<'c>) -> Emit<Val<'c>> {
         let leading = match side.k_along_row {
             true => 1,
             false => side.block_bytes() / 16,
         };
         let four = self.b.i32(4);
-        let at = self.b.binary("arith.shrui", address, four);
+        let mut at = self.b.binary("arith.shrui", address, four);
+        if self.cluster()? > 1 {
+            // In a cluster an address names its CTA too, above the bits that a descriptor has for it.
+            let field = self.b.i32(0x3fff);
+            at = self.b.andi(at, field);
+        }
         let leading = self.b.i32((leading << 16) as i64);
-        self.b.ori(at, leading)
+        Ok(self.b.ori(at, leading))
     }
 
     /// Waits until at most `left` groups of products of this warpgroup are on their way, and takes the sums of `accs`, which are no longer.

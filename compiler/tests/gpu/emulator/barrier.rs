@@ -265,7 +265,7 @@ impl<'l> Cluster<'l> {
     fn barrier_at(&self, place: Place, thread: usize, cluster: bool) -> Result<usize, Breach> {
         let address = self.address(place, thread);
         let at = match cluster {
-            true => self.cluster_shared(thread, address, 8),
+            true => self.cluster_shared(address, 8),
             false => self.shared(thread, address, 8),
         };
         let at = at.map_err(|what| (thread, what))?;

@@ -235,7 +235,7 @@ impl Cluster<'_> {
         }
         let from = self.shared(thread, from, bytes).map_err(fault)?;
         let at = self.address(barrier, thread);
-        let at = self.cluster_shared(thread, at, 8).map_err(fault)?;
+        let at = self.cluster_shared(at, 8).map_err(fault)?;
         self.known(at, thread, true)?;
         let agent = self.barriers[&at].agent;
         let read = self
@@ -267,9 +267,9 @@ impl Cluster<'_> {
                 "address {address:#x} is no multiple of {align}"
             )));
         }
-        let to = self.cluster_shared(thread, address, bytes).map_err(fault)?;
+        let to = self.cluster_shared(address, bytes).map_err(fault)?;
         let barrier = self.address(barrier, thread);
-        let barrier = self.cluster_shared(thread, barrier, 8).map_err(fault)?;
+        let barrier = self.cluster_shared(barrier, 8).map_err(fault)?;
         let (rank, barrier_rank) = (to / self.shared_stride, barrier / self.shared_stride);
         if rank != barrier_rank {
             return Err(fault(

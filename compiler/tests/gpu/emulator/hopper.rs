@@ -452,7 +452,10 @@ pub fn read(
                     barrier: place(3)?,
                     multicast: multicast(4)?,
                 }
-            } else if has("shared::cluster") && has("shared::cta") && has("mbarrier::complete_tx::bytes") {
+            } else if has("shared::cluster")
+                && has("shared::cta")
+                && has("mbarrier::complete_tx::bytes")
+            {
                 Special::BulkAcross {
                     to: place(0)?,
                     from: place(1)?,

@@ -18,7 +18,7 @@ pub const WARPGROUP: usize = 128;
 const LIMIT: u64 = 20_000_000_000;
 /// Threads that spin let the others go on after so many instructions, and blocks of a cluster those of others.
 const TURN: u64 = 1_000_000;
-/// Above it, an address of shared memory has the rank of the block in its cluster, from 1.
+/// Above it, an address of shared memory has the rank of the block in its cluster, one of the block's own too.
 pub const RANK_SHIFT: u32 = 24;
 /// Of one multiprocessor.
 const REGISTERS: usize = 65536;
@@ -189,6 +189,11 @@ impl<'l> Cluster<'l> {
         }
         for &(register, x) in &program.constants {
             registers[register * n..][..n].fill(x);
+        }
+        for &(register, x) in &program.addresses {
+            for t in 0..n {
+                registers[register * n + t] = x | ((t / block) as u64) << RANK_SHIFT;
+            }
         }
         let mut shared_bytes = launch.shared_bytes;
         if program.static_shared > 0 {
@@ -727,24 +732,20 @@ impl<'l> Cluster<'l> {
 
     /// The place of a shared address of the thread's own block.
     pub fn shared(&self, thread: usize, address: u64, bytes: usize) -> Result<usize, String> {
-        if address >> RANK_SHIFT != 0 {
+        if address >> RANK_SHIFT != (thread / self.block) as u64 {
             return Err(format!(
                 "the address {address:#x} of another block's shared memory"
             ));
         }
-        self.shared_of(thread / self.block, address, bytes)
+        self.cluster_shared(address, bytes)
     }
 
-    /// The place of an address in the cluster's shared memory: of the thread's own block, or of the block that the address names.
-    pub fn cluster_shared(
-        &self,
-        thread: usize,
-        address: u64,
-        bytes: usize,
-    ) -> Result<usize, String> {
-        match (address >> RANK_SHIFT) as usize {
-            0 => self.shared_of(thread / self.block, address, bytes),
-            rank => self.shared_of(rank - 1, address & ((1 << RANK_SHIFT) - 1), bytes),
+    /// The place of an address in the shared memory of the cluster's block that it names.
+    pub fn cluster_shared(&self, address: u64, bytes: usize) -> Result<usize, String> {
+        let rank = (address >> RANK_SHIFT) as usize;
+        match rank < self.n / self.block {
+            true => self.shared_of(rank, address & ((1 << RANK_SHIFT) - 1), bytes),
+            false => Err(format!("the address {address:#x} of no block")),
         }
     }
 

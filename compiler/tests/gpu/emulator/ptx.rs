@@ -227,6 +227,8 @@ pub struct Program {
     pub registers: usize,
     /// Registers that never change.
     pub constants: Vec<(usize, u64)>,
+    /// Those that hold addresses of shared memory, which the block's rank belongs to.
+    pub addresses: Vec<(usize, u64)>,
     pub code: Vec<Instruction>,
     pub specials: Vec<Special>,
 }
@@ -258,6 +260,7 @@ pub fn parse(text: &str) -> Result<Program, String> {
         static_shared: 0,
         registers: 0,
         constants: Vec::new(),
+        addresses: Vec::new(),
         code: Vec::new(),
         specials: Vec::new(),
     };
@@ -282,7 +285,7 @@ pub fn parse(text: &str) -> Result<Program, String> {
     for symbol in names.dynamic.clone() {
         // Behind what has a size.
         let at = SHARED_BASE + p.static_shared.next_multiple_of(1024) as u64;
-        names.symbols.insert(symbol, at);
+        names.symbols.insert(symbol, (at, true));
     }
     let mut labels: HashMap<usize, usize> = HashMap::new();
     for (scope, text) in &statements {
@@ -302,6 +305,7 @@ pub fn parse(text: &str) -> Result<Program, String> {
     }
     p.registers = names.registers.len();
     p.constants = names.constants.into_iter().map(|(x, r)| (r, x)).collect();
+    p.addresses = names.addresses.into_iter().map(|(x, r)| (r, x)).collect();
     Ok(p)
 }
 
@@ -320,7 +324,7 @@ fn header(line: &str, p: &mut Program, names: &mut Names) -> Result<(), String> 
     } else if line.starts_with(".param") {
         let (size, align, name) = variable(line)?;
         let at = p.param_bytes.next_multiple_of(align);
-        names.symbols.insert(name, at as u64);
+        names.symbols.insert(name, (at as u64, false));
         p.param_bytes = at + size;
     } else if let Some(rest) = line.strip_prefix(".reqntid ") {
         p.threads = number(rest)? as u32;
@@ -400,9 +404,10 @@ fn statements(body: &str) -> Result<(Vec<(usize, String)>, Vec<usize>), String> 
 pub struct Names {
     registers: HashMap<String, usize>,
     constants: BTreeMap<u64, usize>,
+    addresses: BTreeMap<u64, usize>,
     labels: HashMap<String, usize>,
-    /// Addresses, each in its space.
-    symbols: HashMap<String, u64>,
+    /// Addresses, each in its space, and whether that is shared memory.
+    symbols: HashMap<String, (u64, bool)>,
     /// Shared memory whose size the launch gives.
     dynamic: Vec<String>,
     /// What inner scopes declare, and the scope around each.
@@ -416,7 +421,7 @@ impl Names {
     fn shared(&mut self, line: &str, p: &mut Program) -> Result<(), String> {
         let (size, align, name) = variable(line)?;
         let at = p.static_shared.next_multiple_of(align);
-        self.symbols.insert(name, SHARED_BASE + at as u64);
+        self.symbols.insert(name, (SHARED_BASE + at as u64, true));
         p.static_shared = at + size;
         Ok(())
     }
@@ -697,8 +702,14 @@ impl Names {
         if text.starts_with('%') {
             return Ok(self.register(text));
         }
-        if let Some(&address) = self.symbols.get(text) {
-            return Ok(self.constant(address));
+        match self.symbols.get(text) {
+            Some(&(address, false)) => return Ok(self.constant(address)),
+            Some(&(address, true)) => {
+                let register = self.register(&format!("shared {address}"));
+                self.addresses.insert(address, register);
+                return Ok(register);
+            }
+            None => {}
         }
         let number = if let Some(bits) = text.strip_prefix("0f") {
             u64::from(u32::from_str_radix(bits, 16).map_err(|e| e.to_string())?)

@@ -48,14 +48,16 @@ impl Cluster<'_> {
         match special {
             Special::MapShared { address, rank } => {
                 let (address, rank) = (value(self, *address), value(self, *rank) as u32 as usize);
-                if rank >= self.n / self.block || address >> RANK_SHIFT != 0 {
+                let own = (t / self.block) as u64;
+                if rank >= self.n / self.block || address >> RANK_SHIFT != own {
                     return Err((
                         t,
                         format!("address {address:#x} in block {rank} of the cluster"),
                     ));
                 }
                 let to = i.to.ok_or((t, "no register for the result".to_owned()))?;
-                self.registers[to * self.n + t] = address | ((rank + 1) as u64) << RANK_SHIFT;
+                let place = address & ((1 << RANK_SHIFT) - 1);
+                self.registers[to * self.n + t] = place | (rank as u64) << RANK_SHIFT;
                 Ok(())
             }
             Special::BarrierInit { at, count } => self.init(*at, value(self, *count), t),

@@ -450,7 +450,9 @@ impl CudaCode {
         parameter.clear();
         let (first, cluster) = (request.grid[0], i64::from(self.code.cluster));
         if first % cluster != 0 {
-            return Err(format!("{first} is no multiple of its clusters of {cluster}"));
+            return Err(format!(
+                "{first} is no multiple of its clusters of {cluster}"
+            ));
         }
         for recipe in &self.code.tensor_maps {
             let param = recipe.param as usize;
