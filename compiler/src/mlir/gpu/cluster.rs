@@ -1,8 +1,8 @@
 //! What the CTAs of a cluster do for each other: each fills a part of the rows of a shared ring's slots in all of them, and a slot is empty once
 //! all of them have given it back.
 //!
-//! Boxes are brought to all by the hardware. What threads store goes to the CTA's own slot, and from there as a bulk copy to the others', whose
-//! barriers count its bytes. Nobody leaves while another may still reach into its memory.
+//! Boxes are brought to all by the hardware. What threads store they store twice, to the CTA's own slot and to the other's, whose barrier counts
+//! the bytes that come so. Nobody leaves while another may still reach into its memory.
 
 use super::{Emit, Emitter};
 use crate::mlir::build::{Elem, Val};
@@ -40,31 +40,32 @@ impl<'c> Emitter<'_, 'c> {
         Ok(())
     }
 
-    /// The threads have stored the CTA's part of a slot: sends it to the other CTA, and says that what is stored here is there.
+    /// Where the CTA's part of a slot goes in the other CTA, and the barrier there that counts its bytes; of a ring that is not shared nowhere.
+    pub(super) fn far_part(
+        &mut self,
+        ring: &Ring,
+        slot: Val<'c>,
+        start: Val<'c>,
+    ) -> Emit<Option<Far<'c>>> {
+        if !ring.shared {
+            return Ok(None);
+        }
+        let full = self.barrier_of(ring, slot, false)?;
+        Ok(Some(Far {
+            start: self.across(start)?,
+            full: self.across(full)?,
+        }))
+    }
+
+    /// A thread of each warp says that the warp has filled its part of a slot, one that as many bytes come from the other CTA.
     pub(super) fn publish_part(&mut self, number: usize, ring: &Ring, slot: Val<'c>) -> Emit {
-        self.barrier();
         let first = self.first_of_warp();
         let one = self.is_first_thread();
         let full = self.barrier_of(ring, slot, false)?;
         let open = self.b.begin_if(one);
-        let far_full = self.across(full)?;
-        let mut sent = 0;
-        for &channel in &ring.channels {
-            let place = self.network()?.plan.slots[channel.index()];
-            let start = self.slot_address(place, slot)?;
-            let own = self.own_part(place)?;
-            let start = self.b.addi(start, own);
-            let bytes = place.rows * place.row_bytes / u64::from(self.cluster()?);
-            for block in 0..place.blocks {
-                let from = (block * place.rows * place.row_bytes) as i64;
-                let from = self.b.add_const(start, from);
-                let to = self.across(from)?;
-                self.b.copy_across(to, from, bytes, far_full);
-                sent += bytes;
-            }
-        }
-        // As many come from there.
-        self.b.mbarrier_expect(full, sent);
+        let cluster = u64::from(self.cluster()?);
+        self.b
+            .mbarrier_expect(full, ring.bytes / cluster * (cluster - 1));
         self.b.end_if(open);
         let others = self.b.xori(first, one);
         let open = self.b.begin_if(others);
@@ -73,4 +74,11 @@ impl<'c> Emitter<'_, 'c> {
         self.advance(number);
         Ok(())
     }
+}
+
+/// In the other CTA of a cluster.
+#[derive(Clone, Copy)]
+pub(super) struct Far<'c> {
+    pub start: Val<'c>,
+    pub full: Val<'c>,
 }

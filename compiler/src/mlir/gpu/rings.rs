@@ -5,6 +5,7 @@
 //! boxes of tensors, or the threads of a role with what they have in registers.
 
 use super::access::Memory;
+use super::cluster::Far;
 use super::{Emit, Emitter};
 use crate::mlir::build::{Elem, IntCompare, Val};
 use crate::schedule::{Fill, Ring, SlotPlace, Stream, row_axis};
@@ -140,21 +141,22 @@ impl<'c> Emitter<'_, 'c> {
         let (number, ring, slot, _) = self.next_slot(channel, true)?;
         let place = self.network()?.plan.slots[channel.index()];
         let start = self.own_rows(place, &ring, slot)?;
+        let far = self.far_part(&ring, slot, start)?;
         let start = self.b.shared_pointer(start);
         let Some(layout) = self.layout(tile) else {
             return Err(self.fault("a matrix is put that is not in registers"));
         };
         let own = self.own_coordinates(&layout);
         let all: Vec<u64> = (0..layout.registers()).collect();
-        self.store_words(place, start, tile, &all, &own)?;
+        self.store_words((place, start, far), tile, &all, &own)?;
         self.complete(number, &ring, slot)
     }
 
-    /// Stores some of a thread's registers of a matrix, in whole runs, to the slot at `start`; `own`: the coordinates of register 0.
+    /// Stores some of a thread's registers of a matrix, in whole runs, to the slot at `start` and the `far` one; `own`: the coordinates of
+    /// register 0.
     pub(super) fn store_words(
         &mut self,
-        place: SlotPlace,
-        start: Val<'c>,
+        (place, start, far): (SlotPlace, Val<'c>, Option<Far<'c>>),
         tile: TileId,
         registers: &[u64],
         own: &[Val<'c>],
@@ -175,14 +177,21 @@ impl<'c> Emitter<'_, 'c> {
             let to = self.b.gep(start, byte, Elem::I8);
             let mut all = self.b.zero(Elem::I32, words as u32);
             let first = (register / sharing) as usize;
+            let mut each = vec![];
             for (i, &cell) in cells[first..].iter().take(words as usize).enumerate() {
                 let word = self.b.load(cell, (Elem::I32, 1), 4, None);
+                each.push(word);
                 all = match words {
                     1 => word,
                     _ => self.b.insert(word, all, i as u32),
                 };
             }
             self.b.store(all, to, 4 * words as u32, None);
+            if let Some(far) = far {
+                let byte = self.b.resize(byte, Elem::I32, false);
+                let to = self.b.addi(far.start, byte);
+                self.b.store_across(to, &each, far.full);
+            }
         }
         Ok(())
     }
@@ -376,7 +385,12 @@ impl<'c> Emitter<'_, 'c> {
             self.release_read(block, op)?;
         }
         let (number, ring, slot, _) = self.next_slot(channel, false)?;
-        if matches!(ring.fill, Fill::Gathered { .. }) && self.is_operand(tile) {
+        let by_threads = match ring.fill {
+            Fill::Gathered { .. } => true,
+            Fill::Stored { .. } => ring.shared,
+            _ => false,
+        };
+        if by_threads && self.is_operand(tile) {
             // Threads brought it, and products see it otherwise.
             self.b.fence_async_shared();
         }

@@ -20,11 +20,11 @@ pub enum Flight {
         from: u64,
         bytes: usize,
     },
-    /// Between blocks of a cluster.
-    Across {
+    /// A thread's store to another block of the cluster.
+    Store {
         to: usize,
-        from: usize,
-        bytes: usize,
+        thread: usize,
+        data: Vec<u8>,
     },
     /// An arrival when the thread's copies up to this one are done.
     Copies {
@@ -38,7 +38,8 @@ impl Flight {
     pub fn bytes(&self) -> i64 {
         match self {
             Flight::Box { map, .. } => map.box_bytes() as i64,
-            Flight::Bulk { bytes, .. } | Flight::Across { bytes, .. } => *bytes as i64,
+            Flight::Bulk { bytes, .. } => *bytes as i64,
+            Flight::Store { data, .. } => data.len() as i64,
             Flight::Copies { .. } => 0,
         }
     }
@@ -217,34 +218,35 @@ impl Cluster<'_> {
         })
     }
 
-    pub fn bulk_across(
+    /// A store that counts for a barrier of the block that it goes to.
+    pub fn store_across(
         &mut self,
         to: Place,
-        from: Place,
-        bytes: u64,
+        words: &[usize],
         barrier: Place,
         thread: usize,
     ) -> Result<(), Breach> {
         let fault = |what: String| (thread, what);
-        let (address, from) = (self.address(to, thread), self.address(from, thread));
-        let bytes = u64::from(bytes as u32) as usize;
-        if bytes % 16 != 0 || from % 16 != 0 {
-            return Err(fault(format!(
-                "{bytes} bytes from {from:#x}: not in sixteens"
-            )));
+        let words = words.iter().map(|&r| self.register(r, thread) as u32);
+        let data: Vec<u8> = words.flat_map(u32::to_le_bytes).collect();
+        let (address, barrier) = (self.address(to, thread), self.address(barrier, thread));
+        if !address.is_multiple_of(data.len() as u64) {
+            return Err(fault(format!("{} bytes to {address:#x}", data.len())));
         }
-        let from = self.shared(thread, from, bytes).map_err(fault)?;
-        let at = self.address(barrier, thread);
-        let at = self.cluster_shared(at, 8).map_err(fault)?;
-        self.known(at, thread, true)?;
-        let agent = self.barriers[&at].agent;
-        let read = self
-            .memory
-            .async_read(&self.order, thread, agent, from, bytes);
-        read.map_err(fault)?;
-        self.load_to(address, bytes, 16, barrier, None, thread, &|to| {
-            Flight::Across { to, from, bytes }
-        })
+        let to = (self.cluster_shared(address, data.len())).map_err(fault)?;
+        let barrier = self.cluster_shared(barrier, 8).map_err(fault)?;
+        if to / self.shared_stride != barrier / self.shared_stride {
+            return Err(fault(
+                "its destination and its barrier are in different blocks".to_owned(),
+            ));
+        }
+        self.known(barrier, thread, true)?;
+        let agent = self.barriers[&barrier].agent;
+        let written = (self.memory).async_write(&self.order, thread, agent, to, data.len(), true);
+        written.map_err(fault)?;
+        let barrier = (self.barriers.get_mut(&barrier)).expect("`known` has found it");
+        barrier.flights.push(Flight::Store { to, thread, data });
+        Ok(())
     }
 
     #[allow(
@@ -323,9 +325,9 @@ impl Cluster<'_> {
                 let data = unsafe { std::slice::from_raw_parts(from as *const u8, bytes) };
                 self.memory.land(&self.order, agent, None, to, data);
             }
-            Flight::Across { to, from, bytes } => {
-                let data = self.memory.bytes[from..from + bytes].to_vec();
-                self.memory.land(&self.order, agent, None, to, &data);
+            Flight::Store { to, thread, data } => {
+                (self.memory).land(&self.order, agent, Some(thread), to, &data);
+                return Ok(self.order.release(&[thread]));
             }
             Flight::Box { to, map, at } => {
                 let width = map.element_bytes as usize;

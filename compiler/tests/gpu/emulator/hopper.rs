@@ -145,11 +145,10 @@ pub enum Special {
         barrier: Place,
         multicast: Option<usize>,
     },
-    /// From the block's own shared memory to another's of the cluster.
-    BulkAcross {
+    /// To another block's shared memory.
+    StoreAcross {
         to: Place,
-        from: Place,
-        bytes: usize,
+        words: Vec<usize>,
         barrier: Place,
     },
     BulkStore {
@@ -408,6 +407,14 @@ pub fn read(
             };
             Ok(Some((special, Some(register(0)?))))
         }
+        "st" if has("async") && has("b32") => none(Special::StoreAcross {
+            to: place(0)?,
+            words: match operands.get(1) {
+                Some(Operand::Register(r)) => vec![*r],
+                _ => vector(1)?,
+            },
+            barrier: place(2)?,
+        }),
         "mbarrier" => mbarrier(&parts, operands, &unknown, &register, &given, &place),
         "griddepcontrol" if has("launch_dependents") => none(Special::GridLaunch),
         "griddepcontrol" if has("wait") => none(Special::GridWait),
@@ -451,16 +458,6 @@ pub fn read(
                     bytes: register(2)?,
                     barrier: place(3)?,
                     multicast: multicast(4)?,
-                }
-            } else if has("shared::cluster")
-                && has("shared::cta")
-                && has("mbarrier::complete_tx::bytes")
-            {
-                Special::BulkAcross {
-                    to: place(0)?,
-                    from: place(1)?,
-                    bytes: register(2)?,
-                    barrier: place(3)?,
                 }
             } else if has("bulk_group") && !has("reduce") {
                 Special::BulkStore {

@@ -83,12 +83,9 @@ impl Cluster<'_> {
                 barrier,
                 multicast,
             } => self.bulk_load(*to, *from, value(self, *bytes), *barrier, *multicast, t),
-            Special::BulkAcross {
-                to,
-                from,
-                bytes,
-                barrier,
-            } => self.bulk_across(*to, *from, value(self, *bytes), *barrier, t),
+            Special::StoreAcross { to, words, barrier } => {
+                self.store_across(*to, words, *barrier, t)
+            }
             Special::BulkStore { to, from, bytes } => {
                 self.bulk_store(*to, *from, value(self, *bytes), t)
             }
