@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tessera_artifact::DType;
 
 /// Registers of a tile that is held until it is put.
-const MOST_HELD: u64 = 16;
+const MOST_HELD: u64 = 32;
 
 /// Where what a map computes is put at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -575,11 +575,7 @@ impl Verifier<'_> {
             } => {
                 let c = &k.channels[channel.index()];
                 self.view(src);
-                let mut shape = c.shape.clone();
-                if let (Base::Tile(_), true, Some(rows)) = (src.base, c.shared, shape.first_mut()) {
-                    *rows /= u64::from(k.launch.cluster);
-                }
-                self.need(src.shape() == shape, || {
+                self.need(src.shape() == c.shape, || {
                     "the view has the shape of the channel".into()
                 });
                 self.widens(self.base_dtype(src.base), c.dtype);

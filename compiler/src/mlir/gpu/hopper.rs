@@ -169,28 +169,6 @@ impl<'c> Builder<'c> {
         self.assembly(text, "r,~{memory}", &[far], Elem::I64, 0);
     }
 
-    /// Starts the store of words to another CTA's shared memory; their bytes count for the barrier there.
-    pub fn store_across(&mut self, to: Val<'c>, words: &[Val<'c>], barrier: Val<'c>) {
-        let n = words.len();
-        let list: Vec<String> = (1..=n).map(|i| format!("${i}")).collect();
-        let (vector, list) = match n {
-            1 => (String::new(), list.join("")),
-            _ => (format!(".v{n}"), format!("{{{}}}", list.join(", "))),
-        };
-        let text = format!(
-            "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes{vector}.b32 [$0], {list}, [${}];",
-            n + 1
-        );
-        let constraints = vec!["r"; n + 2].join(",") + ",~{memory}";
-        let operands: Vec<_> = [to]
-            .iter()
-            .chain(words)
-            .chain([&barrier])
-            .copied()
-            .collect();
-        self.assembly(&text, &constraints, &operands, Elem::I64, 0);
-    }
-
     /// Threads that meet at a barrier of their own.
     pub fn named_barrier(&mut self, id: Val<'c>, threads: u32) {
         let threads = self.i32(threads as i64);

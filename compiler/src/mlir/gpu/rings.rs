@@ -5,7 +5,6 @@
 //! boxes of tensors, or the threads of a role with what they have in registers.
 
 use super::access::Memory;
-use super::cluster::Far;
 use super::{Emit, Emitter};
 use crate::mlir::build::{Elem, IntCompare, Val};
 use crate::schedule::{Fill, Ring, SlotPlace, Stream, row_axis};
@@ -140,23 +139,22 @@ impl<'c> Emitter<'_, 'c> {
         }
         let (number, ring, slot, _) = self.next_slot(channel, true)?;
         let place = self.network()?.plan.slots[channel.index()];
-        let start = self.own_rows(place, &ring, slot)?;
-        let far = self.far_part(&ring, slot, start)?;
+        let start = self.slot_address(place, slot)?;
         let start = self.b.shared_pointer(start);
         let Some(layout) = self.layout(tile) else {
             return Err(self.fault("a matrix is put that is not in registers"));
         };
         let own = self.own_coordinates(&layout);
         let all: Vec<u64> = (0..layout.registers()).collect();
-        self.store_words((place, start, far), tile, &all, &own)?;
+        self.store_words(place, start, tile, &all, &own)?;
         self.complete(number, &ring, slot)
     }
 
-    /// Stores some of a thread's registers of a matrix, in whole runs, to the slot at `start` and the `far` one; `own`: the coordinates of
-    /// register 0.
+    /// Stores some of a thread's registers of a matrix, in whole runs, to the slot at `start`; `own`: the coordinates of register 0.
     pub(super) fn store_words(
         &mut self,
-        (place, start, far): (SlotPlace, Val<'c>, Option<Far<'c>>),
+        place: SlotPlace,
+        start: Val<'c>,
         tile: TileId,
         registers: &[u64],
         own: &[Val<'c>],
@@ -177,21 +175,14 @@ impl<'c> Emitter<'_, 'c> {
             let to = self.b.gep(start, byte, Elem::I8);
             let mut all = self.b.zero(Elem::I32, words as u32);
             let first = (register / sharing) as usize;
-            let mut each = vec![];
             for (i, &cell) in cells[first..].iter().take(words as usize).enumerate() {
                 let word = self.b.load(cell, (Elem::I32, 1), 4, None);
-                each.push(word);
                 all = match words {
                     1 => word,
                     _ => self.b.insert(word, all, i as u32),
                 };
             }
             self.b.store(all, to, 4 * words as u32, None);
-            if let Some(far) = far {
-                let byte = self.b.resize(byte, Elem::I32, false);
-                let to = self.b.addi(far.start, byte);
-                self.b.store_across(to, &each, far.full);
-            }
         }
         Ok(())
     }
@@ -204,31 +195,21 @@ impl<'c> Emitter<'_, 'c> {
         }
         // Threads wrote it all, and products see it otherwise.
         self.b.fence_async_shared();
-        match ring.shared {
-            true => self.publish_part(number, ring, slot),
-            false => self.publish(number, ring, slot),
-        }
-    }
-
-    /// Where the rows of a slot start that the CTA fills.
-    pub(super) fn own_rows(
-        &mut self,
-        place: SlotPlace,
-        ring: &Ring,
-        slot: Val<'c>,
-    ) -> Emit<Val<'c>> {
-        let start = self.slot_address(place, slot)?;
-        match ring.shared {
-            true => {
-                let part = self.own_part(place)?;
-                Ok(self.b.addi(start, part))
-            }
-            false => Ok(start),
-        }
+        self.publish(number, ring, slot)
     }
 
     /// Hands a vector in shared memory over to another role.
-    fn put_copied(&mut self, channel: ChannelId, tile: TileId) -> Emit {
+    fn put_copied(&mut self, channel: ChannelId, tile: TileId, src: &View) -> Emit {
+        let [
+            Slot::Span {
+                start: from_first,
+                len,
+            },
+        ] = src.slots[..]
+        else {
+            return Err(self.fault("a vector is put that is no run of a tile"));
+        };
+        let from_first = self.value(from_first)?;
         let (number, ring, slot, _) = self.next_slot(channel, true)?;
         let place = self.network()?.plan.slots[channel.index()];
         let start = self.slot_address(place, slot)?;
@@ -238,8 +219,9 @@ impl<'c> Emitter<'_, 'c> {
             ..self.tile(tile)?
         };
         let from = self.tile(tile)?;
-        let open = self.begin_share(self.kernel.tile(tile).elements());
-        let element = self.load(&from, open.iv);
+        let open = self.begin_share(len);
+        let at = self.b.addi(from_first, open.iv);
+        let element = self.load(&from, at);
         self.store(&to, open.iv, element);
         self.end_share(open);
         self.publish(number, &ring, slot)
@@ -286,7 +268,7 @@ impl<'c> Emitter<'_, 'c> {
         match (self.network()?.plan.rings[ring].fill, src.base) {
             (Fill::Handed { .. }, Base::Tile(tile)) => return self.put_registers(channel, tile),
             (Fill::Stored { .. }, Base::Tile(tile)) => return self.put_stored(channel, tile),
-            (Fill::Copied { .. }, Base::Tile(tile)) => return self.put_copied(channel, tile),
+            (Fill::Copied { .. }, Base::Tile(tile)) => return self.put_copied(channel, tile, src),
             (Fill::Gathered { .. }, _) => return self.put_gathered(channel, src),
             _ => {}
         }
@@ -340,7 +322,7 @@ impl<'c> Emitter<'_, 'c> {
         let mut to_all = None;
         if let (true, Some(axis)) = (kernel.channels[channel.index()].shared, row_axis(src)) {
             let cluster = self.cluster()?;
-            let (part, rank) = (self.own_part(place)?, self.rank_i32()?);
+            let (part, rank) = (self.own_part(place)?, self.rank()?);
             start = self.b.addi(start, part);
             let first = self
                 .b
@@ -385,12 +367,7 @@ impl<'c> Emitter<'_, 'c> {
             self.release_read(block, op)?;
         }
         let (number, ring, slot, _) = self.next_slot(channel, false)?;
-        let by_threads = match ring.fill {
-            Fill::Gathered { .. } => true,
-            Fill::Stored { .. } => ring.shared,
-            _ => false,
-        };
-        if by_threads && self.is_operand(tile) {
+        if matches!(ring.fill, Fill::Gathered { .. }) && self.is_operand(tile) {
             // Threads brought it, and products see it otherwise.
             self.b.fence_async_shared();
         }
@@ -438,7 +415,7 @@ impl<'c> Emitter<'_, 'c> {
     }
 
     /// The first lane of each warp, after all of its lanes have read what they had to.
-    pub(super) fn first_of_warp(&mut self) -> Val<'c> {
+    fn first_of_warp(&mut self) -> Val<'c> {
         self.b.warp_barrier();
         let mask = self.b.i64(i64::from(LANES) - 1);
         let lane = self.b.andi(self.thread, mask);

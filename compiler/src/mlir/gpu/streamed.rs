@@ -1,7 +1,6 @@
 //! Matrices that are stored where products read them as they are computed: loops over what a thread has of one, a few runs of neighbours in each
 //! turn, so that they take as few registers and as little code as these. The first map of one waits for the slot, the `put` says that it is full.
 
-use super::cluster::Far;
 use super::{Emit, Emitter};
 use crate::mlir::build::Val;
 use crate::schedule::access;
@@ -17,9 +16,8 @@ pub(super) struct Filling<'c> {
     number: usize,
     ring: Ring,
     slot: Val<'c>,
-    /// Where the tile starts, here and in the other CTA of a cluster.
+    /// Where the tile starts.
     start: Val<'c>,
-    far: Option<Far<'c>>,
 }
 
 impl<'c> Emitter<'_, 'c> {
@@ -35,14 +33,12 @@ impl<'c> Emitter<'_, 'c> {
         }
         let (number, ring, slot, _) = self.next_slot(stream.channel, true)?;
         let place = self.network()?.plan.slots[stream.channel.index()];
-        let start = self.own_rows(place, &ring, slot)?;
-        let far = self.far_part(&ring, slot, start)?;
+        let start = self.slot_address(place, slot)?;
         let filling = Filling {
             number,
             ring,
             slot,
             start: self.b.shared_pointer(start),
-            far,
         };
         let network = self.network_mut();
         network.filling.insert(stream.tile, filling.clone());
@@ -53,7 +49,7 @@ impl<'c> Emitter<'_, 'c> {
     pub(super) fn map_into_slot(&mut self, body: BlockId, stream: Stream) -> Emit {
         let kernel = self.kernel;
         let tile = stream.tile;
-        let Filling { start, far, .. } = self.filling(stream)?;
+        let start = self.filling(stream)?.start;
         let place = self.network()?.plan.slots[stream.channel.index()];
         let stored = kernel.block(body).ops.iter().find_map(|&op| {
             let OpKind::StoreTile { index, .. } = &kernel.op(op).kind else {
@@ -102,7 +98,7 @@ impl<'c> Emitter<'_, 'c> {
             open.push(turn);
         }
         self.map_registers(&own, body, &together, &at)?;
-        self.store_words((place, start, far), tile, &registers, &at)?;
+        self.store_words(place, start, tile, &registers, &at)?;
         for turn in open.into_iter().rev() {
             self.b.end_for(turn, &[]);
         }

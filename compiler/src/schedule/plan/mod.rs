@@ -9,7 +9,7 @@ pub use rings::{piece_of_line, row_axis};
 pub(super) use roles::{most_registers, row_bytes};
 
 use super::layout::{LANES, Layout, WARPS_PER_GROUP};
-use super::registers::Registers;
+use super::registers::{Registers, is_whole_view};
 use super::streams::Stream;
 use crate::target::nvptx::GpuFacts;
 use crate::tile::ir::*;
@@ -353,11 +353,11 @@ pub(super) fn gathers(view: &View) -> bool {
     view.slots.iter().any(|s| matches!(s, Slot::Gather { .. }))
 }
 
-/// What a role hands over in its registers, and what it takes from others'.
+/// What a role hands over in its registers (and whether it is all of a tile), and what it takes from others'.
 fn handed_over(
     kernel: &Kernel,
     body: BlockId,
-) -> (Vec<(ChannelId, TileId)>, Vec<(ChannelId, TileId)>) {
+) -> (Vec<(ChannelId, TileId, bool)>, Vec<(ChannelId, TileId)>) {
     let mut from_tiles = vec![];
     kernel.walk(kernel.body, &mut |_, op| {
         if let OpKind::Put { channel, src, .. } = &kernel.op(op).kind
@@ -370,7 +370,7 @@ fn handed_over(
     kernel.walk(body, &mut |_, op| match &kernel.op(op).kind {
         OpKind::Put { channel, src, .. } => {
             if let Base::Tile(tile) = src.base {
-                gives.push((*channel, tile));
+                gives.push((*channel, tile, is_whole_view(kernel, src)));
             }
         }
         OpKind::Get { channel, tile } if from_tiles.contains(channel) => {
@@ -382,7 +382,7 @@ fn handed_over(
 }
 
 /// Channels whose matrices products read where they lie: right operands, and left ones too if asked for.
-pub(super) fn operands(kernel: &Kernel, left: bool) -> BTreeSet<ChannelId> {
+fn operands(kernel: &Kernel, left: bool) -> BTreeSet<ChannelId> {
     let (mut tiles, mut found) = (BTreeSet::new(), BTreeSet::new());
     kernel.walk(kernel.body, &mut |_, op| {
         if let OpKind::Dot { a, b, .. } = &kernel.op(op).kind {
@@ -514,9 +514,14 @@ impl Plan {
                     streamed,
                     needed,
                 } = computing(kernel, body, &handed.collect(), stored)?;
-                for (channel, tile) in gives {
+                for (channel, tile, whole) in gives {
                     let name = &kernel.channels[channel.index()].name;
                     let known = registers.tiles.get(&tile);
+                    if known.is_some() && !whole {
+                        return Err(format!(
+                            "`{name}` is put from a part of a tile in registers"
+                        ));
+                    }
                     let (rank, bits) = (
                         kernel.tile(tile).shape.len(),
                         u64::from(kernel.tile(tile).dtype.bits()),

@@ -20,12 +20,6 @@ pub enum Flight {
         from: u64,
         bytes: usize,
     },
-    /// A thread's store to another block of the cluster.
-    Store {
-        to: usize,
-        thread: usize,
-        data: Vec<u8>,
-    },
     /// An arrival when the thread's copies up to this one are done.
     Copies {
         thread: usize,
@@ -39,7 +33,6 @@ impl Flight {
         match self {
             Flight::Box { map, .. } => map.box_bytes() as i64,
             Flight::Bulk { bytes, .. } => *bytes as i64,
-            Flight::Store { data, .. } => data.len() as i64,
             Flight::Copies { .. } => 0,
         }
     }
@@ -218,37 +211,6 @@ impl Cluster<'_> {
         })
     }
 
-    /// A store that counts for a barrier of the block that it goes to.
-    pub fn store_across(
-        &mut self,
-        to: Place,
-        words: &[usize],
-        barrier: Place,
-        thread: usize,
-    ) -> Result<(), Breach> {
-        let fault = |what: String| (thread, what);
-        let words = words.iter().map(|&r| self.register(r, thread) as u32);
-        let data: Vec<u8> = words.flat_map(u32::to_le_bytes).collect();
-        let (address, barrier) = (self.address(to, thread), self.address(barrier, thread));
-        if !address.is_multiple_of(data.len() as u64) {
-            return Err(fault(format!("{} bytes to {address:#x}", data.len())));
-        }
-        let to = (self.cluster_shared(address, data.len())).map_err(fault)?;
-        let barrier = self.cluster_shared(barrier, 8).map_err(fault)?;
-        if to / self.shared_stride != barrier / self.shared_stride {
-            return Err(fault(
-                "its destination and its barrier are in different blocks".to_owned(),
-            ));
-        }
-        self.known(barrier, thread, true)?;
-        let agent = self.barriers[&barrier].agent;
-        let written = (self.memory).async_write(&self.order, thread, agent, to, data.len(), true);
-        written.map_err(fault)?;
-        let barrier = (self.barriers.get_mut(&barrier)).expect("`known` has found it");
-        barrier.flights.push(Flight::Store { to, thread, data });
-        Ok(())
-    }
-
     #[allow(
         clippy::too_many_arguments,
         reason = "as many operands has the instruction"
@@ -324,10 +286,6 @@ impl Cluster<'_> {
                 // SAFETY: it is in an allocation, which lives through the launch.
                 let data = unsafe { std::slice::from_raw_parts(from as *const u8, bytes) };
                 self.memory.land(&self.order, agent, None, to, data);
-            }
-            Flight::Store { to, thread, data } => {
-                (self.memory).land(&self.order, agent, Some(thread), to, &data);
-                return Ok(self.order.release(&[thread]));
             }
             Flight::Box { to, map, at } => {
                 let width = map.element_bytes as usize;

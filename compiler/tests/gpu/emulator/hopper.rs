@@ -145,12 +145,6 @@ pub enum Special {
         barrier: Place,
         multicast: Option<usize>,
     },
-    /// To another block's shared memory.
-    StoreAcross {
-        to: Place,
-        words: Vec<usize>,
-        barrier: Place,
-    },
     BulkStore {
         to: Place,
         from: Place,
@@ -407,14 +401,6 @@ pub fn read(
             };
             Ok(Some((special, Some(register(0)?))))
         }
-        "st" if has("async") && has("b32") => none(Special::StoreAcross {
-            to: place(0)?,
-            words: match operands.get(1) {
-                Some(Operand::Register(r)) => vec![*r],
-                _ => vector(1)?,
-            },
-            barrier: place(2)?,
-        }),
         "mbarrier" => mbarrier(&parts, operands, &unknown, &register, &given, &place),
         "griddepcontrol" if has("launch_dependents") => none(Special::GridLaunch),
         "griddepcontrol" if has("wait") => none(Special::GridWait),

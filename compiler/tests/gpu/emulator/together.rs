@@ -83,9 +83,6 @@ impl Cluster<'_> {
                 barrier,
                 multicast,
             } => self.bulk_load(*to, *from, value(self, *bytes), *barrier, *multicast, t),
-            Special::StoreAcross { to, words, barrier } => {
-                self.store_across(*to, words, *barrier, t)
-            }
             Special::BulkStore { to, from, bytes } => {
                 self.bulk_store(*to, *from, value(self, *bytes), t)
             }
