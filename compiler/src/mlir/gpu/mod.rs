@@ -128,8 +128,8 @@ struct Emitter<'k, 'c> {
     fragments: BTreeMap<TileId, Vec<Val<'c>>>,
     /// In a map over registers.
     here: Option<fragment::Here<'c>>,
-    /// Of each tile in a slot that the map goes along: the neighbours in hand, in one word.
-    slot_runs: BTreeMap<TileId, Val<'c>>,
+    /// Of each tile in a slot that the map goes along: the neighbours in hand, in a word or two.
+    slot_runs: BTreeMap<TileId, Vec<Val<'c>>>,
     /// Values rounded to 16 bits in that map, and what they were.
     narrowed: Vec<(Val<'c>, Val<'c>)>,
     /// Codes of e4m3 that the map in hand has loaded: each with the two that it is one of, and which one.

@@ -39,19 +39,23 @@ impl<'c> Emitter<'_, 'c> {
     }
 
     /// Neighbours in a row of a matrix that the map in hand reads one after the other, if its last axis goes along the row; they lie in one
-    /// part of 16 bytes.
+    /// part of 16 bytes. Longer ones come in words of 64 bits.
     fn run_in_slot(&self, tile: TileId, index: &[ValueId]) -> Option<u64> {
+        self.run_within(tile, index, 64)
+    }
+
+    /// That of at most so many bits.
+    fn run_within(&self, tile: TileId, index: &[ValueId], most: u64) -> Option<u64> {
         let here = self.here.as_ref()?;
         let bits = u64::from(self.kernel.tile(tile).dtype.bits());
-        // Longer ones come in words of 64 bits.
-        let run = gcd(here.layout.run(), 64 / bits);
+        let run = gcd(here.layout.run(), most / bits);
         let word = run * bits;
         let [_, last] = access(self.kernel, here.body, index)?[..] else {
             return None;
         };
         let along = last.axis == here.layout.shape.len().checked_sub(1) && last.scale == 1;
         let whole = along && last.offset.is_multiple_of(run);
-        (whole && run > 1 && matches!(word, 8 | 16 | 32 | 64)).then_some(run)
+        (whole && run > 1 && word >= 8 && word.is_power_of_two()).then_some(run)
     }
 
     /// The element in hand of a run that is loaded at its first.
@@ -95,7 +99,16 @@ impl<'c> Emitter<'_, 'c> {
         self.here.as_ref().map_or(0, |h| h.register % run) as u32
     }
 
-    /// The run of the element in hand.
+    /// Whether a thread of the role in hand has registers for four more words.
+    fn has_spare_words(&self) -> Emit<bool> {
+        let network = self.network()?;
+        let role = &network.plan.roles[network.role];
+        let own = role.registers.unwrap_or(network.plan.entry_registers);
+        Ok(role.needed + 4 <= own)
+    }
+
+    /// The run of the element in hand. Two words side by side are loaded at once where registers allow: lanes that read 8 bytes in 16 meet in a
+    /// bank.
     fn run_at(&mut self, tile: TileId, index: &[ValueId], run: u64) -> Emit<Val<'c>> {
         let bits = self.kernel.tile(tile).dtype.bits();
         let word = match run as u32 * bits {
@@ -104,18 +117,29 @@ impl<'c> Emitter<'_, 'c> {
             32 => Elem::I32,
             _ => Elem::I64,
         };
-        if self.part_of_run(run) == 0 {
+        let words = match self.run_within(tile, index, 128) {
+            Some(both) if word == Elem::I64 && both == 2 * run && self.has_spare_words()? => 2,
+            _ => 1,
+        };
+        let part = self.part_of_run(words * run);
+        if part == 0 {
             let index = self.values(index)?;
             let memory = self.vector_in_slot(tile)?;
             let at = self.place_in_slot(tile, index[0], index[1])?;
             let in_bits = self.b.mul_const(at, i64::from(bits));
             let byte = self.b.shift_right_signed(in_bits, 3);
             let p = self.b.gep(memory.base, byte, Elem::I8);
-            let all = self.b.load(p, (word, 1), word.bits() / 8, None);
+            let lanes = words as u32;
+            let all = self.b.load(p, (word, lanes), lanes * word.bits() / 8, None);
+            let all = match words {
+                1 => vec![all],
+                _ => vec![self.b.extract(all, 0), self.b.extract(all, 1)],
+            };
             self.slot_runs.insert(tile, all);
         }
-        match self.slot_runs.get(&tile) {
-            Some(&all) => Ok(all),
+        let all = self.slot_runs.get(&tile);
+        match all.and_then(|all| all.get((u64::from(part) / run) as usize)) {
+            Some(&word) => Ok(word),
             None => Err(self.fault("a run of a slot that was not loaded")),
         }
     }
