@@ -241,6 +241,17 @@ impl<'c> Builder<'c> {
 
     // ---- bulk tensor copies ----------------------------------------------------------------------------
 
+    /// Brings a tensor map, a parameter of the kernel, to where copies read it.
+    pub fn fetch_tensor_map(&mut self, map: Val<'c>) {
+        let set = Attribute::unit(self.context);
+        self.op(
+            "nvvm.prefetch",
+            &[map.raw],
+            &[],
+            &[("tensormap", set), ("in_param_space", set)],
+        );
+    }
+
     /// Starts the copy of a box of a tensor into shared memory; its bytes count for the barrier. `box_at`: innermost axis first, i32.
     /// `to_all`: a bit for each CTA of the cluster that gets it, each at the same place, i16.
     pub fn tma_load(

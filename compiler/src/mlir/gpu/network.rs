@@ -8,7 +8,7 @@ use super::rings::{Bound, Cursor};
 use super::streamed::Filling;
 use super::turns::Turn;
 use super::{Emit, Emitter};
-use crate::mlir::build::{Elem, IntCompare, Val};
+use crate::mlir::build::{Elem, IntCompare, OpenIf, Val};
 use crate::schedule::{Fill, Plan};
 use crate::tile::ir::*;
 use std::collections::BTreeMap;
@@ -63,20 +63,7 @@ impl<'c> Emitter<'_, 'c> {
         let warp = self.b.shift_right_signed(self.thread, 5);
         let warp = self.b.resize(warp, Elem::I32, false);
         let warp = self.b.of_first_lane(warp);
-        let first = self.is_first_thread();
-        let open = self.b.begin_if(first);
-        for ring in &plan.rings {
-            for slot in 0..ring.slots as u64 {
-                let full = self.b.add_const(shared, (ring.barriers + 8 * slot) as i64);
-                self.b.mbarrier_init(full, ring.fill.arrivals());
-                let empty = ring.barriers + 8 * (ring.slots as u64 + slot);
-                let empty = self.b.add_const(shared, empty as i64);
-                let all = if ring.shared { plan.cluster } else { 1 };
-                self.b.mbarrier_init(empty, ring.readers * all);
-            }
-        }
-        self.b.fence_mbarrier_init();
-        self.b.end_if(open);
+        self.make_ready(&plan, shared, maps, warp);
         self.await_launches();
         let in_clusters = plan.cluster > 1;
         match in_clusters {
@@ -134,6 +121,49 @@ impl<'c> Emitter<'_, 'c> {
         }
         self.b.ret();
         Ok(())
+    }
+
+    /// A warp for each tensor map and for each slot of a ring: what copies need first is on its way while barriers are made, and nobody runs through
+    /// the code of them all, none of which is in the cache.
+    fn make_ready(&mut self, plan: &Plan, shared: Val<'c>, maps: Val<'c>, warp: Val<'c>) {
+        let warps = plan.threads / LANES;
+        let lane = self.b.i64(i64::from(LANES) - 1);
+        let lane = self.b.andi(self.thread, lane);
+        let zero = self.b.i64(0);
+        let one = self.b.cmpi(IntCompare::Eq, lane, zero);
+        let one = self.b.begin_if(one);
+        let fetched = plan.maps.len() as u32;
+        let map = self.b.resize(warp, Elem::I64, false);
+        let map = self.b.mul_const(map, 128);
+        let map = self.b.gep(maps, map, Elem::I8);
+        for before in (0..fetched).step_by(warps as usize) {
+            let open = self.among_first(warp, fetched - before);
+            let map = self.b.offset(map, 128 * i64::from(before));
+            self.b.fetch_tensor_map(map);
+            self.b.end_if(open);
+        }
+        let own = self.b.shl(warp, 3);
+        let own = self.b.addi(shared, own);
+        for ring in &plan.rings {
+            for before in (0..ring.slots).step_by(warps as usize) {
+                let open = self.among_first(warp, ring.slots - before);
+                let full = ring.barriers as i64 + 8 * i64::from(before);
+                let full = self.b.add_const(own, full);
+                self.b.mbarrier_init(full, ring.fill.arrivals());
+                let empty = self.b.add_const(full, 8 * i64::from(ring.slots));
+                let all = if ring.shared { plan.cluster } else { 1 };
+                self.b.mbarrier_init(empty, ring.readers * all);
+                self.b.end_if(open);
+            }
+        }
+        self.b.fence_mbarrier_init();
+        self.b.end_if(one);
+    }
+
+    fn among_first(&mut self, warp: Val<'c>, count: u32) -> OpenIf<'c> {
+        let count = self.b.i32(count.into());
+        let among = self.b.cmpi(IntCompare::Ult, warp, count);
+        self.b.begin_if(among)
     }
 
     fn role(

@@ -1,6 +1,6 @@
 //! The instructions of Hopper and others that are more than arithmetic on registers, as read from PTX.
 
-use super::ptx::{Names, Operand, Ty};
+use super::ptx::{Names, Operand, PARAM_BASE, Ty};
 
 /// An address: a register and what is added to it.
 #[derive(Clone, Copy, Debug)]
@@ -407,7 +407,13 @@ pub fn read(
         "fence" if has("mbarrier_init") => none(Special::BarrierInitFence),
         "fence" if has("proxy") && has("async") && !has("global") => none(Special::ProxyFence),
         "fence" if has("proxy") && !has("async") => Err(unknown()),
-        "prefetch" if has("tensormap") => none(Special::PrefetchMap { map: place(0)? }),
+        "prefetch" if has("tensormap") => {
+            let mut map = place(0)?;
+            if has("param") {
+                map.offset = map.offset.wrapping_add(PARAM_BASE);
+            }
+            none(Special::PrefetchMap { map })
+        }
         "cp" if has("bulk") => {
             let to_shared = has("shared::cluster") && has("global");
             let multicast = |i| match has("multicast::cluster") {
