@@ -3,7 +3,8 @@
 //!
 //! A step that starts a product, waits for it, and adds its sums to others leaves the tensor cores idle while it does the latter, and itself idle
 //! while they work. Of several steps in one iteration the products follow one another, and each step's sums are touched while later ones are on
-//! their way. What is left of the trips is done one by one in a loop of its own, so that the order of all sums stays.
+//! their way: all of them, or only the next one where slots or registers are short. What is left of the trips is done one by one in a loop of its
+//! own, so that the order of all sums stays.
 //!
 //! Needs: a network. Keeps: bits, the order of effects and, channel by channel, of gets. More slots of a ring are held at a time: it must have
 //! them.
@@ -13,11 +14,18 @@ use crate::tile::build::Builder;
 use crate::tile::ir::*;
 use crate::tile::pass::clone::Cloner;
 use crate::tile::visit::Access;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use tessera_artifact::ParamMode;
 
-/// The network with `steps` at a time; `None`: no loop gains by it.
-pub fn ahead(kernel: &Kernel, steps: i64) -> Option<Kernel> {
+/// Steps that an iteration takes, and how many of them have products on their way at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ahead {
+    pub steps: usize,
+    pub flying: usize,
+}
+
+/// The network with several steps at a time; `None`: no loop gains by it.
+pub fn ahead(kernel: &Kernel, wanted: Ahead) -> Option<Kernel> {
     let mut kernel = kernel.clone();
     let mut loops = vec![];
     kernel.walk(kernel.body, &mut |block, op| {
@@ -31,7 +39,7 @@ pub fn ahead(kernel: &Kernel, steps: i64) -> Option<Kernel> {
         return None;
     }
     for (block, op, parts) in loops {
-        kernel = expand(kernel, block, op, &parts, steps);
+        kernel = expand(kernel, block, op, &parts, wanted);
     }
     crate::tile::pass::simplify(&mut kernel);
     Some(kernel)
@@ -199,7 +207,7 @@ fn made_whole(kernel: &Kernel, op: OpId) -> Option<TileId> {
 }
 
 /// Puts two loops in the place of one: several steps at a time, then the rest.
-fn expand(mut kernel: Kernel, block: BlockId, op: OpId, parts: &Parts, steps: i64) -> Kernel {
+fn expand(mut kernel: Kernel, block: BlockId, op: OpId, parts: &Parts, wanted: Ahead) -> Kernel {
     let Op { kind, span, .. } = kernel.op(op).clone();
     let OpKind::For {
         lo, hi, kind, body, ..
@@ -212,7 +220,7 @@ fn expand(mut kernel: Kernel, block: BlockId, op: OpId, parts: &Parts, steps: i6
     kernel.blocks.push(Block::default());
     let mut b = Builder::at_block(kernel, before);
     b.set_span(span);
-    let (zero, many) = (b.index(0), b.index(steps));
+    let (zero, many) = (b.index(0), b.index(wanted.steps as i64));
     let trips = b.sub(hi, lo);
     let trips = b.max(trips, zero);
     let whole = b.div(trips, many);
@@ -222,28 +230,44 @@ fn expand(mut kernel: Kernel, block: BlockId, op: OpId, parts: &Parts, steps: i6
     let inside = b.nested(&[Type::Index], |b, args| {
         let step = b.mul(args[0], many);
         let first = b.add(lo, step);
-        let (mut early, mut late) = (vec![], vec![]);
-        for i in 0..steps {
-            let offset = b.index(i);
+        let mut all: Vec<[Vec<OpId>; 2]> = vec![];
+        let mut made: Vec<HashMap<TileId, TileId>> = vec![];
+        for i in 0..wanted.steps {
+            let offset = b.index(i as i64);
             let number = b.add(first, offset);
             let mut cloner = Cloner::default();
             cloner.values.insert(arg, number);
             for &tile in &parts.own {
-                let new = TileId(b.kernel.tiles.len() as u32);
                 let copy = b.kernel.tile(tile).clone();
-                b.kernel.tiles.push(copy);
+                // What a step that is done had in registers, the next one has. A slot is given back once nothing reads its tile any more.
+                let free =
+                    (made.len().checked_sub(wanted.flying)).filter(|_| copy.space != Space::Slot);
+                let new = free.and_then(|step: usize| made[step].get(&tile).copied());
+                let new = new.unwrap_or_else(|| {
+                    b.kernel.tiles.push(copy);
+                    TileId(b.kernel.tiles.len() as u32 - 1)
+                });
                 cloner.tiles.insert(tile, new);
             }
+            made.push(cloner.tiles.clone());
             let ops = b.kernel.block(body).ops.clone();
             let ops = cloner.ops(&mut b.kernel, &ops);
+            let mut halves = [vec![], vec![]];
             for (op, &is_late) in ops.into_iter().zip(&parts.late) {
-                if is_late { &mut late } else { &mut early }.push(op);
+                halves[usize::from(is_late)].push(op);
             }
+            all.push(halves);
         }
         let here = b.current();
         let ops = &mut b.kernel.blocks[here.index()].ops;
-        ops.extend(early);
-        ops.extend(late);
+        for i in 0..wanted.steps + wanted.flying - 1 {
+            if let Some([early, _]) = all.get(i) {
+                ops.extend(early);
+            }
+            if let Some([_, late]) = all.get((i + 1).wrapping_sub(wanted.flying)) {
+                ops.extend(late);
+            }
+        }
     });
     b.effect(OpKind::For {
         lo: zero,

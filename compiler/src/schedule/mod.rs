@@ -17,6 +17,7 @@ mod registers;
 mod split;
 mod streams;
 
+use ahead::Ahead;
 pub use plan::{
     Fill, MapPlan, Plan, Ring, RolePlan, STAGED_ROW_BYTES, STAGED_ROWS, SlotPlace, Staged,
     piece_of_line, plan, row_axis,
@@ -49,8 +50,8 @@ impl Network {
         let Ok(mut plan) = plan(&kernel, gpu) else {
             return Ok(None);
         };
-        plan.steps = self.plan.steps;
-        let fits = plan.steps == 1 || plan.has_room_ahead(&kernel, plan.steps, gpu);
+        plan.ahead = self.plan.ahead;
+        let fits = (plan.ahead).is_none_or(|ahead| plan.has_room_ahead(&kernel, ahead, gpu));
         Ok(fits.then_some(Network { kernel, plan }))
     }
 }
@@ -98,16 +99,16 @@ pub fn network(kernel: &Kernel, gpu: &GpuFacts) -> Result<Result<Network, Plain>
         };
         crate::tile::verify::after("split", &kernel).map_err(|b| PassError::Broken(Box::new(b)))?;
     }
-    for steps in AT_A_TIME {
-        let Some(several) = ahead::ahead(&kernel, steps) else {
+    for wanted in AT_A_TIME {
+        let Some(several) = ahead::ahead(&kernel, wanted) else {
             break;
         };
         crate::tile::verify::after("ahead", &several)
             .map_err(|b| PassError::Broken(Box::new(b)))?;
         if let Ok(mut plan) = plan(&several, gpu)
-            && plan.has_room_ahead(&several, steps, gpu)
+            && plan.has_room_ahead(&several, wanted, gpu)
         {
-            plan.steps = steps;
+            plan.ahead = Some(wanted);
             let kernel = several;
             return Ok(Ok(Network { kernel, plan }));
         }
@@ -119,7 +120,20 @@ pub fn network(kernel: &Kernel, gpu: &GpuFacts) -> Result<Result<Network, Plain>
 }
 
 /// Steps of a loop whose products may go ahead together, most first.
-const AT_A_TIME: [i64; 2] = [4, 2];
+const AT_A_TIME: [Ahead; 3] = [
+    Ahead {
+        steps: 4,
+        flying: 4,
+    },
+    Ahead {
+        steps: 4,
+        flying: 2,
+    },
+    Ahead {
+        steps: 2,
+        flying: 2,
+    },
+];
 
 /// Bits of an operand of a tensor core with f32 sums; `None`: no such operand. (tf32 tiles are stored as f32 and rounded when multiplied,
 /// which tensor cores don't do.)

@@ -8,6 +8,7 @@ pub(super) use rings::BOX_ROWS;
 pub use rings::{piece_of_line, row_axis};
 pub(super) use roles::{most_registers, row_bytes};
 
+use super::ahead::Ahead;
 use super::layout::{LANES, Layout, WARPS_PER_GROUP};
 use super::registers::{Registers, is_whole_view};
 use super::streams::Stream;
@@ -41,7 +42,7 @@ pub struct Plan {
     /// Of a thread, before roles ask for more or fewer.
     pub entry_registers: u32,
     /// Steps of a loop whose products go ahead together.
-    pub steps: i64,
+    pub ahead: Option<Ahead>,
     /// CTAs that share channels.
     pub cluster: u32,
     /// Names for printing.
@@ -242,7 +243,7 @@ fn plan_with(kernel: &Kernel, gpu: &GpuFacts, left_stored: bool) -> Result<Plan,
         shared_bytes: 0,
         threads: 0,
         entry_registers: 0,
-        steps: 1,
+        ahead: None,
         cluster: match kernel.channels.iter().any(|c| c.shared) {
             true => kernel.launch.cluster,
             false => 1,
@@ -433,9 +434,9 @@ fn is_counted(kernel: &Kernel, e: &HostExpr) -> bool {
 impl Plan {
     /// Whether steps may go ahead of each other: of one warpgroup, since where there are two, one computes while the other's products run; with
     /// slots for the steps in hand and as many that are being filled, and registers to spare, since what is on its way cannot be put aside.
-    pub fn has_room_ahead(&self, kernel: &Kernel, steps: i64, gpu: &GpuFacts) -> bool {
+    pub fn has_room_ahead(&self, kernel: &Kernel, ahead: Ahead, gpu: &GpuFacts) -> bool {
         let entry = gpu.registers_per_sm / self.threads;
-        let slots = |ring: &Ring| i64::from(ring.slots) >= 2 * steps || !ring.each_step;
+        let slots = |ring: &Ring| ring.slots as usize >= 2 * ahead.flying || !ring.each_step;
         let registers =
             |role: &RolePlan| role.needed + AHEAD_REGISTERS <= role.registers.unwrap_or(entry);
         let products = self.roles.iter().filter(|r| multiplies(kernel, r.body));
@@ -655,8 +656,14 @@ impl fmt::Display for Plan {
         if self.cluster > 1 {
             writeln!(f, "{} blocks of a cluster share rings", self.cluster)?;
         }
-        if self.steps > 1 {
-            writeln!(f, "products of {} steps go ahead together", self.steps)?;
+        match self.ahead {
+            Some(Ahead { steps, flying }) if steps == flying => {
+                writeln!(f, "products of {steps} steps go ahead together")?;
+            }
+            Some(Ahead { steps, flying }) => {
+                writeln!(f, "products of {steps} steps go ahead, {flying} at a time")?;
+            }
+            None => {}
         }
         for ring in &self.rings {
             let names: Vec<_> = ring
