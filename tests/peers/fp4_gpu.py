@@ -121,7 +121,7 @@ def main():
     ratios = []
     while (ready := ours.line()) is not None:
         case = ready["ready"]
-        if not case["kernel"].endswith("gemm_fp4_few"):
+        if not case["kernel"].endswith(("gemm_fp4_few", "gemm_fp4_64")):
             ours.say("next")
             continue
         m, n, k = (int(re.search(rf"\b{d} = (\d+)", case["case"])[1]) for d in "MNK")

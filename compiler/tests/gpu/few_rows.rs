@@ -82,9 +82,9 @@ pub fn library_of(names: &[&str]) -> Library {
 fn few_rows_have_the_bits_of_many() {
     let library = library_of(&["dsv4::gemm"]);
     let (many, columns) = (130, 200);
-    for (dtype, few, name, depth) in [
-        (DType::BF16, "gemm_few", "gemm", 200),
-        (DType::E4M3, "gemm_fp8_few", "gemm_fp8", 272),
+    for (dtype, few, half, name, depth) in [
+        (DType::BF16, "gemm_few", "gemm_few", "gemm", 200),
+        (DType::E4M3, "gemm_fp8_few", "gemm_fp8_64", "gemm_fp8", 272),
     ] {
         let x = random(&library, dtype, &[many, depth], 1);
         let w = random(&library, dtype, &[columns, depth], 2);
@@ -103,7 +103,8 @@ fn few_rows_have_the_bits_of_many() {
             (few, 1),
             (few, 8),
             (few, 13),
-            (few, 64),
+            (half, 1),
+            (half, 64),
         ] {
             let some = product(&library, kernel, &operands, rows, columns);
             let differs = (some.chunks(2).zip(all.chunks(2))).position(|(a, b)| a != b);
@@ -154,11 +155,20 @@ fn few_rows_have_the_bits_of_many_with_weights_of_4_bits() {
 
     let all = product(&library, "gemm_fp4", &[&x, &xs, &wide, &r], many, columns);
     assert!(all.iter().any(|&b| b != 0), "gemm_fp4 gives zeros");
-    for rows in [1, 8, 13, 64] {
+    for (kernel, rows) in [
+        ("gemm_fp4_few", 1),
+        ("gemm_fp4_few", 8),
+        ("gemm_fp4_few", 13),
+        ("gemm_fp4_64", 1),
+        ("gemm_fp4_64", 64),
+    ] {
         let operands = [&x, &xs, &w, &steps, &r];
-        let some = product(&library, "gemm_fp4_few", &operands, rows, columns);
+        let some = product(&library, kernel, &operands, rows, columns);
         let differs = (some.chunks(2).zip(all.chunks(2))).position(|(a, b)| a != b);
-        assert_eq!(differs, None, "{rows} rows: element of {columns} a row");
+        assert_eq!(
+            differs, None,
+            "{kernel} with {rows} rows: element of {columns} a row"
+        );
     }
 }
 

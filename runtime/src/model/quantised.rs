@@ -9,10 +9,14 @@ use super::ModelError;
 use super::codes::{Matrix, folds_experts, keeps_groups};
 use super::config::{Config, WeightFormat};
 use super::kernels::{
-    GemmFp8Args, GemmFp8FewArgs, Kernels, QuantiseE4m3Args, RmsnormE4m3Args, SwigluE4m3Args,
+    GemmFp8Args, GemmFp8FewArgs, GemmFp864Args, Kernels, QuantiseE4m3Args, RmsnormE4m3Args,
+    SwigluE4m3Args,
 };
 use super::ops::{FEW, RUN};
 use super::workspace::{Rows, most_tiles};
+
+/// The most rows that `gemm_fp8_few` takes; up to `FEW` there is `gemm_fp8_64`.
+const FEWEST: usize = 32;
 
 /// Inputs that share a scale.
 const GROUP: usize = 128;
@@ -281,7 +285,8 @@ impl Codes {
         let (x, xs) = (self.codes(rows, width)?, self.scales(rows, width)?);
         let (w, ws) = (w.codes.view(), w.scales.view());
         match rows {
-            0..=FEW => k.gemm_fp8_few(GemmFp8FewArgs { x, xs, w, ws, y })?,
+            0..=FEWEST => k.gemm_fp8_few(GemmFp8FewArgs { x, xs, w, ws, y })?,
+            ..=FEW => k.gemm_fp8_64(GemmFp864Args { x, xs, w, ws, y })?,
             _ => k.gemm_fp8(GemmFp8Args { x, xs, w, ws, y })?,
         }
         Ok(())
