@@ -362,8 +362,7 @@ impl CudaDevice {
         }
         // Never less than one cluster.
         let most = (most - most % cluster).max(cluster);
-        let clusters = items / cluster + i64::from(items % cluster != 0);
-        Ok(clusters.min(most / cluster) as u32 * code.cluster)
+        Ok((items / cluster).min(most / cluster) as u32 * code.cluster)
     }
 
     fn at_once(&self, gpu: &dyn Gpu, code: &PtxCode, function: Function) -> Result<u32, CallError> {
@@ -451,7 +450,7 @@ impl CudaCode {
         let (first, cluster) = (request.grid[0], i64::from(self.code.cluster));
         if first % cluster != 0 {
             return Err(format!(
-                "{first} is no multiple of its clusters of {cluster}"
+                "the grid's first extent, {first}, is no multiple of its clusters of {cluster}"
             ));
         }
         for recipe in &self.code.tensor_maps {
