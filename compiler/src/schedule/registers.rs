@@ -31,12 +31,18 @@ const ACCESS_BITS: u64 = 128;
 const LINE_BITS: u64 = 1024;
 /// Left to the compiler of PTX for addresses and what maps compute on the way.
 const KEPT_REGISTERS: u32 = 64;
+/// What tiles get in any case, of the 64 registers of one of 1024 threads.
+const LEAST_REGISTERS: u32 = 24;
 
 /// Of a plain kernel.
 pub fn infer(kernel: &Kernel, warps: u32, gpu: &GpuFacts) -> Registers {
     let threads = warps * gpu.threads_per_warp;
     let available = (gpu.registers_per_sm / threads).min(gpu.max_registers_per_thread);
-    let limit = u64::from(available.saturating_sub(KEPT_REGISTERS));
+    let limit = u64::from(
+        available
+            .saturating_sub(KEPT_REGISTERS)
+            .max(LEAST_REGISTERS),
+    );
     let mut uses = Uses::default();
     uses.block(kernel, kernel.body);
     let Uses { mut memory, .. } = uses.clone();

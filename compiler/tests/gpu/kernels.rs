@@ -30,9 +30,9 @@ pub fn sources() -> SourceMap {
 }
 
 /// Bytes of stack and spills that ptxas makes: around its own subroutines for division, and in the plain code of `expert_up`,
-/// `expert_up_fp4`, `gemm_fp8_few` and `index_scores_bf16`, whose tiles nearly fill a
+/// `expert_up_fp4`, `gemm_fp8_few`, `index_scores_bf16` and the selections, whose tiles or ranks nearly fill a
 /// thread's registers. Fewer is better: then pin fewer.
-const SPILLS: [(&str, u32); 8] = [
+const SPILLS: [(&str, u32); 10] = [
     ("dsv4::experts::expert_up", 176),
     ("dsv4::experts_fp4::expert_up_fp4", 64),
     ("dsv4::gemm::gemm_fp8_few", 60),
@@ -40,6 +40,8 @@ const SPILLS: [(&str, u32); 8] = [
     ("dsv4::hyper_connection::hc_pre", 112),
     ("dsv4::index_scores::index_scores_bf16", 68),
     ("dsv4::indexer::index_scores", 64),
+    ("dsv4::indexer::index_topk", 1048),
+    ("dsv4::indexer::index_topk_row", 40),
     ("tensor_cores::beside", 140),
 ];
 

@@ -6,8 +6,8 @@ use super::cost::Section;
 use super::kept::{Kept, Place};
 use super::kernels::{
     AttentionArgs, AttentionRecordsArgs, CompressArgs, IndexScoresArgs, IndexScoresBf16Args,
-    IndexScoresKeysArgs, IndexTopkArgs, IndexTopkFewArgs, StoreKeyE4m3Args, StoreRingArgs,
-    TakeRowsArgs, WidenPickedArgs,
+    IndexScoresKeysArgs, IndexTopkArgs, IndexTopkFewArgs, IndexTopkRowArgs, StoreKeyE4m3Args,
+    StoreRingArgs, TakeRowsArgs, WidenPickedArgs,
 };
 use super::kv_cache::{CompressorCache, LayerCache, Shared};
 use super::ops::{Done, attention, linear, norm_rotate, part, rms, turn};
@@ -28,6 +28,8 @@ const RECORD: [i64; 2] = [448, 64];
 const KEYS_OF_A_BLOCK: usize = 128;
 /// Pairs of entries up to which a place is found by counting.
 const MOST_COMPARED: usize = 1 << 27;
+/// Entries of a row that one block of a GPU ranks at once.
+const MOST_IN_A_BLOCK: usize = 16384;
 
 use super::forward::{Pass, wide};
 use super::workspace::Rows;
@@ -656,16 +658,25 @@ impl Pass<'_, '_> {
         let (pos, picks) = (w.positions.rows(t)?, w.picks.rows_mut(t)?);
         let (ratio, ranked) = (kind.ratio() as i64, ranked as i64);
         let is_gpu = matches!(k.library().device(), Device::Cuda(_));
-        // The same picks from both.
-        match is_gpu && t * entries * entries <= MOST_COMPARED {
-            true => k.index_topk_few(IndexTopkFewArgs {
+        // The same picks from all three.
+        match is_gpu {
+            true if t * entries * entries <= MOST_COMPARED => {
+                k.index_topk_few(IndexTopkFewArgs {
+                    scores,
+                    pos,
+                    picks,
+                    ratio,
+                    ranked,
+                })?;
+            }
+            true if entries <= MOST_IN_A_BLOCK => k.index_topk_row(IndexTopkRowArgs {
                 scores,
                 pos,
                 picks,
                 ratio,
                 ranked,
             })?,
-            false => k.index_topk(IndexTopkArgs {
+            _ => k.index_topk(IndexTopkArgs {
                 scores,
                 pos,
                 picks,

@@ -193,13 +193,21 @@ impl<'c> Builder<'c> {
 
     /// A new block of the function; its arguments are i64.
     pub fn new_block(&mut self, arguments: usize) -> (BlockRef<'c, 'c>, Vec<Val<'c>>) {
-        let i64t = self.ty(Elem::I64, 1);
-        let types = vec![(i64t, self.location); arguments];
+        self.new_block_of(Elem::I64, arguments)
+    }
+
+    /// The same with arguments of another type.
+    pub fn new_block_of(
+        &mut self,
+        elem: Elem,
+        arguments: usize,
+    ) -> (BlockRef<'c, 'c>, Vec<Val<'c>>) {
+        let types = vec![(self.ty(elem, 1), self.location); arguments];
         let block = block_ref(self.region.append_block(Block::new(&types)));
         let vals = (0..arguments)
             .map(|i| Val {
                 raw: unsafe { Value::from_raw(argument_raw(block, i)) },
-                elem: Elem::I64,
+                elem,
                 lanes: 1,
             })
             .collect();

@@ -15,6 +15,7 @@
 
 mod access;
 mod cluster;
+mod collect;
 mod control;
 mod copy;
 mod dot;
@@ -33,6 +34,7 @@ mod register_fold;
 mod rings;
 mod select;
 mod slots;
+mod sort;
 mod staged;
 mod streamed;
 mod sync;
@@ -406,6 +408,10 @@ impl<'k, 'c> Emitter<'k, 'c> {
 
         self.b.set_block(body);
         self.block_index = self.coordinates_of_cta(&grid);
+        if select::selects(self.kernel, self.threads) {
+            // What follows from it is not to be found once for all items: held elements leave no registers for that.
+            self.thread = self.b.hold_word(self.thread);
+        }
         self.block(self.kernel.body)?;
         let next = self.b.addi(self.cta, step);
         self.b.branch(header, &[next]);

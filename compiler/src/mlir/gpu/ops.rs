@@ -141,6 +141,17 @@ impl<'c> Builder<'c> {
         )
     }
 
+    /// The number of zeros below the lowest one of an integer that is not 0.
+    pub fn trailing_zeros(&mut self, v: Val<'c>) -> Val<'c> {
+        let poison = self.integer_attr(1, 1);
+        self.value(
+            "llvm.intr.cttz",
+            &[v],
+            (v.elem, 1),
+            &[("is_zero_poison", poison)],
+        )
+    }
+
     fn ordering_attributes(&self, ordering: i64) -> [(&'static str, Attribute<'c>); 2] {
         [
             ("ordering", self.integer_attr(64, ordering)),

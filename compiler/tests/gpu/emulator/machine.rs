@@ -692,11 +692,11 @@ impl<'l> Cluster<'l> {
             Space::Param => Err(format!("argument byte {address}")),
             Space::Shared => {
                 let from = self.shared(thread, address, bytes as usize)?;
-                if plain {
-                    self.memory
-                        .touch(&self.order, thread, from, bytes as usize, write)?;
+                let (order, bytes) = (&self.order, bytes as usize);
+                match plain {
+                    true => self.memory.touch(order, thread, from, bytes, write),
+                    false => self.memory.atomic(order, thread, from, bytes),
                 }
-                Ok(())
             }
             Space::Global => {
                 self.has_waited(thread)?;

@@ -440,12 +440,22 @@ fn breaches_are_found() {
     let read = "ld.shared.b32 %r3, [tile];\n";
     assert_eq!(run(own), Ok(()));
     assert_eq!(run(&format!("{own}bar.sync 0;\n{read}")), Ok(()));
+    let add = "atom.relaxed.gpu.shared.add.u32 %r4, [tile], 1;\n";
+    let meet = "bar.sync 0;\n";
+    assert_eq!(
+        run(&format!("{own}{meet}{add}{add}{meet}{read}{meet}{own}")),
+        Ok(())
+    );
     assert_eq!(
         run(&format!("{global}ld.global.v2.b64 {{%rd4, _}}, [%rd9+16];")),
         Ok(())
     );
     for (breach, said) in [
         (format!("{own}{read}"), "without a barrier"),
+        (format!("{own}{add}"), "wrote it"),
+        (format!("{add}{read}"), "did an atomic at it"),
+        (format!("{add}{own}"), "did an atomic at it"),
+        (format!("{read}{add}"), "read it"),
         (
             "st.shared.b32 [tile+256], 1;".to_owned(),
             "of 256 shared ones",

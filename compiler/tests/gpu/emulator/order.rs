@@ -5,6 +5,7 @@
 //! accesses are known to be over. Accesses to a byte of which one writes must be ordered so. Async accesses must besides have a proxy
 //! fence between them and ordinary writes before them; clocks hold that too.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 pub type Agent = usize;
@@ -13,6 +14,8 @@ pub type Time = u32;
 /// Async work reads and writes units of so many bytes.
 pub const CHUNK: usize = 8;
 const WARP: usize = 32;
+/// The least that an atomic touches.
+const WORD: usize = 4;
 
 /// Accesses of agent `a` before `seen[a]` are over; those before `fenced[a]` are seen by the async proxy too.
 #[derive(Clone, Debug, Default)]
@@ -208,6 +211,8 @@ struct Chunk {
     wrote: Time,
     readers: Vec<(u16, Time)>,
     is_barrier: bool,
+    /// Whether `Memory::atomics` knows of any here.
+    atomics: bool,
 }
 
 /// Shared memory of all blocks of a cluster, one behind the other.
@@ -218,6 +223,8 @@ pub struct Memory {
     /// For each warp: when it last read, and which of its threads.
     many: Vec<Vec<(Time, u32)>>,
     free: Vec<usize>,
+    /// When each thread, counted from 1, last did an atomic at a word, since the last ordinary write there.
+    atomics: BTreeMap<(usize, u16), Time>,
 }
 
 impl Memory {
@@ -228,6 +235,7 @@ impl Memory {
             chunks: vec![Chunk::default(); bytes.div_ceil(CHUNK)],
             many: vec![],
             free: vec![],
+            atomics: BTreeMap::new(),
         }
     }
 
@@ -246,11 +254,11 @@ impl Memory {
                 let start = chunk * CHUNK;
                 return Err(format!("shared byte {start} is part of a barrier"));
             }
-            if c.writer == 0 && c.readers.is_empty() {
-                continue;
+            if c.writer != 0 || !c.readers.is_empty() {
+                async_conflict(c, order, thread, write, chunk)?;
             }
-            async_conflict(c, order, thread, write, chunk)?;
         }
+        self.atomics_are_over(order, thread, from, bytes, write)?;
         let floor = order.base[thread].seen_floor;
         let now = order.time;
         let me = thread as u16 + 1;
@@ -269,6 +277,75 @@ impl Memory {
                 (byte.writer, byte.wrote) = (me, now);
             } else if byte.reader != me || byte.read != now {
                 self.add_reader(order, thread, place);
+            }
+        }
+        Ok(())
+    }
+
+    /// An atomic by a thread: in order with ordinary accesses of others, in no order with their atomics.
+    pub fn atomic(
+        &mut self,
+        order: &Order,
+        thread: usize,
+        from: usize,
+        bytes: usize,
+    ) -> Result<(), String> {
+        for chunk in from / CHUNK..(from + bytes).div_ceil(CHUNK) {
+            let c = &mut self.chunks[chunk];
+            if c.is_barrier {
+                let start = chunk * CHUNK;
+                return Err(format!("shared byte {start} is part of a barrier"));
+            }
+            async_conflict(c, order, thread, true, chunk)?;
+            c.atomics = true;
+        }
+        for place in from..from + bytes {
+            let byte = self.ordinary[place];
+            if byte.writer != 0 {
+                let other = usize::from(byte.writer) - 1;
+                if !order.seen(thread, other, byte.wrote) {
+                    return Err(unordered(place, other, "wrote"));
+                }
+            }
+            self.readers_are_over(order, thread, place)?;
+        }
+        for word in (from..from + bytes).step_by(WORD) {
+            let key = (word, thread as u16 + 1);
+            self.atomics.insert(key, order.time);
+        }
+        Ok(())
+    }
+
+    /// When others did atomics at these bytes: place, agent, time.
+    fn atomics_at(&self, from: usize, bytes: usize) -> impl Iterator<Item = (usize, Agent, Time)> {
+        let chunks = &self.chunks[from / CHUNK..(from + bytes).div_ceil(CHUNK)];
+        let words = match chunks.iter().any(|c| c.atomics) {
+            true => (from & !(WORD - 1), 0)..(from + bytes, 0),
+            false => (0, 0)..(0, 0),
+        };
+        let all = self.atomics.range(words);
+        all.map(|(&(place, agent), &time)| (place, usize::from(agent) - 1, time))
+    }
+
+    /// That others' atomics at these bytes are over; a write takes their place.
+    fn atomics_are_over(
+        &mut self,
+        order: &Order,
+        thread: usize,
+        from: usize,
+        bytes: usize,
+        write: bool,
+    ) -> Result<(), String> {
+        let mut over = vec![];
+        for (place, other, time) in self.atomics_at(from, bytes) {
+            if !order.seen(thread, other, time) {
+                return Err(unordered(place, other, "did an atomic at"));
+            }
+            over.push((place, other as u16 + 1));
+        }
+        if write && from.is_multiple_of(WORD) && bytes.is_multiple_of(WORD) {
+            for key in over {
+                self.atomics.remove(&key);
             }
         }
         Ok(())
@@ -442,6 +519,11 @@ impl Memory {
         write: bool,
     ) -> Result<(), String> {
         let clock = &order.base[thread];
+        for (place, other, time) in self.atomics_at(from, bytes) {
+            if !order.seen(thread, other, time) || !order.fenced(thread, other, time) {
+                return Err(unordered(place, other, "did an atomic at"));
+            }
+        }
         for place in from..from + bytes {
             let byte = self.ordinary[place];
             if byte.writer != 0 && byte.wrote >= clock.fenced_floor {
