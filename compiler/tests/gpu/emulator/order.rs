@@ -2,8 +2,8 @@
 //!
 //! An agent is a thread, or one that works for it: the copies that complete at a barrier, the matrix products of a warpgroup. Each access
 //! is stamped with the time, which rises with every release (an arrival, a barrier); a clock holds, for each agent, up to when its
-//! accesses are known to be over. Accesses to a byte of which one writes must be ordered so. Async accesses must besides have a proxy
-//! fence between them and ordinary writes before them; clocks hold that too.
+//! accesses are known to be over. Accesses to a byte of which one writes must be ordered so, but for atomics among themselves. Async accesses
+//! must besides have a proxy fence between them and ordinary writes before them; clocks hold that too.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
