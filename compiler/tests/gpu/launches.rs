@@ -222,8 +222,8 @@ fn persistent_grids_have_whole_clusters_and_no_more_than_run_at_once() {
         };
         let library = library(entry(DType::U32, vec![count]), &[COUNT]);
         let device = library.device();
-        let x = Tensor::zeros_on(device, DType::U32, &[1, 16 * boxes]).unwrap();
-        let mut y = Tensor::zeros_on(device, DType::U32, &[1, 16 * boxes]).unwrap();
+        let x = Tensor::zeros_on(device, DType::U32, &[8 * boxes, 16]).unwrap();
+        let mut y = Tensor::zeros_on(device, DType::U32, &[8 * boxes, 16]).unwrap();
         let args = [x.view().into(), y.view_mut().unwrap().into()];
         let launched = library.kernel("k").unwrap().launch(&args);
         let Some(blocks) = blocks else {
