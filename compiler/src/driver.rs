@@ -186,13 +186,15 @@ mod native {
 
     /// Code for every kernel, packed.
     pub fn compile(kernels: &[ir::Kernel], options: &Options, sink: &mut Sink) -> Option<Vec<u8>> {
+        let found = in_parallel(options.threads, kernels.len(), |k, _| {
+            match options.ptx && options.tensor_cores {
+                true => self::networks(&kernels[k]),
+                false => Ok(Err(Plain::NoProducts)),
+            }
+        });
         let mut jobs: Vec<(usize, Target)> = vec![];
         let mut networks: Vec<Vec<Network>> = vec![];
-        for (k, kernel) in kernels.iter().enumerate() {
-            let found = match options.ptx && options.tensor_cores {
-                true => self::networks(kernel),
-                false => Ok(Err(Plain::NoProducts)),
-            };
+        for (k, (kernel, found)) in kernels.iter().zip(found).enumerate() {
             match found {
                 Ok(found) => networks.push(found.unwrap_or_default()),
                 Err(fault) => {
@@ -208,6 +210,8 @@ mod native {
             let gpu = fast.chain(plain);
             jobs.extend(cpu.chain(gpu).map(|target| (k, target)));
         }
+        // The longest first, so that no thread is left with one when the others are done.
+        jobs.sort_by_key(|&(k, _)| std::cmp::Reverse(kernels[k].live_ops().len()));
         let results = in_parallel(options.threads, jobs.len(), |job, mlir| {
             let (kernel, target) = jobs[job];
             cache::through(

@@ -31,18 +31,20 @@ const ACCESS_BITS: u64 = 128;
 const LINE_BITS: u64 = 1024;
 /// Left to the compiler of PTX for addresses and what maps compute on the way.
 const KEPT_REGISTERS: u32 = 64;
-/// What tiles get in any case, of the 64 registers of one of 1024 threads.
-const LEAST_REGISTERS: u32 = 24;
+/// What tiles get where a line is selected from, of the 64 registers of one of 1024 threads: its elements are held there in any case. (Where products
+/// are computed, so many make code of a minute's compiling.)
+const SELECTED_REGISTERS: u32 = 24;
 
 /// Of a plain kernel.
 pub fn infer(kernel: &Kernel, warps: u32, gpu: &GpuFacts) -> Registers {
     let threads = warps * gpu.threads_per_warp;
     let available = (gpu.registers_per_sm / threads).min(gpu.max_registers_per_thread);
-    let limit = u64::from(
-        available
-            .saturating_sub(KEPT_REGISTERS)
-            .max(LEAST_REGISTERS),
-    );
+    let selects = |&op: &OpId| matches!(kernel.op(op).kind, OpKind::TopK { .. });
+    let least = match kernel.live_ops().iter().any(selects) {
+        true => SELECTED_REGISTERS,
+        false => 0,
+    };
+    let limit = u64::from(available.saturating_sub(KEPT_REGISTERS).max(least));
     let mut uses = Uses::default();
     uses.block(kernel, kernel.body);
     let Uses { mut memory, .. } = uses.clone();

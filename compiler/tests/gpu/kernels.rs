@@ -34,7 +34,7 @@ pub fn sources() -> SourceMap {
 /// thread's registers. Fewer is better: then pin fewer.
 const SPILLS: [(&str, u32); 10] = [
     ("dsv4::experts::expert_up", 176),
-    ("dsv4::experts_fp4::expert_up_fp4", 392),
+    ("dsv4::experts_fp4::expert_up_fp4", 64),
     ("dsv4::gemm::gemm_fp8_few", 60),
     ("dsv4::hyper_connection::hc_head", 16),
     ("dsv4::hyper_connection::hc_pre", 112),
