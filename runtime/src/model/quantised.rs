@@ -284,10 +284,12 @@ impl Codes {
         let width = w.codes.shape()[1] as usize;
         let (x, xs) = (self.codes(rows, width)?, self.scales(rows, width)?);
         let (w, ws) = (w.codes.view(), w.scales.view());
-        match rows {
-            0..=FEWEST => k.gemm_fp8_few(GemmFp8FewArgs { x, xs, w, ws, y })?,
-            ..=FEW => k.gemm_fp8_64(GemmFp864Args { x, xs, w, ws, y })?,
-            _ => k.gemm_fp8(GemmFp8Args { x, xs, w, ws, y })?,
+        if rows <= FEWEST {
+            k.gemm_fp8_few(GemmFp8FewArgs { x, xs, w, ws, y })?;
+        } else if rows <= FEW {
+            k.gemm_fp8_64(GemmFp864Args { x, xs, w, ws, y })?;
+        } else {
+            k.gemm_fp8(GemmFp8Args { x, xs, w, ws, y })?;
         }
         Ok(())
     }
