@@ -106,33 +106,20 @@ impl Own {
 
 /// Channels of matrices that boxes bring, the same in all CTAs.
 fn boxes(kernel: &Kernel, own: &Own) -> Vec<ChannelId> {
-    let by_boxes = |channel: ChannelId| {
-        let mut all = true;
-        for_each_put(kernel, channel, &mut |_, src| {
-            all &= matches!(src.base, Base::Param(_)) && !gathers(src);
-            all &= src.slots.iter().filter(|s| is_span(s)).count() == 2;
-        });
-        all
-    };
-    let cluster = u64::from(kernel.launch.cluster);
+    let mut otherwise = own.channels.clone();
+    kernel.walk(kernel.body, &mut |_, op| {
+        if let OpKind::Put { channel, src, .. } = &kernel.op(op).kind {
+            let spans = (src.slots.iter()).filter(|s| matches!(s, Slot::Span { .. }));
+            if !matches!(src.base, Base::Param(_)) || gathers(src) || spans.count() != 2 {
+                otherwise.insert(*channel);
+            }
+        }
+    });
+    let rows = u64::from(kernel.launch.cluster) * SWIZZLED_ROWS;
     let ids = (0..kernel.channels.len()).map(|i| ChannelId(i as u32));
-    ids.filter(|&id| {
+    ids.filter(|id| {
         let shape = &kernel.channels[id.index()].shape;
-        let whole = shape.len() == 2 && shape[0].is_multiple_of(cluster * SWIZZLED_ROWS);
-        whole && !own.channels.contains(&id) && by_boxes(id)
+        shape.len() == 2 && shape[0].is_multiple_of(rows) && !otherwise.contains(id)
     })
     .collect()
-}
-
-fn is_span(slot: &Slot) -> bool {
-    matches!(slot, Slot::Span { .. })
-}
-
-fn for_each_put(kernel: &Kernel, channel: ChannelId, f: &mut dyn FnMut(OpId, &View)) {
-    kernel.walk(kernel.body, &mut |_, op| match &kernel.op(op).kind {
-        OpKind::Put {
-            channel: c, src, ..
-        } if *c == channel => f(op, src),
-        _ => {}
-    });
 }

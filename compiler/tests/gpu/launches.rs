@@ -222,10 +222,14 @@ fn persistent_grids_have_whole_clusters_and_no_more_than_run_at_once() {
         };
         let library = library(entry(DType::U32, vec![count]), &[COUNT]);
         let device = library.device();
-        let x = Tensor::zeros_on(device, DType::U32, &[8 * boxes, 16]).unwrap();
-        let mut y = Tensor::zeros_on(device, DType::U32, &[8 * boxes, 16]).unwrap();
+        let zeros = || {
+            let made = Tensor::zeros_on(device, DType::U32, &[8 * boxes, 16]);
+            made.expect("the emulated GPU has room for some hundred words")
+        };
+        let (x, mut y) = (zeros(), zeros());
         let args = [x.view().into(), y.view_mut().unwrap().into()];
-        let launched = library.kernel("k").unwrap().launch(&args);
+        let kernel = library.kernel("k").expect("the library has this one");
+        let launched = kernel.launch(&args);
         let Some(blocks) = blocks else {
             let refused = launched.unwrap_err().to_string();
             assert!(
@@ -234,7 +238,7 @@ fn persistent_grids_have_whole_clusters_and_no_more_than_run_at_once() {
             );
             continue;
         };
-        launched.unwrap();
+        launched.expect("its clusters fill the grid");
         let first = y.to_host().unwrap().bytes().unwrap()[..4].to_vec();
         assert_eq!(first, [blocks, 0, 0, 0], "{boxes} boxes");
     }

@@ -227,6 +227,18 @@ pub struct Memory {
     atomics: BTreeMap<(usize, u16), Time>,
 }
 
+impl Chunk {
+    fn is_no_barrier(&self, number: usize) -> Result<(), String> {
+        match self.is_barrier {
+            true => Err(format!(
+                "shared byte {} is part of a barrier",
+                number * CHUNK
+            )),
+            false => Ok(()),
+        }
+    }
+}
+
 impl Memory {
     pub fn new(bytes: usize) -> Self {
         Memory {
@@ -250,10 +262,7 @@ impl Memory {
     ) -> Result<(), String> {
         for chunk in from / CHUNK..(from + bytes).div_ceil(CHUNK) {
             let c = &self.chunks[chunk];
-            if c.is_barrier {
-                let start = chunk * CHUNK;
-                return Err(format!("shared byte {start} is part of a barrier"));
-            }
+            c.is_no_barrier(chunk)?;
             if c.writer != 0 || !c.readers.is_empty() {
                 async_conflict(c, order, thread, write, chunk)?;
             }
@@ -292,10 +301,7 @@ impl Memory {
     ) -> Result<(), String> {
         for chunk in from / CHUNK..(from + bytes).div_ceil(CHUNK) {
             let c = &mut self.chunks[chunk];
-            if c.is_barrier {
-                let start = chunk * CHUNK;
-                return Err(format!("shared byte {start} is part of a barrier"));
-            }
+            c.is_no_barrier(chunk)?;
             async_conflict(c, order, thread, true, chunk)?;
             c.atomics = true;
         }
