@@ -20,7 +20,7 @@ mod streams;
 use ahead::Ahead;
 pub use plan::{
     Fill, MapPlan, Plan, Ring, RolePlan, STAGED_ROW_BYTES, STAGED_ROWS, SlotPlace, Staged,
-    piece_of_line, plan, row_axis,
+    piece_of_line, plan, row_axis, step_of,
 };
 pub use registers::{Registers, infer as infer_registers};
 pub use split::split;

@@ -4,9 +4,12 @@
 //! it is asked once for each copy, of values that all threads share, and the elements' way stands beside the vectors'.
 
 use super::access::{Memory, Stride};
+use super::ops::Shuffle;
 use super::{Emit, Emitter};
 use crate::mlir::build::{Elem, IntCompare, Val};
-use crate::schedule::layout::Layout;
+use crate::schedule::layout::{Digit, Layout};
+use crate::schedule::step_of;
+use crate::tile::analysis::power_of_two;
 use crate::tile::ir::*;
 use std::collections::BTreeMap;
 
@@ -20,8 +23,10 @@ pub(super) struct Vectors<'c> {
     memory: Memory<'c>,
     /// From the tensor to the tile.
     loads: bool,
-    /// Elements of a vector.
+    /// Elements of a vector; where lanes exchange words, of a part of one.
     run: u64,
+    /// Four lanes that hold the parts of four vectors exchange them, so that each stores one: by register, from one of the four to the next.
+    exchanged: Option<u64>,
     /// By axis of the tile, the coordinate in the tensor where the view starts.
     starts: Vec<Val<'c>>,
     strides: Vec<Stride<'c>>,
@@ -84,13 +89,27 @@ impl<'c> Emitter<'_, 'c> {
             }
         }
         let extents = (oob != Oob::Never).then_some(extents);
-        let possible = self.allowed(&memory, run, &layout, fixed, &starts, &strides, &extents);
+        let align = self.kernel.tensor(param).map_or(1, |t| u64::from(t.align));
+        let possible = self.allowed(
+            (&memory, align),
+            run,
+            &layout,
+            fixed,
+            &starts,
+            &strides,
+            &extents,
+        );
+        let exchanged = match loads {
+            true => None,
+            false => self.exchanges(view, param, &layout, bits, run),
+        };
         Ok(Some(Vectors {
             tile,
             layout,
             memory,
             loads,
             run,
+            exchanged,
             starts,
             strides,
             extents,
@@ -100,11 +119,11 @@ impl<'c> Emitter<'_, 'c> {
         }))
     }
 
-    /// Whether every vector is aligned, and none crosses the tensor's edge.
+    /// Whether every vector is aligned, and none crosses the tensor's edge. The tensor and its rows start at multiples of `align` bytes.
     #[allow(clippy::too_many_arguments, reason = "the parts of one copy")]
     fn allowed(
         &mut self,
-        memory: &Memory<'c>,
+        (memory, align): (&Memory<'c>, u64),
         run: u64,
         layout: &Layout,
         fixed: Val<'c>,
@@ -113,45 +132,100 @@ impl<'c> Emitter<'_, 'c> {
         extents: &Option<Vec<Val<'c>>>,
     ) -> Val<'c> {
         // In elements: all of these have to be multiples of a vector.
-        let mut elements = fixed;
-        for (axis, (&start, &stride)) in starts.iter().zip(strides).enumerate() {
-            let part = self.times(start, stride);
-            elements = self.b.ori(elements, part);
-            if axis + 1 < starts.len() && layout.shape[axis] > 1 {
-                let one = self.b.i64(1);
-                let step = self.times(one, stride);
-                elements = self.b.ori(elements, step);
-            }
-        }
+        let bytes = run * bits_in(memory) / 8;
+        let rows_are = align.is_multiple_of(bytes);
+        let last = starts.len() - 1;
+        let mut elements = starts[last];
         if let Some(extents) = extents {
-            let last = extents.len() - 1;
             elements = self.b.ori(elements, extents[last]);
         }
+        if !rows_are {
+            elements = self.b.ori(elements, fixed);
+            for (axis, (&start, &stride)) in starts[..last].iter().zip(strides).enumerate() {
+                let part = self.times(start, stride);
+                elements = self.b.ori(elements, part);
+                if layout.shape[axis] > 1 {
+                    let one = self.b.i64(1);
+                    let step = self.times(one, stride);
+                    elements = self.b.ori(elements, step);
+                }
+            }
+        }
         let mask = self.b.i64(run as i64 - 1);
-        let elements = self.b.andi(elements, mask);
-        let address = self.b.pointer_bits(memory.base);
-        let bytes = run * bits_in(memory) / 8;
-        let mask = self.b.i64(bytes as i64 - 1);
-        let address = self.b.andi(address, mask);
-        let off = self.b.ori(elements, address);
+        let mut off = self.b.andi(elements, mask);
+        if !rows_are {
+            let address = self.b.pointer_bits(memory.base);
+            let mask = self.b.i64(bytes as i64 - 1);
+            let address = self.b.andi(address, mask);
+            off = self.b.ori(off, address);
+        }
         let zero = self.b.i64(0);
         self.b.cmpi(IntCompare::Eq, off, zero)
+    }
+
+    /// Whether four lanes side by side hold neighbouring words of four rows of 16 bytes, at places that are known to be multiples of them: by register,
+    /// from one such row to the next.
+    fn exchanges(
+        &self,
+        view: &View,
+        param: ParamId,
+        layout: &Layout,
+        bits: u64,
+        run: u64,
+    ) -> Option<u64> {
+        let tensor = self.kernel.tensor(param)?;
+        let last = layout.shape.len() - 1;
+        let Some(Slot::Span { start, .. }) = view.slots.last() else {
+            return None;
+        };
+        let whole = 4 * run;
+        let aligned = u64::from(tensor.align).is_multiple_of(MOST_BYTES)
+            && power_of_two(self.kernel, *start).is_multiple_of(whole)
+            && (tensor.shape.last()).is_some_and(|e| step_of(self.kernel, e).is_multiple_of(whole));
+        let lanes = Digit {
+            count: 4,
+            axis: Some(last),
+            stride: run,
+        };
+        if !aligned || run * bits != 32 || layout.lanes.first() != Some(&lanes) {
+            return None;
+        }
+        let mut step = 1;
+        for digit in &layout.registers {
+            if digit.axis == Some(last) && digit.stride == whole {
+                return digit.count.is_multiple_of(4).then_some(step);
+            }
+            step *= digit.count;
+        }
+        None
     }
 
     /// All accesses of the copy; loads come before anything is done with what they bring.
     pub(super) fn copy_vectors(&mut self, v: &Vectors<'c>) -> Emit {
         let own = self.own_coordinates(&v.layout);
-        let first: Vec<_> = (own.iter().zip(&v.starts))
+        let mut first: Vec<_> = (own.iter().zip(&v.starts))
             .map(|(&own, &start)| self.b.addi(own, start))
             .collect();
+        let last = v.layout.shape.len() - 1;
+        let mut parts = 1;
+        if v.exchanged.is_some() {
+            // From a part of every row to the whole of one.
+            parts = 4;
+            let mask = self.b.i64(3);
+            let lane = self.b.andi(self.thread, mask);
+            let moved = self.b.mul_const(lane, 3 * v.run as i64);
+            first[last] = self.b.addi(first[last], moved);
+        }
         let owner = match v.loads {
             true => None,
             false => self.owner(&v.layout),
         };
         let mut rows: BTreeMap<Vec<u64>, (Val<'c>, Option<Val<'c>>)> = BTreeMap::new();
         let mut brought = vec![];
-        let last = v.layout.shape.len() - 1;
         for register in (0..v.layout.registers()).step_by(v.run as usize) {
+            if (v.exchanged).is_some_and(|step| !(register / step).is_multiple_of(parts)) {
+                continue;
+            }
             let offsets = v.layout.of_register(register);
             let row = offsets[..last].to_vec();
             let (start, inside) = match rows.get(&row) {
@@ -180,13 +254,16 @@ impl<'c> Emitter<'_, 'c> {
                 brought.push((register, self.load_words(v, at, inside)));
                 continue;
             }
-            let words = self.words_of(v, register)?;
+            let words = match v.exchanged {
+                Some(step) => self.exchange(v, register, step)?,
+                None => self.words_of(v, register)?,
+            };
             let writes = match (inside, owner) {
                 (Some(a), Some(b)) => Some(self.b.andi(a, b)),
                 (a, b) => a.or(b),
             };
             let open = writes.map(|w| self.b.begin_if(w));
-            let bytes = (v.run * bits_in(&v.memory) / 8) as u32;
+            let bytes = (parts * v.run * bits_in(&v.memory) / 8) as u32;
             self.b.store(words, at, bytes, None);
             if let Some(open) = open {
                 self.b.end_if(open);
@@ -196,6 +273,33 @@ impl<'c> Emitter<'_, 'c> {
             self.take_words(v, register, words)?;
         }
         self.finish_all()
+    }
+
+    /// The words that four lanes have of the row of 16 bytes that falls to this one. Each of four words changes places with those whose lane and
+    /// number differ in one bit, then in the other.
+    fn exchange(&mut self, v: &Vectors<'c>, register: u64, step: u64) -> Emit<Val<'c>> {
+        let mut words = vec![];
+        for part in 0..4 {
+            words.push(self.words_of(v, register + part * step)?);
+        }
+        for bit in [1, 2] {
+            let mask = self.b.i64(bit as i64);
+            let own = self.b.andi(self.thread, mask);
+            let zero = self.b.i64(0);
+            let upper = self.b.cmpi(IntCompare::Ne, own, zero);
+            for low in (0..4).filter(|part| part & bit == 0) {
+                let (a, b) = (words[low], words[low | bit]);
+                let given = self.b.select(upper, a, b);
+                let got = self.shuffled(Shuffle::Xor, given, bit as u32);
+                words[low] = self.b.select(upper, got, a);
+                words[low | bit] = self.b.select(upper, b, got);
+            }
+        }
+        let mut all = self.b.zero(Elem::I32, 4);
+        for (part, word) in words.into_iter().enumerate() {
+            all = self.b.insert(word, all, part as u32);
+        }
+        Ok(all)
     }
 
     /// Where a row of the tile starts for this thread, and whether it lies inside.

@@ -5,7 +5,7 @@ mod roles;
 mod turns;
 
 pub(super) use rings::BOX_ROWS;
-pub use rings::{piece_of_line, row_axis};
+pub use rings::{piece_of_line, row_axis, step_of};
 pub(super) use roles::{most_registers, row_bytes};
 
 use super::ahead::Ahead;

@@ -417,7 +417,7 @@ fn can_gather(
 }
 
 /// A number that every value of an extent is a multiple of, with the steps of dims.
-fn step_of(kernel: &Kernel, e: &HostExpr) -> u64 {
+pub fn step_of(kernel: &Kernel, e: &HostExpr) -> u64 {
     match e {
         HostExpr::Dim(name) => {
             let dim = kernel.dims.iter().find(|d| d.name == *name);
