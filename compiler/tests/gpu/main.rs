@@ -4,6 +4,7 @@
 mod emulator;
 mod few_rows;
 mod harness;
+mod hyper_connection;
 mod kernels;
 mod launches;
 mod library;

@@ -15,8 +15,8 @@ use super::batch::{Batch, Run};
 use super::config::Config;
 use super::cost::{Place, Section};
 use super::kernels::{
-    EmbedArgs, GemmPartsArgs, HcHeadArgs, HcHeadBf16Args, HcPostArgs, HcPostBf16Args, HcPreArgs,
-    Kernels, RopeTableArgs, RouteArgs, RouteByTableArgs, SumPartsArgs, TakeRowsArgs,
+    EmbedArgs, GemmPartsArgs, HcHeadArgs, HcHeadBf16Args, HcPostArgs, HcPreArgs, Kernels,
+    RopeTableArgs, RouteArgs, RouteByTableArgs, SumPartsArgs, TakeRowsArgs,
 };
 use super::kv_cache::{KvCache, LayerCache, Parts, Room, Shared};
 use super::ops::{Done, RUN, linear, mix, part, rms};
@@ -272,6 +272,7 @@ impl Model {
             each_once: runs.iter().all(|run| run.ids.len() == 1),
             tracer: Tracer::new(trace),
             place: Place::Outside,
+            mixed: false,
         };
         let mut launch = || pass.run(&self.parameters, cache, picked.len());
         match shape {
@@ -356,6 +357,8 @@ pub(super) struct Pass<'a, 't> {
     pub each_once: bool,
     pub tracer: Tracer<'t>,
     pub place: Place,
+    /// The streams' products for the next site were made with the streams.
+    pub mixed: bool,
 }
 
 impl Pass<'_, '_> {
@@ -382,7 +385,8 @@ impl Pass<'_, '_> {
         for (index, (layer, cache)) in p.layers.iter().zip(layers).enumerate() {
             self.tracer.enter(|| format!("L{index}."));
             self.place = Place::Layer(index);
-            self.block(layer, cache, &mut shared)?;
+            let next = p.layers.get(index + 1).map(|layer| &layer.attn_hc);
+            self.block(layer, cache, &mut shared, next)?;
             self.place = Place::Outside;
             self.tracer.enter(String::new);
             if self.tracer.is_on() {
@@ -411,24 +415,25 @@ impl Pass<'_, '_> {
         Ok(())
     }
 
-    /// X <- hc(attention), X <- hc(experts).
+    /// X <- hc(attention), X <- hc(experts); `next`: the site that takes X then.
     pub(super) fn block(
         &mut self,
         layer: &Layer,
         cache: &mut LayerCache,
         shared: &mut Shared,
+        next: Option<&HcSite>,
     ) -> Done {
         self.section(Section::HyperConnections);
         self.hc_pre(&layer.attn_hc, &layer.attn_norm, "attn")?;
         self.attention(layer, cache, shared)?;
         self.section(Section::HyperConnections);
-        self.hc_post()?;
+        self.hc_post(Some(&layer.ffn_hc))?;
         let t = self.t;
         self.tracer.watch("mid", || self.w.x.rows_mut(t))?;
         self.hc_pre(&layer.ffn_hc, &layer.ffn_norm, "ffn")?;
         self.moe(&layer.moe)?;
         self.section(Section::HyperConnections);
-        self.hc_post()
+        self.hc_post(next)
     }
 
     /// input [T, D] = rms(Σ_j pre_j X_j), with post [T, N] and comb [T, N, N] for `hc_post`.
@@ -479,28 +484,20 @@ impl Pass<'_, '_> {
         Ok(())
     }
 
-    /// X_k = post_k · output + Σ_j comb[j, k] X_j.
-    pub(super) fn hc_post(&mut self) -> Done {
+    /// X_k = post_k · output + Σ_j comb[j, k] X_j; `next`: the site that takes X.
+    fn hc_post(&mut self, next: Option<&HcSite>) -> Done {
+        if self.w.quantised.is_some() {
+            return self.hc_post_bf16(next);
+        }
         let (k, t) = (self.k, self.t);
         let w = &mut *self.w;
-        let (f, x) = (w.output.rows(t)?, w.x.rows(t)?);
-        let (post, comb, y) = (w.post.rows(t)?, w.comb.rows(t)?, w.x_next.rows_mut(t)?);
-        match w.quantised {
-            None => k.hc_post(HcPostArgs {
-                f,
-                x,
-                post,
-                comb,
-                y,
-            })?,
-            Some(_) => k.hc_post_bf16(HcPostBf16Args {
-                f,
-                x,
-                post,
-                comb,
-                y,
-            })?,
-        }
+        k.hc_post(HcPostArgs {
+            f: w.output.rows(t)?,
+            x: w.x.rows(t)?,
+            post: w.post.rows(t)?,
+            comb: w.comb.rows(t)?,
+            y: w.x_next.rows_mut(t)?,
+        })?;
         swap(&mut w.x, &mut w.x_next);
         Ok(())
     }

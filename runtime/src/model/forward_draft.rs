@@ -99,7 +99,7 @@ impl Pass<'_, '_> {
             x: w.x.rows_mut(t)?,
         })?;
         self.tracer.watch("block_in", || w.x.rows_mut(t))?;
-        self.block(&draft.layer, cache, shared)?;
+        self.block(&draft.layer, cache, shared, None)?;
         let w = &mut *self.w;
         self.tracer.watch("block_out", || w.x.rows_mut(t))?;
         swap(&mut w.x, &mut w.head_x);

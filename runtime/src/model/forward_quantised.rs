@@ -5,14 +5,17 @@ use std::mem::swap;
 use super::forward::Pass;
 use super::kept::Kept;
 use super::kernels::{
-    CloseE2m1Args, CloseE4m3Args, HcCombArgs, HcPreBf16Args, IndexQueriesArgs, PoolArgs,
-    SumPartsArgs,
+    CloseE2m1Args, CloseE4m3Args, HcCollapseArgs, HcCombArgs, HcPostBf16Args, HcPostMixArgs,
+    HcPreBf16Args, IndexQueriesArgs, PoolArgs, SumPartsArgs,
 };
 use super::kv_cache::CompressorCache;
-use super::ops::{Done, mix, no_workspace, part, rms};
-use super::parameters::{Compressor, HcSite, Indexer, Inputs};
+use super::ops::{Done, RUN, mix, no_workspace, part, parts_shape, rms};
+use super::parameters::{Compressor, HcSite, Indexer, Inputs, Weights};
 use super::workspace::Rows;
-use tessera_device::{Tensor, View};
+use tessera_device::{Device, Tensor, View};
+
+/// From so many tokens on `hc_post_mix` has work for most multiprocessors.
+const MIXED_AT_ONCE: usize = 512;
 
 impl Pass<'_, '_> {
     /// As `hc_pre`, on bf16 streams: the products in parts, and the norm with the rest.
@@ -29,7 +32,10 @@ impl Pass<'_, '_> {
             return Err(no_workspace());
         };
         let x = w.x.shaped(&[t, c.hc_mult * c.hidden_size])?;
-        let parts = mix(k, x, weights, &mut quantised.mix)?;
+        let parts = match std::mem::take(&mut self.mixed) {
+            true => quantised.mix.shaped(&parts_shape(x, weights))?,
+            false => mix(k, x, weights, &mut quantised.mix)?,
+        };
         if self.tracer.is_on() {
             k.sum_parts(SumPartsArgs {
                 parts,
@@ -47,7 +53,6 @@ impl Pass<'_, '_> {
             w: norm.view(),
             r: quantised.factors.rows_mut(t)?,
             pre: w.pre.rows_mut(t)?,
-            collapsed: w.collapsed.rows_mut(t)?,
             y: w.input.rows_mut(t)?,
             q: codes,
             s: scales,
@@ -66,6 +71,11 @@ impl Pass<'_, '_> {
             iters: c.hc_sinkhorn_iters as i64,
         })?;
         if self.tracer.is_on() {
+            k.hc_collapse(HcCollapseArgs {
+                x: w.x.rows(t)?,
+                pre: w.pre.rows(t)?,
+                collapsed: w.collapsed.rows_mut(t)?,
+            })?;
             self.watch_hc(name)?;
             // Of what a trace put in the place of the collapsed streams; otherwise the same bits again.
             let w = &mut *self.w;
@@ -74,6 +84,51 @@ impl Pass<'_, '_> {
         let w = &mut *self.w;
         self.tracer
             .watch(&format!("{name}.in"), || w.input.rows_mut(t))
+    }
+
+    /// As `hc_post`, on bf16 streams; many tokens' new streams are multiplied with the next site's weights before they leave the GPU's
+    /// multiprocessors, unless a trace may put others in their place.
+    pub fn hc_post_bf16(&mut self, next: Option<&HcSite>) -> Done {
+        let (c, k, t) = (self.c, self.k, self.t);
+        let w = &mut *self.w;
+        let Some(quantised) = &mut w.quantised else {
+            return Err(no_workspace());
+        };
+        let (f, x) = (w.output.rows(t)?, w.x.rows(t)?);
+        let (post, comb, y) = (w.post.rows(t)?, w.comb.rows(t)?, w.x_next.rows_mut(t)?);
+        let together = t >= MIXED_AT_ONCE
+            && c.hidden_size % RUN == 0
+            && !self.tracer.is_on()
+            && matches!(k.library().device(), Device::Cuda(_));
+        match next.map(|site| &site.mix.weights) {
+            Some(Weights::Parts(weights)) if together => {
+                let shape = [
+                    t,
+                    c.hc_mult,
+                    c.hidden_size / RUN,
+                    weights.shape()[1] as usize,
+                ];
+                k.hc_post_mix(HcPostMixArgs {
+                    f,
+                    x,
+                    post,
+                    comb,
+                    w: weights.view(),
+                    y,
+                    parts: quantised.mix.shaped_mut(&shape)?,
+                })?;
+                self.mixed = true;
+            }
+            _ => k.hc_post_bf16(HcPostBf16Args {
+                f,
+                x,
+                post,
+                comb,
+                y,
+            })?,
+        }
+        swap(&mut w.x, &mut w.x_next);
+        Ok(())
     }
 
     /// Writes the entries of the blocks that tokens close: pooled rows, normed, turned, rounded to what their cache keeps.

@@ -92,17 +92,18 @@ pub(super) fn mix<'a>(
     w: &Tensor,
     parts: &'a mut Tensor,
 ) -> Result<View<'a>, ModelError> {
-    let shape = [
-        x.shape()[0] as usize,
-        (x.shape()[1] as usize).div_ceil(RUN),
-        w.shape()[1] as usize,
-    ];
+    let shape = parts_shape(x, w);
     k.hc_mix(HcMixArgs {
         x,
         w: w.view(),
         parts: parts.shaped_mut(&shape)?,
     })?;
     parts.shaped(&shape)
+}
+
+pub(super) fn parts_shape(x: View, w: &Tensor) -> [usize; 3] {
+    let [rows, columns] = [x.shape()[0] as usize, x.shape()[1] as usize];
+    [rows, columns.div_ceil(RUN), w.shape()[1] as usize]
 }
 
 /// On a GPU tensor cores take heads in bf16.

@@ -3,6 +3,7 @@
 //! A failed check writes its number to the error record and its CTA ends, since all its threads fail alike. Elements that fail a check
 //! one by one (in a copy that must stay inside) leave their number and are skipped.
 
+use super::fold::WARP;
 use super::{Emit, Emitter};
 use crate::mlir::build::{AtomicOp, Elem, IntCompare, Val};
 use crate::mlir::cpu::Trap;
@@ -27,6 +28,7 @@ impl<'c> Emitter<'_, 'c> {
                 };
                 self.b.named_barrier(id, self.threads);
             }
+            None if self.threads == WARP => self.b.warp_barrier(),
             None => self.b.barrier(),
         }
         self.barriers_emitted += 1;

@@ -11,7 +11,7 @@ use crate::mlir::scalar::held_as;
 use crate::tile::ir::*;
 use tessera_artifact::DType;
 
-const WARP: u32 = 32;
+pub(super) const WARP: u32 = 32;
 
 /// The source seen as `outer x n x inner`.
 struct Lines<'c> {

@@ -47,12 +47,13 @@ impl<'c> Emitter<'_, 'c> {
         let own = self.b.mul_const(group, own_rows as i64);
         let one = self.first_of_group();
 
-        let mut number = 0;
+        let mut number = staged.first;
         for row in (0..own_rows).step_by(STAGED_ROWS as usize) {
             for column in (0..columns).step_by(box_columns as usize) {
                 let place = number % staged.places;
                 // The last store from this place has read it; with two, the one after may be on its way.
-                let left = u32::from(staged.places == 2 && (number > 0 || staged.in_pairs));
+                let left =
+                    u32::from(staged.places == 2 && (number > staged.first || staged.in_pairs));
                 let open = self.b.begin_if(one);
                 self.b.tma_store_wait(left, true);
                 self.b.end_if(open);

@@ -136,7 +136,9 @@ pub struct Staged {
     pub offset: u64,
     /// Of each warpgroup.
     pub places: u64,
-    /// Whether every such store of the role has an even number of boxes, so that the next one's first place was not used last.
+    /// Of its first box.
+    pub first: u64,
+    /// Whether the stores of every block of the role have an even number of boxes, so that the next one's first place was not used last.
     pub in_pairs: bool,
 }
 

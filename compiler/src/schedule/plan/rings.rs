@@ -126,30 +126,33 @@ impl Plan {
                 continue;
             };
             let mut found = Vec::new();
-            kernel.walk(body, &mut |_, op| {
+            let groups = u64::from(self.roles[role].warps) / WARPS_PER_GROUP;
+            // Of each block.
+            let mut so_far: BTreeMap<BlockId, u64> = BTreeMap::new();
+            kernel.walk(body, &mut |block, op| {
                 if let OpKind::Copy { dst, src, .. } = &kernel.op(op).kind
                     && let (Base::Param(param), Base::Tile(tile)) = (dst.base, src.base)
                     && let Some((map, boxes)) = self.store_map(kernel, dst, param, tile)
                 {
-                    found.push((op, map, boxes));
+                    let before = so_far.entry(block).or_default();
+                    found.push((op, map, *before));
+                    *before += boxes / groups;
                 }
             });
-            let groups = u64::from(self.roles[role].warps) / WARPS_PER_GROUP;
-            let most = found.iter().map(|(_, _, boxes)| boxes / groups).max();
+            let most = so_far.values().max().copied();
             let places = if found.len() > 1 || most > Some(1) {
                 2
             } else {
                 1
             };
-            let in_pairs = found
-                .iter()
-                .all(|(_, _, boxes)| (boxes / groups).is_multiple_of(2));
-            for (op, map, _) in &found {
+            let in_pairs = so_far.values().all(|boxes| boxes.is_multiple_of(2));
+            for (op, map, before) in &found {
                 let at = self.map_number(map.clone());
                 let staged = Staged {
                     map: at,
                     offset: bytes,
                     places,
+                    first: if in_pairs { before % 2 } else { 0 },
                     in_pairs,
                 };
                 self.staged.insert(*op, staged);

@@ -1,0 +1,65 @@
+//! Streams and their products have one set of bits, whether one launch makes both or two.
+
+use crate::few_rows::{library_of, random};
+use tessera_artifact::DType;
+use tessera_device::{Arg, Library, Tensor};
+
+const TOKENS: i64 = 66;
+const WIDTH: i64 = 512;
+const COEFFICIENTS: i64 = 24;
+
+fn zeros(library: &Library, dtype: DType, shape: &[i64]) -> Tensor {
+    Tensor::zeros_on(library.device(), dtype, shape).expect("the emulated device has memory for it")
+}
+
+fn launch(library: &Library, kernel: &str, args: Vec<Arg>) {
+    let kernel = library.kernel(kernel).expect("the library has the kernel");
+    kernel.launch(&args).unwrap_or_else(|e| panic!("{e}"));
+}
+
+fn bytes(tensor: &Tensor) -> Vec<u8> {
+    tensor.to_host().unwrap().bytes().unwrap().to_vec()
+}
+
+#[test]
+fn streams_and_products_have_the_same_bits_together_and_apart() {
+    let library = library_of(&[
+        "dsv4::hyper_connection::hc_post_bf16",
+        "dsv4::hyper_connection_bf16::hc_mix",
+        "dsv4::hyper_connection_post::hc_post_mix",
+    ]);
+    let f = random(&library, DType::BF16, &[TOKENS, WIDTH], 1);
+    let x = random(&library, DType::BF16, &[TOKENS, 4, WIDTH], 2);
+    let post = random(&library, DType::F32, &[TOKENS, 4], 3);
+    let comb = random(&library, DType::F32, &[TOKENS, 4, 4], 4);
+    let w = random(&library, DType::BF16, &[3, COEFFICIENTS, 4 * WIDTH], 5);
+    let given = || [&f, &x, &post, &comb].map(|t| Arg::from(t.view()));
+
+    let mut apart = zeros(&library, DType::BF16, &[TOKENS, 4, WIDTH]);
+    let mut args = Vec::from(given());
+    args.push(apart.view_mut().unwrap().into());
+    launch(&library, "hc_post_bf16", args);
+    let mut parts_apart = zeros(&library, DType::F32, &[TOKENS, 4, COEFFICIENTS]);
+    let streams = apart.view().reshape(&[TOKENS, 4 * WIDTH]).unwrap();
+    let args = vec![
+        streams.into(),
+        w.view().into(),
+        parts_apart.view_mut().unwrap().into(),
+    ];
+    launch(&library, "hc_mix", args);
+
+    let mut together = zeros(&library, DType::BF16, &[TOKENS, 4, WIDTH]);
+    let mut parts_together = zeros(&library, DType::F32, &[TOKENS, 4, 1, COEFFICIENTS]);
+    let mut args = Vec::from(given());
+    args.push(w.view().into());
+    args.push(together.view_mut().unwrap().into());
+    args.push(parts_together.view_mut().unwrap().into());
+    launch(&library, "hc_post_mix", args);
+
+    assert!(bytes(&parts_apart).iter().any(|&b| b != 0), "no products");
+    assert!(bytes(&apart) == bytes(&together), "the streams differ");
+    assert!(
+        bytes(&parts_apart) == bytes(&parts_together),
+        "the products differ"
+    );
+}
