@@ -89,16 +89,10 @@ impl<'c> Emitter<'_, 'c> {
             }
         }
         let extents = (oob != Oob::Never).then_some(extents);
-        let align = self.kernel.tensor(param).map_or(1, |t| u64::from(t.align));
-        let possible = self.allowed(
-            (&memory, align),
-            run,
-            &layout,
-            fixed,
-            &starts,
-            &strides,
-            &extents,
-        );
+        let possible = match self.in_whole_parts(view, param, run, run * bits / 8) {
+            true => self.b.int(Elem::I1, 1, 1),
+            false => self.allowed(&memory, run, &layout, fixed, &starts, &strides, &extents),
+        };
         let exchanged = match loads {
             true => None,
             false => self.exchanges(view, param, &layout, bits, run),
@@ -119,11 +113,24 @@ impl<'c> Emitter<'_, 'c> {
         }))
     }
 
-    /// Whether every vector is aligned, and none crosses the tensor's edge. The tensor and its rows start at multiples of `align` bytes.
+    /// Whether it is known that every run of so many elements starts at a multiple of `bytes`, and that none crosses the tensor's edge.
+    fn in_whole_parts(&self, view: &View, param: ParamId, run: u64, bytes: u64) -> bool {
+        let (Some(tensor), Some(Slot::Span { start, .. })) =
+            (self.kernel.tensor(param), view.slots.last())
+        else {
+            return false;
+        };
+        // Of the start and every row.
+        u64::from(tensor.align).is_multiple_of(bytes)
+            && power_of_two(self.kernel, *start).is_multiple_of(run)
+            && (tensor.shape.last()).is_some_and(|e| step_of(self.kernel, e).is_multiple_of(run))
+    }
+
+    /// Whether every vector is aligned, and none crosses the tensor's edge.
     #[allow(clippy::too_many_arguments, reason = "the parts of one copy")]
     fn allowed(
         &mut self,
-        (memory, align): (&Memory<'c>, u64),
+        memory: &Memory<'c>,
         run: u64,
         layout: &Layout,
         fixed: Val<'c>,
@@ -132,33 +139,27 @@ impl<'c> Emitter<'_, 'c> {
         extents: &Option<Vec<Val<'c>>>,
     ) -> Val<'c> {
         // In elements: all of these have to be multiples of a vector.
-        let bytes = run * bits_in(memory) / 8;
-        let rows_are = align.is_multiple_of(bytes);
-        let last = starts.len() - 1;
-        let mut elements = starts[last];
-        if let Some(extents) = extents {
-            elements = self.b.ori(elements, extents[last]);
-        }
-        if !rows_are {
-            elements = self.b.ori(elements, fixed);
-            for (axis, (&start, &stride)) in starts[..last].iter().zip(strides).enumerate() {
-                let part = self.times(start, stride);
-                elements = self.b.ori(elements, part);
-                if layout.shape[axis] > 1 {
-                    let one = self.b.i64(1);
-                    let step = self.times(one, stride);
-                    elements = self.b.ori(elements, step);
-                }
+        let mut elements = fixed;
+        for (axis, (&start, &stride)) in starts.iter().zip(strides).enumerate() {
+            let part = self.times(start, stride);
+            elements = self.b.ori(elements, part);
+            if axis + 1 < starts.len() && layout.shape[axis] > 1 {
+                let one = self.b.i64(1);
+                let step = self.times(one, stride);
+                elements = self.b.ori(elements, step);
             }
         }
-        let mask = self.b.i64(run as i64 - 1);
-        let mut off = self.b.andi(elements, mask);
-        if !rows_are {
-            let address = self.b.pointer_bits(memory.base);
-            let mask = self.b.i64(bytes as i64 - 1);
-            let address = self.b.andi(address, mask);
-            off = self.b.ori(off, address);
+        if let Some(extents) = extents {
+            let last = extents.len() - 1;
+            elements = self.b.ori(elements, extents[last]);
         }
+        let mask = self.b.i64(run as i64 - 1);
+        let elements = self.b.andi(elements, mask);
+        let address = self.b.pointer_bits(memory.base);
+        let bytes = run * bits_in(memory) / 8;
+        let mask = self.b.i64(bytes as i64 - 1);
+        let address = self.b.andi(address, mask);
+        let off = self.b.ori(elements, address);
         let zero = self.b.i64(0);
         self.b.cmpi(IntCompare::Eq, off, zero)
     }
@@ -173,20 +174,14 @@ impl<'c> Emitter<'_, 'c> {
         bits: u64,
         run: u64,
     ) -> Option<u64> {
-        let tensor = self.kernel.tensor(param)?;
         let last = layout.shape.len() - 1;
-        let Some(Slot::Span { start, .. }) = view.slots.last() else {
-            return None;
-        };
         let whole = 4 * run;
-        let aligned = u64::from(tensor.align).is_multiple_of(MOST_BYTES)
-            && power_of_two(self.kernel, *start).is_multiple_of(whole)
-            && (tensor.shape.last()).is_some_and(|e| step_of(self.kernel, e).is_multiple_of(whole));
         let lanes = Digit {
             count: 4,
             axis: Some(last),
             stride: run,
         };
+        let aligned = self.in_whole_parts(view, param, whole, MOST_BYTES);
         if !aligned || run * bits != 32 || layout.lanes.first() != Some(&lanes) {
             return None;
         }

@@ -425,6 +425,7 @@ pub fn step_of(kernel: &Kernel, e: &HostExpr) -> u64 {
         HostExpr::Dim(name) => {
             let dim = kernel.dims.iter().find(|d| d.name == *name);
             dim.map_or(1, |d| match d.lo % d.step.max(1) {
+                _ if d.lo == d.hi => d.lo.max(1) as u64,
                 0 => d.step.max(1) as u64,
                 _ => 1,
             })
