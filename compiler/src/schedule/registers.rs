@@ -116,7 +116,11 @@ pub fn infer_role(
             if shape.len() == 2 {
                 let bits = u64::from(dtype.bits());
                 let (run, line) = (2 * ACCESS_BITS / bits, LINE_BITS / bits);
-                let layout = Layout::lines(shape, run, line, groups * WARPS_PER_GROUP);
+                let dealt = |run| Layout::lines(shape, run, line, groups * WARPS_PER_GROUP);
+                // Shorter runs where warps would have nothing of their own.
+                let mut runs = [run, run / 2, run / 4].into_iter();
+                let run = runs.find(|&run| !dealt(run).has_copies());
+                let layout = dealt(run.unwrap_or(2 * ACCESS_BITS / bits));
                 seeds.entry(tile).or_insert(layout);
             }
         }

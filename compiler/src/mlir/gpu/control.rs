@@ -7,6 +7,7 @@ use super::fold::WARP;
 use super::{Emit, Emitter};
 use crate::mlir::build::{AtomicOp, Elem, IntCompare, Val};
 use crate::mlir::cpu::Trap;
+use crate::tile::analysis::runs;
 use crate::tile::ir::*;
 
 impl<'c> Emitter<'_, 'c> {
@@ -145,14 +146,19 @@ impl<'c> Emitter<'_, 'c> {
         Ok(())
     }
 
-    fn for_loop(&mut self, lo: ValueId, hi: ValueId, body: BlockId) -> Emit {
-        let lo = self.value(lo)?;
-        let hi = self.value(hi)?;
+    fn for_loop(&mut self, from: ValueId, to: ValueId, body: BlockId) -> Emit {
+        let lo = self.value(from)?;
+        let hi = self.value(to)?;
         let steady = self.begin_steady(body)?;
+        if self.network.is_some() && multiplies(self.kernel, body) && runs(self.kernel, from, to) {
+            // Sums that start as zeros do so in one place.
+            let runs = self.b.cmpi(IntCompare::Slt, lo, hi);
+            self.b.assume(runs);
+        }
+        let turn = self.network.as_ref().and_then(|n| n.turn_of(body));
         let (header, args) = self.b.new_block(1);
         let (inside, _) = self.b.new_block(0);
         let (after, _) = self.b.new_block(0);
-        let turn = self.network.as_ref().and_then(|n| n.turn_of(body));
         let first = turn.map_or(lo, |turn| self.first_turn(turn, lo));
         self.b.branch(header, &[first]);
         self.b.set_block(header);
@@ -162,6 +168,7 @@ impl<'c> Emitter<'_, 'c> {
         let variable = self.kernel.block(body).args[0];
         self.values[variable.index()] = Some(args[0]);
         self.block(body)?;
+        self.look_ahead(body)?;
         let next = self.b.add_const(args[0], turn.map_or(1, |t| t.turns));
         self.b.branch(header, &[next]);
         self.b.set_block(after);
@@ -284,4 +291,10 @@ impl<'c> Emitter<'_, 'c> {
         self.barrier();
         Ok(())
     }
+}
+
+/// Whether a block has products of its own.
+fn multiplies(kernel: &Kernel, block: BlockId) -> bool {
+    let product = |&op: &OpId| matches!(kernel.op(op).kind, OpKind::Dot { .. });
+    kernel.block(block).ops.iter().any(product)
 }

@@ -148,6 +148,12 @@ impl<'c> Builder<'c> {
         );
     }
 
+    /// 1 where the phase of this parity is over, as seen now.
+    pub fn mbarrier_test(&mut self, at: Val<'c>, parity: Val<'c>) -> Val<'c> {
+        let text = "{\n.reg .pred p;\nmbarrier.test_wait.parity.shared.b64 p, [$1], $2;\nselp.b32 $0, 1, 0, p;\n}";
+        self.assembly(text, "=r,r,r,~{memory}", &[at, parity], Elem::I32, 1)[0]
+    }
+
     // ---- clusters ------------------------------------------------------------------------------------
 
     /// All threads of the cluster meet. (Some of a warp may have come another way.)
@@ -391,7 +397,7 @@ impl<'c> Builder<'c> {
     /// `sums (+)= a · b` for 64 rows and as many columns as `sums` has registers twice; `b` by its descriptor.
     pub fn wgmma(
         &mut self,
-        product: Wgmma<'c>,
+        product: Wgmma,
         sums: &[Val<'c>],
         a: Left<'c>,
         b: Val<'c>,
@@ -417,10 +423,7 @@ impl<'c> Builder<'c> {
             }
         };
         let b_at = n + operands.len();
-        let scale = match starts {
-            Some(_) => format!("${}", b_at + 1),
-            None => "1".to_owned(),
-        };
+        let scale = u32::from(!starts);
         let text = format!(
             "{{\n.reg .pred p;\nsetp.ne.b32 p, {scale}, 0;\nwgmma.mma_async.sync.aligned.m64n{}k{k}.f32.{operand}.{operand} {{{}}}, {a_text}, ${b_at}, p, 1, 1{transposes};\n}}",
             2 * n,
@@ -435,10 +438,6 @@ impl<'c> Builder<'c> {
         constraints.extend(vec![of_a.to_owned(); operands.len()]);
         constraints.push("l".to_owned());
         operands.push(b);
-        if let Some(zero) = starts {
-            constraints.push("r".to_owned());
-            operands.push(zero);
-        }
         constraints.extend((0..n).map(|i| i.to_string()));
         operands.extend(sums);
         self.assembly(&text, &constraints.join(","), &operands, Elem::F32, n)
@@ -539,13 +538,13 @@ pub enum Left<'c> {
 
 /// What one product instruction multiplies.
 #[derive(Clone, Copy, Debug)]
-pub struct Wgmma<'c> {
+pub struct Wgmma {
     /// PTX's name of the operands' type.
     pub operand: &'static str,
     /// Elements of k in one instruction.
     pub k: u32,
-    /// Starts the sums instead of adding to them: an i32 that is 0, of which ptxas must not know it.
-    pub starts: Option<Val<'c>>,
+    /// Starts the sums instead of adding to them. (A constant in the text: ptxas then reads no old sums.)
+    pub starts: bool,
     /// Of operands of 16 bits: `b` lies with its columns next to each other, instead of its k. `None`: the type knows only the latter.
     pub b_by_rows: Option<bool>,
 }

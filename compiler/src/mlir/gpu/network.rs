@@ -22,8 +22,6 @@ pub(super) struct Network<'c> {
     pub grid: Vec<Val<'c>>,
     /// Of the CTA in its cluster, i64.
     pub rank: Val<'c>,
-    /// 0 at run time.
-    pub zero: Val<'c>,
     /// The role in hand.
     pub role: usize,
     /// Of the warpgroup, where several take turns.
@@ -42,6 +40,8 @@ pub(super) struct Network<'c> {
 const LANES: u32 = 32;
 /// Rows of tiles of the grid that run next to each other, so that the operands they share stay in the L2 cache.
 const RASTER: i64 = 16;
+/// Of a CTA whose threads have registers for what follows from one item to the next.
+const FEW_THREADS: u32 = 384;
 
 impl<'c> Emitter<'_, 'c> {
     pub(super) fn network(&self) -> Emit<&Network<'c>> {
@@ -75,15 +75,12 @@ impl<'c> Emitter<'_, 'c> {
         let rank = self.b.andi(rank, mask);
 
         let roles = plan.roles.clone();
-        let high = self.b.shift_right_signed(grid[0], 62);
-        let zero = self.b.resize(high, Elem::I32, false);
         self.network = Some(Network {
             plan,
             shared,
             maps,
             grid,
             rank,
-            zero,
             role: 0,
             turn: None,
             cursors: vec![],
@@ -206,9 +203,17 @@ impl<'c> Emitter<'_, 'c> {
             // A fresh barrier is in round 0, and the one before it is over.
             let start = self.b.i32(i64::from(puts));
             self.b.store(start, parity, 4, None);
+            let ahead = super::rings::looks_ahead(kernel, role, body, &ring);
+            let seen = ahead.then(|| {
+                let seen = self.b.alloca(4);
+                let zero = self.b.i32(0);
+                self.b.store(zero, seen, 4, None);
+                seen
+            });
             cursors.push(Cursor {
                 slot,
                 parity,
+                seen,
                 done: 0,
                 turns: 0,
             });
@@ -263,16 +268,24 @@ impl<'c> Emitter<'_, 'c> {
         }
         let total = self.b.muli(grid[0], grid[1]);
         let total = self.b.muli(total, grid[2]);
-        let (header, header_args) = self.b.new_block(1);
+        let spare = self.network()?.plan.threads <= FEW_THREADS;
+        let carried = self.kernel.launch.grid.len() == 2 && spare;
+        let (header, header_args) = self.b.new_block(if carried { 3 } else { 1 });
         let (inside, _) = self.b.new_block(0);
         let (after, _) = self.b.new_block(0);
-        self.b.branch(header, &[first]);
+        let zero = self.b.i64(0);
+        let start = [first, zero, first];
+        self.b.branch(header, &start[..header_args.len()]);
         self.b.set_block(header);
         let item = header_args[0];
         let more = self.b.cmpi(IntCompare::Slt, item, total);
         self.b.cond_branch(more, inside, (after, &[]));
         self.b.set_block(inside);
-        self.block_index = self.raster(item, &grid, RASTER / cluster);
+        let mut band = None;
+        if let &[_, number, rest] = &header_args[..] {
+            band = Some(self.in_band(number, rest, &grid, RASTER / cluster));
+        }
+        self.block_index = self.raster(item, &grid, RASTER / cluster, band);
         self.cta = item;
         for own in [&mut self.block_index[0], &mut self.cta] {
             *own = self.b.mul_const(*own, cluster);
@@ -285,15 +298,49 @@ impl<'c> Emitter<'_, 'c> {
         }
         self.shared_scalars()?;
         self.block(body)?;
-        let next = self.b.addi(item, step);
-        self.b.branch(header, &[next]);
+        let mut next = vec![self.b.addi(item, step)];
+        if let Some((number, inside)) = band {
+            next.extend([number, self.b.addi(inside, step)]);
+        }
+        self.b.branch(header, &next);
         self.b.set_block(after);
         Ok(())
     }
 
+    /// Which band of so many rows of the grid an item is in, and where, from a band before it and how far it is from its start: items of a CTA are a few
+    /// bands apart at most, and a division takes longer.
+    fn in_band(
+        &mut self,
+        number: Val<'c>,
+        rest: Val<'c>,
+        grid: &[Val<'c>],
+        rows: i64,
+    ) -> (Val<'c>, Val<'c>) {
+        let band = self.b.mul_const(grid[1], rows);
+        let (look, args) = self.b.new_block(2);
+        let (past, _) = self.b.new_block(0);
+        let (found, _) = self.b.new_block(0);
+        self.b.branch(look, &[number, rest]);
+        self.b.set_block(look);
+        let within = self.b.cmpi(IntCompare::Ult, args[1], band);
+        self.b.cond_branch(within, found, (past, &[]));
+        self.b.set_block(past);
+        let number = self.b.add_const(args[0], 1);
+        let rest = self.b.subi(args[1], band);
+        self.b.branch(look, &[number, rest]);
+        self.b.set_block(found);
+        (args[0], args[1])
+    }
+
     /// Coordinates of the item in hand. Results don't depend on the order of items, so neighbours in time are neighbours in the grid:
-    /// so many rows of it at a time, column after column.
-    fn raster(&mut self, cta: Val<'c>, grid: &[Val<'c>], rows: i64) -> [Val<'c>; 3] {
+    /// so many rows of it at a time, column after column. `band`: which band it is in, and where, if that is known.
+    fn raster(
+        &mut self,
+        cta: Val<'c>,
+        grid: &[Val<'c>],
+        rows: i64,
+        band: Option<(Val<'c>, Val<'c>)>,
+    ) -> [Val<'c>; 3] {
         let zero = self.b.i64(0);
         if self.kernel.launch.grid.len() <= 1 {
             return [cta, zero, zero];
@@ -306,16 +353,33 @@ impl<'c> Emitter<'_, 'c> {
                 self.b.binary("arith.divui", cta, plane),
             ),
         };
-        let rows = self.b.i64(rows);
-        let band = self.b.muli(rows, grid[1]);
-        let number = self.b.binary("arith.divui", rest, band);
-        let inside = self.b.binary("arith.remui", rest, band);
-        let start = self.b.muli(number, rows);
+        let most = self.b.i64(rows);
+        let (number, inside) = band.unwrap_or_else(|| {
+            let band = self.b.muli(most, grid[1]);
+            (
+                self.b.binary("arith.divui", rest, band),
+                self.b.binary("arith.remui", rest, band),
+            )
+        });
+        let start = self.b.muli(number, most);
         let left = self.b.subi(grid[0], start);
-        let height = self.b.binary("arith.minui", left, rows);
-        let row = self.b.binary("arith.remui", inside, height);
-        let first = self.b.addi(start, row);
-        let second = self.b.binary("arith.divui", inside, height);
-        [first, second, third]
+        // All bands but the last are as high as can be, by a power of two.
+        let (whole, _) = self.b.new_block(0);
+        let (last, _) = self.b.new_block(0);
+        let (both, place) = self.b.new_block(2);
+        let is_whole = self.b.cmpi(IntCompare::Uge, left, most);
+        self.b.cond_branch(is_whole, whole, (last, &[]));
+        self.b.set_block(whole);
+        let mask = self.b.i64(rows - 1);
+        let row = self.b.andi(inside, mask);
+        let second = self.b.shift_right_signed(inside, rows.trailing_zeros());
+        self.b.branch(both, &[row, second]);
+        self.b.set_block(last);
+        let row = self.b.binary("arith.remui", inside, left);
+        let second = self.b.binary("arith.divui", inside, left);
+        self.b.branch(both, &[row, second]);
+        self.b.set_block(both);
+        let first = self.b.addi(start, place[0]);
+        [first, place[1], third]
     }
 }

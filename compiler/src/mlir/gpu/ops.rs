@@ -2,7 +2,9 @@
 //! shuffles, atomics in device scope, an `if` with a value.
 
 use crate::mlir::build::{AtomicOp, Builder, Elem, Val, string};
-use melior::ir::attribute::{Attribute, DenseI64ArrayAttribute, FlatSymbolRefAttribute};
+use melior::ir::attribute::{
+    Attribute, DenseI32ArrayAttribute, DenseI64ArrayAttribute, FlatSymbolRefAttribute,
+};
 use melior::ir::block::BlockLike;
 use melior::ir::operation::OperationBuilder;
 use melior::ir::{Block, BlockRef, Location, Region, RegionLike, Type, Value};
@@ -94,6 +96,17 @@ impl<'c> Builder<'c> {
         let p = first_result(op, Elem::Ptr);
         let generic = self.pointer_type(0);
         self.raw("llvm.addrspacecast", &[p], generic, Elem::Ptr)
+    }
+
+    /// LLVM may count on `cond`.
+    pub fn assume(&mut self, cond: Val<'c>) {
+        let sizes = DenseI32ArrayAttribute::new(self.context, &[]).into();
+        self.op(
+            "llvm.intr.assume",
+            &[cond.raw],
+            &[],
+            &[("op_bundle_sizes", sizes)],
+        );
     }
 
     /// All threads of the CTA meet, and see what the others did.

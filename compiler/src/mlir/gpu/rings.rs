@@ -7,7 +7,7 @@
 use super::access::Memory;
 use super::{Emit, Emitter};
 use crate::mlir::build::{Elem, IntCompare, Val};
-use crate::schedule::{Fill, Ring, SlotPlace, Stream, row_axis};
+use crate::schedule::{Fill, Ring, RolePlan, SlotPlace, Stream, row_axis};
 use crate::tile::ir::*;
 use std::collections::BTreeMap;
 
@@ -17,6 +17,8 @@ const LANES: u32 = 32;
 pub(super) struct Cursor<'c> {
     pub slot: Val<'c>,
     pub parity: Val<'c>,
+    /// Whether the slot was seen full before it is asked for, of a role that looks ahead.
+    pub seen: Option<Val<'c>>,
     /// Channels of the ring put or got since it moved on.
     pub done: usize,
     /// How often the code so far moves the ring on.
@@ -33,6 +35,36 @@ pub(super) struct Bound<'c> {
     /// Where the tile starts, i32.
     pub address: Val<'c>,
     pub block: BlockId,
+}
+
+/// Whether a block gets from a ring.
+fn gets_of(kernel: &Kernel, block: BlockId, ring: &Ring) -> bool {
+    (kernel.block(block).ops.iter()).any(|&op| match &kernel.op(op).kind {
+        OpKind::Get { channel, .. } => ring.channels.contains(channel),
+        _ => false,
+    })
+}
+
+/// Whether a role waits for a ring's slots with no product on its way, and gains if it looks for them sooner: each step of a loop waits for its own
+/// products, and no other steps' go ahead of these, as two warpgroups multiply.
+pub(super) fn looks_ahead(kernel: &Kernel, role: &RolePlan, body: BlockId, ring: &Ring) -> bool {
+    let new_sums = |&op: &OpId| {
+        let kind = &kernel.op(op).kind;
+        matches!(
+            kind,
+            OpKind::Dot {
+                accumulate: false,
+                ..
+            }
+        )
+    };
+    let mut found = false;
+    kernel.walk(body, &mut |_, op| {
+        if let OpKind::For { body, .. } = kernel.op(op).kind {
+            found |= kernel.block(body).ops.iter().any(new_sums) && gets_of(kernel, body, ring);
+        }
+    });
+    found && role.warps == 8 && role.turns == 1
 }
 
 impl<'c> Emitter<'_, 'c> {
@@ -62,15 +94,52 @@ impl<'c> Emitter<'_, 'c> {
         let number = network.plan.slots[channel.index()].ring;
         let ring = network.plan.rings[number].clone();
         let Cursor {
-            slot, parity, done, ..
+            slot,
+            parity,
+            seen,
+            done,
+            ..
         } = network.cursors[number];
         let at = self.b.load(slot, (Elem::I32, 1), 4, None);
         if done == 0 {
+            let unseen = seen.map(|seen| {
+                let seen = self.b.load(seen, (Elem::I32, 1), 4, None);
+                let zero = self.b.i32(0);
+                let unseen = self.b.cmpi(IntCompare::Eq, seen, zero);
+                self.b.begin_if(unseen)
+            });
             let round = self.b.load(parity, (Elem::I32, 1), 4, None);
             let barrier = self.barrier_of(&ring, at, empty)?;
             self.b.mbarrier_wait(barrier, round);
+            if let Some(unseen) = unseen {
+                self.b.end_if(unseen);
+            }
         }
         Ok((number, ring, at, done == 0))
+    }
+
+    /// At the end of a loop's body that gets from a ring first thing: looks whether the next slot is full, while what is left to do with the sums of
+    /// this one hides that the answer takes its time.
+    pub(super) fn look_ahead(&mut self, body: BlockId) -> Emit {
+        let Some(network) = &self.network else {
+            return Ok(());
+        };
+        for number in 0..network.cursors.len() {
+            let network = self.network()?;
+            let ring = network.plan.rings[number].clone();
+            let Cursor {
+                slot, parity, seen, ..
+            } = network.cursors[number];
+            let Some(seen) = seen.filter(|_| gets_of(self.kernel, body, &ring)) else {
+                continue;
+            };
+            let at = self.b.load(slot, (Elem::I32, 1), 4, None);
+            let round = self.b.load(parity, (Elem::I32, 1), 4, None);
+            let barrier = self.barrier_of(&ring, at, false)?;
+            let full = self.b.mbarrier_test(barrier, round);
+            self.b.store(full, seen, 4, None);
+        }
+        Ok(())
     }
 
     /// One of the ring's channels is done with the slot at hand; after the last one the ring moves on.
@@ -81,6 +150,7 @@ impl<'c> Emitter<'_, 'c> {
         let Cursor {
             slot,
             parity,
+            seen,
             done,
             turns,
         } = &mut network.cursors[number];
@@ -90,7 +160,7 @@ impl<'c> Emitter<'_, 'c> {
         }
         *done = 0;
         *turns += 1;
-        let (slot, parity) = (*slot, *parity);
+        let (slot, parity, seen) = (*slot, *parity, *seen);
         let turns = network.turn.map(|turn| turn.turns);
         let at = self.b.load(slot, (Elem::I32, 1), 4, None);
         let round = self.b.load(parity, (Elem::I32, 1), 4, None);
@@ -107,6 +177,10 @@ impl<'c> Emitter<'_, 'c> {
         let round = self.b.select(wraps, other, round);
         self.b.store(next, slot, 4, None);
         self.b.store(round, parity, 4, None);
+        if let Some(seen) = seen {
+            let zero = self.b.i32(0);
+            self.b.store(zero, seen, 4, None);
+        }
     }
 
     /// Where a thread's word of its first register lies in a slot, and how far it is to that of the next.
@@ -395,7 +469,7 @@ impl<'c> Emitter<'_, 'c> {
     }
 
     /// Where a bound tile starts, and how it lies.
-    pub(super) fn slot_of(&self, tile: TileId) -> Emit<(Val<'c>, crate::schedule::SlotPlace)> {
+    pub(super) fn slot_of(&self, tile: TileId) -> Emit<(&Bound<'c>, SlotPlace)> {
         let network = self.network()?;
         let Some(bound) = network.bound.get(&tile) else {
             return Err(self.fault("a slot is read that is not held"));
@@ -409,7 +483,7 @@ impl<'c> Emitter<'_, 'c> {
             same
         });
         match channel {
-            Some(channel) => Ok((bound.address, network.plan.slots[channel.index()])),
+            Some(channel) => Ok((bound, network.plan.slots[channel.index()])),
             None => Err(self.fault("a slot of no channel")),
         }
     }

@@ -13,7 +13,7 @@ use crate::tile::ir::*;
 impl<'c> Emitter<'_, 'c> {
     /// A vector where a channel brought it.
     pub(super) fn vector_in_slot(&mut self, tile: TileId) -> Emit<Memory<'c>> {
-        let (address, _) = self.slot_of(tile)?;
+        let address = self.slot_of(tile)?.0.address;
         let dtype = self.kernel.tile(tile).dtype;
         Ok(Memory {
             base: self.b.shared_pointer(address),

@@ -1,6 +1,6 @@
 //! Copies from accumulators to a tensor: each warpgroup writes 64 rows of 128 bytes to shared memory, swizzled so that no two lanes meet
-//! in a bank, and one of its threads sends them off as a box that the hardware clips to the tensor. Two places take turns, so that one is
-//! written while the other is sent.
+//! in a bank, and one of its threads sends them off as a box that the hardware clips to the tensor. Boxes have a place each, if shared memory holds
+//! these, or two places take turns, so that one is written while the other is sent.
 
 use super::{Emit, Emitter};
 use crate::mlir::build::{Elem, IntCompare, Val};
@@ -47,6 +47,42 @@ impl<'c> Emitter<'_, 'c> {
         let own = self.b.mul_const(group, own_rows as i64);
         let one = self.first_of_group();
 
+        if staged.apart {
+            let first = staged.first;
+            if first == 0 {
+                let open = self.b.begin_if(one);
+                self.b.tma_store_wait(0, true);
+                self.b.end_if(open);
+                self.b.named_barrier(barrier, GROUP);
+            }
+            let boxes: Vec<(u64, u64)> = (0..own_rows)
+                .step_by(STAGED_ROWS as usize)
+                .flat_map(|row| {
+                    (0..columns)
+                        .step_by(box_columns as usize)
+                        .map(move |c| (row, c))
+                })
+                .collect();
+            let places = (first..).map(|place| (place * PLACE_BYTES) as i64);
+            let places: Vec<_> = places
+                .take(boxes.len())
+                .map(|at| self.b.add_const(stage, at))
+                .collect();
+            for (&(row, column), &to) in boxes.iter().zip(&places) {
+                let part = self.part_of_box(tile, row, column..column + box_columns)?;
+                self.write_box(bits, &part, to);
+            }
+            self.b.fence_async_shared();
+            self.b.named_barrier(barrier, GROUP);
+            let open = self.b.begin_if(one);
+            for (&(row, column), &to) in boxes.iter().zip(&places) {
+                let at = self.box_at(dst, own, row, column)?;
+                self.b.tma_store(map, &at, to);
+            }
+            self.b.tma_store_commit();
+            self.b.end_if(open);
+            return Ok(true);
+        }
         let mut number = staged.first;
         for row in (0..own_rows).step_by(STAGED_ROWS as usize) {
             for column in (0..columns).step_by(box_columns as usize) {
@@ -60,11 +96,7 @@ impl<'c> Emitter<'_, 'c> {
                 self.b.named_barrier(barrier, GROUP);
                 let to = self.b.add_const(stage, (place * PLACE_BYTES) as i64);
                 let part = self.part_of_box(tile, row, column..column + box_columns)?;
-                match bits {
-                    8 => self.write_pairs(Elem::I8, &part, to),
-                    16 => self.write_halves(&part, to),
-                    _ => self.write_pairs(Elem::F32, &part, to),
-                }
+                self.write_box(bits, &part, to);
                 self.b.fence_async_shared();
                 self.b.named_barrier(barrier, GROUP);
                 let open = self.b.begin_if(one);
@@ -76,6 +108,14 @@ impl<'c> Emitter<'_, 'c> {
             }
         }
         Ok(true)
+    }
+
+    fn write_box(&mut self, bits: u64, part: &[Val<'c>], to: Val<'c>) {
+        match bits {
+            8 => self.write_pairs(Elem::I8, part, to),
+            16 => self.write_halves(part, to),
+            _ => self.write_pairs(Elem::F32, part, to),
+        }
     }
 
     /// The registers of a thread's part of 64 rows, by eights of columns, in these by eights of rows; of 16 bits, neighbours share one.

@@ -20,8 +20,9 @@ enum LeftPart<'c> {
 
 /// An operand: rows of the product (its columns for `b`) by k, in blocks of columns as it lies in a slot.
 struct Side<'c> {
-    /// Where the part starts that the product reads, i32.
+    /// Where the part that the product reads starts in slot 0, i32.
     start: Val<'c>,
+    slot: Val<'c>,
     place: SlotPlace,
     /// k runs along a row; otherwise rows follow k.
     k_along_row: bool,
@@ -83,7 +84,6 @@ impl<'c> Emitter<'_, 'c> {
         let columns = right.outer;
         let most = self.network()?.plan.most_columns();
         let cells = self.cells(acc.tile)?;
-        let zero = self.network()?.zero;
 
         self.settle()?;
         self.b.wgmma_fence();
@@ -93,7 +93,7 @@ impl<'c> Emitter<'_, 'c> {
                 let wide = (columns - column).min(most);
                 let first = ((row / 64) * (columns / 2) + column / 2) as usize;
                 let part = first..first + (wide / 2) as usize;
-                // New sums too start from the registers' old values, so that they stay in the same registers.
+                // New sums too name the registers' old values, so that they stay in the same registers.
                 let mut sums: Vec<Val<'c>> = (part.clone())
                     .map(|i| self.b.load(cells[i], (Elem::F32, 1), 4, None))
                     .collect();
@@ -116,7 +116,7 @@ impl<'c> Emitter<'_, 'c> {
                     let product = Wgmma {
                         operand,
                         k: k_step as u32,
-                        starts: (!accumulate && step == 0).then_some(zero),
+                        starts: !accumulate && step == 0,
                         b_by_rows: (element_bytes == 2).then_some(!right.k_along_row),
                     };
                     sums = self.b.wgmma(product, &sums, from_a, from_b);
@@ -145,7 +145,8 @@ impl<'c> Emitter<'_, 'c> {
 
     fn operand_in_slot(&mut self, operand: &Operand, k_first: bool) -> Emit<Side<'c>> {
         let tile = operand.view.tile;
-        let (address, place) = self.slot_of(tile)?;
+        let (bound, place) = self.slot_of(tile)?;
+        let slot = bound.slot;
         let dtype = self.kernel.tile(tile).dtype;
         let element_bytes = dtype.bits() as u64 / 8;
         let &[
@@ -171,7 +172,8 @@ impl<'c> Emitter<'_, 'c> {
         let block_columns = place.row_bytes / element_bytes;
         let offset = column as u64 / block_columns * place.rows * place.row_bytes
             + row as u64 * place.row_bytes;
-        let start = self.b.add_const(address, offset as i64);
+        let shared = self.network()?.shared;
+        let start = self.b.add_const(shared, (place.offset + offset) as i64);
         let (outer, k) = if k_first {
             (columns, rows)
         } else {
@@ -179,6 +181,7 @@ impl<'c> Emitter<'_, 'c> {
         };
         Ok(Side {
             start,
+            slot,
             place,
             k_along_row: !k_first,
             outer,
@@ -216,7 +219,8 @@ impl<'c> Emitter<'_, 'c> {
         self.b.ori(low, high)
     }
 
-    /// The lower half of the descriptor of what starts at `address`.
+    /// The lower half of the descriptor of what starts at `address` in slot 0, moved to the slot at hand: what does not change from step to step
+    /// is computed once, before the loop.
     fn descriptor_start(&mut self, side: &Side<'c>, address: Val<'c>) -> Emit<Val<'c>> {
         let leading = match side.k_along_row {
             true => 1,
@@ -230,7 +234,9 @@ impl<'c> Emitter<'_, 'c> {
             at = self.b.andi(at, field);
         }
         let leading = self.b.i32((leading << 16) as i64);
-        Ok(self.b.ori(at, leading))
+        let first = self.b.ori(at, leading);
+        let moved = self.b.mul_const(side.slot, (side.place.stride / 16) as i64);
+        Ok(self.b.addi(first, moved))
     }
 
     /// Waits until at most `left` groups of products of this warpgroup are on their way, and takes the sums of `accs`, which are no longer.

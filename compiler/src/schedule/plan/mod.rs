@@ -140,7 +140,12 @@ pub struct Staged {
     pub first: u64,
     /// Whether the stores of every block of the role have an even number of boxes, so that the next one's first place was not used last.
     pub in_pairs: bool,
+    /// Whether all boxes of the role's stores, which follow one another, have places of their own: the store that has place 0 waits until all are free.
+    pub apart: bool,
 }
+
+/// Places of a warpgroup for boxes that all have their own.
+const MOST_PLACES: u64 = 4;
 
 /// Of the box that a warpgroup stages.
 pub const STAGED_ROWS: u64 = 64;
@@ -322,25 +327,7 @@ fn plan_with(kernel: &Kernel, gpu: &GpuFacts, left_stored: bool) -> Result<Plan,
     };
     plan.place_slots(kernel, &ends)?;
     plan.keep_batches_alike(kernel)?;
-    let loads = plan.maps.len();
-    let stage_bytes = plan.stage_stores(kernel);
-    plan.keep_batches_alike(kernel)?;
-    plan.make_rings(kernel, &ends, stage_bytes, gpu)?;
-    let asked = |r: &Ring| kernel.channels[r.channels[0].index()].slots.is_some();
-    let few = |r: &Ring| r.each_step && r.slots < 2 && !asked(r);
-    let starved = |plan: &Plan| plan.rings.iter().any(few);
-    if stage_bytes > 0 && starved(&plan) {
-        // A second slot is worth more than stores through shared memory.
-        let mut direct = plan.clone();
-        direct.maps.truncate(loads);
-        direct.staged.clear();
-        direct.rings.clear();
-        direct.make_rings(kernel, &ends, 0, gpu)?;
-        if !starved(&direct) {
-            return Ok(direct);
-        }
-    }
-    Ok(plan)
+    plan.with_rings(kernel, &ends, gpu)
 }
 
 /// By channel.

@@ -1,6 +1,8 @@
 //! Where what crosses lies: slots and rings of channels, boxes of tensors, the bytes in which stores are staged.
 
-use super::{Ends, Fill, MapPlan, Plan, Ring, STAGED_ROW_BYTES, STAGED_ROWS, SlotPlace, Staged};
+use super::{
+    Ends, Fill, MOST_PLACES, MapPlan, Plan, Ring, STAGED_ROW_BYTES, STAGED_ROWS, SlotPlace, Staged,
+};
 use crate::schedule::layout::{LANES, WARPS_PER_GROUP};
 use crate::schedule::starts_aligned;
 use crate::target::nvptx::GpuFacts;
@@ -118,8 +120,40 @@ impl Plan {
         Ok(())
     }
 
-    /// Copies from accumulators' layouts to tensors go by boxes where a box can be named. Gives the bytes that all roles stage in.
-    pub(super) fn stage_stores(&mut self, kernel: &Kernel) -> u64 {
+    /// The plan with its rings, and what stores are staged in: first for boxes that all have places of their own, if three slots are left of what
+    /// every step takes, then for two places of a warpgroup, or none.
+    pub(super) fn with_rings(
+        mut self,
+        kernel: &Kernel,
+        ends: &Ends,
+        gpu: &GpuFacts,
+    ) -> Result<Plan, String> {
+        let starved = |plan: &Plan, least: u32| {
+            let asked = |r: &Ring| kernel.channels[r.channels[0].index()].slots.is_some();
+            let few = |r: &Ring| r.each_step && r.slots < least && !asked(r);
+            plan.rings.iter().any(few)
+        };
+        let (mut apart, mut direct) = (self.clone(), self.clone());
+        let bytes = apart.stage_stores(kernel, true);
+        apart.keep_batches_alike(kernel)?;
+        if apart.make_rings(kernel, ends, bytes, gpu).is_ok() && !starved(&apart, 3) {
+            return Ok(apart);
+        }
+        let bytes = self.stage_stores(kernel, false);
+        self.make_rings(kernel, ends, bytes, gpu)?;
+        if bytes > 0 && starved(&self, 2) {
+            // A second slot is worth more than stores through shared memory.
+            direct.make_rings(kernel, ends, 0, gpu)?;
+            if !starved(&direct, 2) {
+                return Ok(direct);
+            }
+        }
+        Ok(self)
+    }
+
+    /// Copies from accumulators' layouts to tensors go by boxes where a box can be named. Gives the bytes that all roles stage in. `apart`: boxes of
+    /// one block have a place each, if they are few.
+    fn stage_stores(&mut self, kernel: &Kernel, apart: bool) -> u64 {
         let mut bytes = 0;
         for role in 0..self.roles.len() {
             let OpKind::Role { body, .. } = kernel.op(self.roles[role].op).kind else {
@@ -140,10 +174,12 @@ impl Plan {
                 }
             });
             let most = so_far.values().max().copied();
-            let places = if found.len() > 1 || most > Some(1) {
-                2
-            } else {
-                1
+            let few = so_far.len() == 1 && most <= Some(MOST_PLACES);
+            let apart = apart && few && !sums_go_on(kernel, body);
+            let places = match most {
+                Some(most) if apart => most,
+                most if found.len() > 1 || most > Some(1) => 2,
+                _ => 1,
             };
             let in_pairs = so_far.values().all(|boxes| boxes.is_multiple_of(2));
             for (op, map, before) in &found {
@@ -152,8 +188,13 @@ impl Plan {
                     map: at,
                     offset: bytes,
                     places,
-                    first: if in_pairs { before % 2 } else { 0 },
+                    first: match in_pairs {
+                        _ if apart => *before,
+                        true => before % 2,
+                        false => 0,
+                    },
                     in_pairs,
+                    apart,
                 };
                 self.staged.insert(*op, staged);
             }
@@ -232,7 +273,7 @@ impl Plan {
     }
 
     /// Channels that are put one right after the other in one block, and got so, share a ring.
-    pub(super) fn make_rings(
+    fn make_rings(
         &mut self,
         kernel: &Kernel,
         ends: &Ends,
@@ -365,6 +406,22 @@ impl Plan {
         self.shared_bytes = offset.next_multiple_of(128);
         Ok(())
     }
+}
+
+/// Whether a role has products that add to sums from one step to the next: these stay on their way, and hold a slot more.
+fn sums_go_on(kernel: &Kernel, body: BlockId) -> bool {
+    let mut found = false;
+    kernel.walk(body, &mut |_, op| {
+        let kind = &kernel.op(op).kind;
+        found |= matches!(
+            kind,
+            OpKind::Dot {
+                accumulate: true,
+                ..
+            }
+        );
+    });
+    found
 }
 
 /// Whether threads can bring gathered rows in pieces, whole lines by neighbouring lanes.

@@ -43,3 +43,11 @@ pub fn check(k: &mut Kernel, sink: &mut Sink) -> Ledger {
     }
     ledger
 }
+
+/// Whether a loop from `lo` to `hi` runs at least once in whatever launch.
+pub fn runs(kernel: &Kernel, lo: crate::tile::ir::ValueId, hi: crate::tile::ir::ValueId) -> bool {
+    let mut forms = forms::Forms::new(kernel);
+    let (lo, hi) = (forms.form(lo), forms.form(hi));
+    let more = hi.sub(&lo).and_then(|trips| trips.plus(-1));
+    more.is_some_and(|more| forms.facts.interval(&more).0 >= 0)
+}
