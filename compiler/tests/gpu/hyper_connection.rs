@@ -5,20 +5,29 @@ use tessera_artifact::DType;
 use tessera_device::{Arg, Library, Tensor};
 
 const TOKENS: i64 = 66;
-const WIDTH: i64 = 512;
+const WIDTH: i64 = 1024;
+/// Of a stream.
+const PARTS: i64 = WIDTH / 512;
 const COEFFICIENTS: i64 = 24;
 
 fn zeros(library: &Library, dtype: DType, shape: &[i64]) -> Tensor {
     Tensor::zeros_on(library.device(), dtype, shape).expect("the emulated device has memory for it")
 }
 
+fn out(tensor: &mut Tensor) -> Arg<'_> {
+    let view = tensor.view_mut();
+    view.expect("a tensor of its own can be written").into()
+}
+
 fn launch(library: &Library, kernel: &str, args: Vec<Arg>) {
     let kernel = library.kernel(kernel).expect("the library has the kernel");
-    kernel.launch(&args).unwrap_or_else(|e| panic!("{e}"));
+    kernel.launch(&args).expect("the arguments fit");
 }
 
 fn bytes(tensor: &Tensor) -> Vec<u8> {
-    tensor.to_host().unwrap().bytes().unwrap().to_vec()
+    let on_host = tensor.to_host().expect("the host has memory for it");
+    let bytes = on_host.bytes().expect("a tensor on the host has its bytes");
+    bytes.to_vec()
 }
 
 #[test]
@@ -37,23 +46,20 @@ fn streams_and_products_have_the_same_bits_together_and_apart() {
 
     let mut apart = zeros(&library, DType::BF16, &[TOKENS, 4, WIDTH]);
     let mut args = Vec::from(given());
-    args.push(apart.view_mut().unwrap().into());
+    args.push(out(&mut apart));
     launch(&library, "hc_post_bf16", args);
-    let mut parts_apart = zeros(&library, DType::F32, &[TOKENS, 4, COEFFICIENTS]);
-    let streams = apart.view().reshape(&[TOKENS, 4 * WIDTH]).unwrap();
-    let args = vec![
-        streams.into(),
-        w.view().into(),
-        parts_apart.view_mut().unwrap().into(),
-    ];
+    let mut parts_apart = zeros(&library, DType::F32, &[TOKENS, 4 * PARTS, COEFFICIENTS]);
+    let streams = apart.view().reshape(&[TOKENS, 4 * WIDTH]);
+    let streams = streams.expect("streams lie side by side");
+    let args = vec![streams.into(), w.view().into(), out(&mut parts_apart)];
     launch(&library, "hc_mix", args);
 
     let mut together = zeros(&library, DType::BF16, &[TOKENS, 4, WIDTH]);
-    let mut parts_together = zeros(&library, DType::F32, &[TOKENS, 4, 1, COEFFICIENTS]);
+    let mut parts_together = zeros(&library, DType::F32, &[TOKENS, 4, PARTS, COEFFICIENTS]);
     let mut args = Vec::from(given());
     args.push(w.view().into());
-    args.push(together.view_mut().unwrap().into());
-    args.push(parts_together.view_mut().unwrap().into());
+    args.push(out(&mut together));
+    args.push(out(&mut parts_together));
     launch(&library, "hc_post_mix", args);
 
     assert!(bytes(&parts_apart).iter().any(|&b| b != 0), "no products");
