@@ -219,18 +219,22 @@ pub fn emit<'c>(
     let side_by_side =
         (SELECTING_THREADS / threads).min(limit as u32 / plan.shared_bytes.max(1) as u32);
     let moves_registers = network.is_some_and(|n| n.roles.iter().any(|r| r.registers.is_some()));
+    // What roles exchange is within the budget: the plan has seen to it.
+    let most = kernel.budget.registers.filter(|_| !moves_registers);
     let least = match select::selects(kernel, threads) {
+        _ if most.is_some() => None,
         true if side_by_side > 1 => Some(side_by_side),
         // Without it ptxas may not know how many registers there are at entry, ignores that roles move them, and spills.
         _ => moves_registers.then_some(1),
     };
     let occupancy = least.map(|least| (id("nvvm.minctasm"), parse(&format!("{least} : i32"))));
+    let most = most.map(|most| (id("nvvm.maxnreg"), parse(&format!("{most} : i32"))));
     let clusters = network.filter(|n| n.cluster > 1).map(|n| {
         let dims = format!("array<i32: {}, 1, 1>", n.cluster);
         (id("nvvm.cluster_dim"), parse(&dims))
     });
     let function = OperationBuilder::new("llvm.func", location)
-        .add_attributes(&occupancy.into_iter().chain(clusters).collect::<Vec<_>>())
+        .add_attributes(&(occupancy.into_iter().chain(most).chain(clusters)).collect::<Vec<_>>())
         .add_attributes(&[
             (id("sym_name"), string(&symbol)),
             (id("function_type"), ty("!llvm.func<void (ptr)>")),

@@ -325,6 +325,7 @@ fn plan_with(kernel: &Kernel, gpu: &GpuFacts, left_stored: bool) -> Result<Plan,
         readers,
         fills,
     };
+    plan.keep_budget(kernel)?;
     plan.place_slots(kernel, &ends)?;
     plan.keep_batches_alike(kernel)?;
     plan.with_rings(kernel, &ends, gpu)
@@ -451,6 +452,22 @@ impl Plan {
 
     pub fn tile_name(&self, tile: TileId) -> &str {
         &self.tile_names[&tile]
+    }
+
+    /// Whether `budget regs` has what roles get, where they exchange registers, or else what they need.
+    fn keep_budget(&self, kernel: &Kernel) -> Result<(), String> {
+        let Some(limit) = kernel.budget.registers else {
+            return Ok(());
+        };
+        let of = |r: &RolePlan| r.registers.unwrap_or(r.needed);
+        match self.roles.iter().find(|r| of(r) > limit) {
+            None => Ok(()),
+            Some(role) => Err(format!(
+                "role `{}` takes {} registers of a thread, and the budget is {limit}",
+                role.name,
+                of(role)
+            )),
+        }
     }
 
     /// Registers that roles need, by the plan's reckoning, and do not have.

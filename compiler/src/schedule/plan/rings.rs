@@ -71,6 +71,11 @@ impl Plan {
             {
                 return Err(format!("`{name}` has {rows} rows of {}", channel.dtype));
             }
+            if vector && matches!(fill, Fill::Boxes) && columns > BOX_ROWS {
+                return Err(format!(
+                    "`{name}` has {columns} elements, and a copy brings {BOX_ROWS} of a vector at most"
+                ));
+            }
             self.slots.push(SlotPlace {
                 ring: 0,
                 offset: 0,
