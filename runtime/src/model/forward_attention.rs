@@ -10,11 +10,11 @@ use super::kernels::{
     StoreRingArgs, TakeRowsArgs, WidenPickedArgs,
 };
 use super::kv_cache::{CompressorCache, LayerCache, Shared};
-use super::ops::{Done, attention, linear, norm_rotate, part, rms, turn};
+use super::ops::{Done, attention, linear, norm_rotate, on_gpu, part, rms, turn};
 use super::parameters::{self, Inputs, Layer, Weights};
 use super::quantised::WIDEST_NORM;
 use tessera_artifact::DType;
-use tessera_device::{Device, Tensor, View, ViewMut};
+use tessera_device::{Tensor, View, ViewMut};
 
 /// Heads up to which the indexer's scores are made on tensor cores.
 const MOST_INDEX_HEADS: usize = 64;
@@ -257,8 +257,10 @@ impl Pass<'_, '_> {
             }
             _ => false,
         };
-        let on_gpu = matches!(self.k.library().device(), Device::Cuda(_));
-        is_wide && on_gpu && self.t >= FEWEST_FROM_RECORDS && self.w.q.dtype() == DType::BF16
+        is_wide
+            && on_gpu(self.k)
+            && self.t >= FEWEST_FROM_RECORDS
+            && self.w.q.dtype() == DType::BF16
     }
 
     /// The core of attention, core [T, H, A], on the keys as the cache keeps them.
@@ -657,9 +659,8 @@ impl Pass<'_, '_> {
         let scores = w.index_scores.shaped(&[t, entries])?;
         let (pos, picks) = (w.positions.rows(t)?, w.picks.rows_mut(t)?);
         let (ratio, ranked) = (kind.ratio() as i64, ranked as i64);
-        let is_gpu = matches!(k.library().device(), Device::Cuda(_));
         // The same picks from all three.
-        match is_gpu {
+        match on_gpu(k) {
             true if t * entries * entries <= MOST_COMPARED => {
                 k.index_topk_few(IndexTopkFewArgs {
                     scores,

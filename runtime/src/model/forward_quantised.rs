@@ -9,10 +9,10 @@ use super::kernels::{
     HcPreBf16Args, IndexQueriesArgs, PoolArgs, SumPartsArgs,
 };
 use super::kv_cache::CompressorCache;
-use super::ops::{Done, RUN, mix, no_workspace, part, parts_shape, rms};
+use super::ops::{Done, RUN, mix, no_workspace, on_gpu, part, parts_shape, rms};
 use super::parameters::{Compressor, HcSite, Indexer, Inputs, Weights};
 use super::workspace::Rows;
-use tessera_device::{Device, Tensor, View};
+use tessera_device::{Tensor, View};
 
 /// From so many tokens on `hc_post_mix` has work for most multiprocessors.
 const MIXED_AT_ONCE: usize = 512;
@@ -96,10 +96,8 @@ impl Pass<'_, '_> {
         };
         let (f, x) = (w.output.rows(t)?, w.x.rows(t)?);
         let (post, comb, y) = (w.post.rows(t)?, w.comb.rows(t)?, w.x_next.rows_mut(t)?);
-        let together = t >= MIXED_AT_ONCE
-            && c.hidden_size % RUN == 0
-            && !self.tracer.is_on()
-            && matches!(k.library().device(), Device::Cuda(_));
+        let together =
+            t >= MIXED_AT_ONCE && c.hidden_size % RUN == 0 && !self.tracer.is_on() && on_gpu(k);
         match next.map(|site| &site.mix.weights) {
             Some(Weights::Parts(weights)) if together => {
                 let shape = [

@@ -106,11 +106,17 @@ pub(super) fn parts_shape(x: View, w: &Tensor) -> [usize; 3] {
     [rows, columns.div_ceil(RUN), w.shape()[1] as usize]
 }
 
+/// Whether the kernels run on a GPU, where some steps have kernels of their own.
+pub(super) fn on_gpu(k: &Kernels) -> bool {
+    let library = k.library();
+    matches!(library.device(), Device::Cuda(_))
+}
+
 /// On a GPU tensor cores take heads in bf16.
 pub(super) fn attention(k: &Kernels, args: AttentionArgs) -> Done {
     let dim = args.q.shape()[2];
     let wide = args.q.dtype() == DType::BF16 && dim % 8 == 0 && dim <= WIDEST_HEAD;
-    if !wide || !matches!(k.library().device(), Device::Cuda(_)) {
+    if !wide || !on_gpu(k) {
         k.attention(args)?;
         return Ok(());
     }

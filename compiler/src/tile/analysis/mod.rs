@@ -17,7 +17,7 @@ pub mod roles;
 #[cfg(test)]
 mod tests;
 
-use super::ir::Kernel;
+use super::ir::{Kernel, ValueId};
 use crate::diag::Sink;
 use crate::diag::catalogue::channels;
 
@@ -45,7 +45,7 @@ pub fn check(k: &mut Kernel, sink: &mut Sink) -> Ledger {
 }
 
 /// Whether a loop from `lo` to `hi` runs at least once in whatever launch.
-pub fn runs(kernel: &Kernel, lo: crate::tile::ir::ValueId, hi: crate::tile::ir::ValueId) -> bool {
+pub fn runs(kernel: &Kernel, lo: ValueId, hi: ValueId) -> bool {
     let mut forms = forms::Forms::new(kernel);
     let (lo, hi) = (forms.form(lo), forms.form(hi));
     let more = hi.sub(&lo).and_then(|trips| trips.plus(-1));
