@@ -23,7 +23,7 @@ use tessera_artifact::{Archive, ArchiveError, CpuVariant};
 use crate::diag::Sink;
 use crate::diag::render::{Format, render};
 use crate::driver::Options;
-use crate::source::SourceMap;
+use crate::source::{SourceMap, with_choices};
 
 /// Names a ready archive to embed instead of compiling.
 pub const ARCHIVE_VARIABLE: &str = "TESSERA_ARCHIVE";
@@ -159,15 +159,13 @@ impl Build {
     /// The sources, for programs that run their tests.
     fn sources(&self) -> Result<String, EmbedError> {
         let mut text = "\n/// The sources: each file's path and text.\n#[allow(dead_code)]\npub static SOURCES: &[(&str, &str)] = &[\n".to_owned();
-        for path in &self.paths {
-            for file in sources(path)? {
-                let whole = file.canonicalize().map_err(|why| EmbedError::File {
-                    path: file.clone(),
-                    why,
-                })?;
-                let name = file.display().to_string();
-                text.push_str(&format!("    ({name:?}, include_str!({whole:?})),\n"));
-            }
+        for file in self.files()? {
+            let whole = file.canonicalize().map_err(|why| EmbedError::File {
+                path: file.clone(),
+                why,
+            })?;
+            let name = file.display().to_string();
+            text.push_str(&format!("    ({name:?}, include_str!({whole:?})),\n"));
         }
         text.push_str("];\n");
         Ok(text)
@@ -186,17 +184,27 @@ impl Build {
         Ok(bytes)
     }
 
+    /// All source files, with the choices beside them.
+    fn files(&self) -> Result<Vec<PathBuf>, EmbedError> {
+        let mut all = vec![];
+        for path in &self.paths {
+            all.extend(sources(path)?);
+        }
+        Ok(with_choices(all))
+    }
+
     fn archive(&self) -> Result<Vec<u8>, EmbedError> {
         let mut map = SourceMap::default();
         for path in &self.paths {
             println!("cargo:rerun-if-changed={}", path.display());
-            for file in sources(path)? {
-                let text = std::fs::read_to_string(&file).map_err(|why| EmbedError::File {
-                    path: file.clone(),
-                    why,
-                })?;
-                map.add(file.display().to_string(), text);
-            }
+        }
+        for file in self.files()? {
+            println!("cargo:rerun-if-changed={}", file.display());
+            let text = std::fs::read_to_string(&file).map_err(|why| EmbedError::File {
+                path: file.clone(),
+                why,
+            })?;
+            map.add(file.display().to_string(), text);
         }
         if map.files().next().is_none() {
             return Err(EmbedError::NoSources);

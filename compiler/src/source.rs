@@ -1,6 +1,29 @@
-//! Source files, byte spans and the line table.
+//! Source files, byte spans and the line table; which files belong together.
 
 use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// What ends the name of a file of choices.
+const CHOICES: &str = "tuned.tl";
+
+/// The file of choices for a source's kernels, which `tlc bench --tune` writes: `gemm.tuned.tl` beside `gemm.tl`; itself, if it is one.
+pub fn choices(source: &Path) -> PathBuf {
+    match source.to_string_lossy().ends_with(&format!(".{CHOICES}")) {
+        true => source.to_owned(),
+        false => source.with_extension(CHOICES),
+    }
+}
+
+/// These sources, and the files of choices beside them that are not among them.
+pub fn with_choices(mut sources: Vec<PathBuf>) -> Vec<PathBuf> {
+    for at in 0..sources.len() {
+        let choices = choices(&sources[at]);
+        if !sources.contains(&choices) && choices.exists() {
+            sources.push(choices);
+        }
+    }
+    sources
+}
 
 /// Index of a file in a [`SourceMap`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]

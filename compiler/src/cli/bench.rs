@@ -40,6 +40,12 @@ pub(super) struct Bench {
     /// prints a line with the result, a line `next` goes on to the next case, and the end of the input ends it all
     #[arg(long)]
     step: bool,
+    /// Try the values of each kernel's `tune` clause on its benches, and write what wins beside the source, by the dims that are no batch
+    #[arg(long, conflicts_with = "step")]
+    tune: bool,
+    /// With `--tune`: choose the fastest, even if its outputs have other bits than those of today
+    #[arg(long, requires = "tune")]
+    any_bits: bool,
     /// Files, or directories to search
     #[arg(required = true)]
     files: Vec<PathBuf>,
@@ -74,6 +80,20 @@ pub(super) fn run(arguments: &Bench, format: MessageFormat) -> ExitCode {
     if sink.has_errors() {
         return files::report(&sink.finish(), &map, format);
     }
+    let wanted = |kernel: &str, title: &str| {
+        (arguments.filter.as_ref())
+            .is_none_or(|p| kernel.contains(p.as_str()) || title.contains(p.as_str()))
+    };
+    if arguments.tune {
+        return super::tune::run(
+            &program,
+            &map,
+            &wanted,
+            arguments.any_bits,
+            (&options, &how),
+            format,
+        );
+    }
     if format != MessageFormat::Json && !arguments.step {
         super::print(&format!(
             "{:58} {:>10} {:>15} {:>9} {:>7} {:>9}\n",
@@ -87,10 +107,6 @@ pub(super) fn run(arguments: &Bench, format: MessageFormat) -> ExitCode {
         }
         print(&case.measure(how.time)?, format);
         Ok(true)
-    };
-    let wanted = |kernel: &str, title: &str| {
-        (arguments.filter.as_ref())
-            .is_none_or(|p| kernel.contains(p.as_str()) || title.contains(p.as_str()))
     };
     'all: for (id, kernel) in program.kernels.iter().enumerate() {
         for item in &kernel.benches {
@@ -181,7 +197,7 @@ fn print(one: &Measurement, format: MessageFormat) {
     }
 }
 
-fn seconds(s: f64) -> String {
+pub(super) fn seconds(s: f64) -> String {
     match s {
         s if s < 1e-6 => format!("{:.0}ns", s * 1e9),
         s if s < 1e-3 => format!("{:.2}µs", s * 1e6),

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use super::{MessageFormat, USAGE_OR_IO};
 use crate::diag::render::{self, Format};
 use crate::diag::{Diagnostic, Severity};
-use crate::source::SourceMap;
+use crate::source::{SourceMap, with_choices};
 
 /// The files named, and all `.tl` files under the directories named, in the order of their names.
 pub(super) fn find(paths: &[PathBuf]) -> Result<Vec<PathBuf>, ExitCode> {
@@ -53,10 +53,10 @@ pub(super) fn read(path: &Path) -> Result<String, ExitCode> {
     })
 }
 
-/// Reads all files named (see [`find`]) into one map.
+/// Reads all files named (see [`find`]) into one map, and the choices beside them.
 pub(super) fn load(paths: &[PathBuf]) -> Result<SourceMap, ExitCode> {
     let mut map = SourceMap::default();
-    for path in find(paths)? {
+    for path in with_choices(find(paths)?) {
         let text = read(&path)?;
         map.add(path.display().to_string(), text);
     }

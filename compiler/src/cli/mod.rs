@@ -20,6 +20,8 @@ mod ledger;
 mod run;
 #[cfg(feature = "llvm")]
 mod test;
+#[cfg(feature = "llvm")]
+mod tune;
 
 use std::io::Write;
 use std::path::PathBuf;

@@ -2,7 +2,8 @@
 
 use super::constant::Const;
 use super::evaluate::{Evaluator, HostType, Static, names_in};
-use super::program::{Instance, Program, nearest};
+use super::instances::{self, Instance};
+use super::program::{Program, nearest};
 use super::text;
 use crate::diag::Sink;
 use crate::diag::catalogue::sema as say;
@@ -28,7 +29,9 @@ pub(super) fn build<'p, 'a>(
     let mut k = Kernel {
         name: item.name.clone(),
         docs: ast.docs.join("\n"),
-        generics: instance.generics.clone(),
+        generics: (instance.generics.iter().cloned())
+            .chain((instance.dims.iter()).map(|(n, v)| (n.clone(), GenericValue::Int(*v))))
+            .collect(),
         dims: vec![],
         params: vec![],
         requires: vec![],
@@ -56,7 +59,24 @@ pub(super) fn build<'p, 'a>(
     params(ast, &mut k, &cx, sink);
     check_dims_have_values(&k, sink);
     clauses(ast, &mut k, &cx, sink);
+    fix_dims(instance, &mut k, sink);
     (k, cx)
+}
+
+/// Gives the dims that the instance fixes their one value.
+fn fix_dims(instance: &Instance, k: &mut Kernel, sink: &mut Sink) {
+    for (name, value) in &instance.dims {
+        if instances::batch_dims(k).iter().any(|d| d.name == *name) {
+            sink.report(say::fixed_batch(instance.span, name));
+        }
+        let Some(dim) = k.dims.iter_mut().find(|d| d.name == *name) else {
+            continue;
+        };
+        match dim.takes(*value) {
+            true => (dim.lo, dim.hi) = (*value, *value),
+            false => sink.report(say::fixed_dim_out_of_range(instance.span, dim, *value)),
+        }
+    }
 }
 
 /// Generics, dims and parameters share one name space (an `index` parameter and its dim are one thing).
@@ -307,14 +327,7 @@ fn clauses(ast: &ast::Kernel, k: &mut Kernel, cx: &Evaluator, sink: &mut Sink) {
                     }
                 }
             }
-            Clause::Tune(list, _) => {
-                for (name, _) in list {
-                    if !ast.generics.iter().any(|g| g.name.name == name.name) {
-                        sink.report(say::unknown_generic(name, ast));
-                    }
-                }
-            }
-            Clause::Where(..) | Clause::Dims(..) | Clause::Error(_) => {}
+            Clause::Where(..) | Clause::Dims(..) | Clause::Tune(..) | Clause::Error(_) => {}
         }
     }
     if k.launch.grid.is_empty() {

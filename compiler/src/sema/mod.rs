@@ -12,6 +12,7 @@
 mod constant;
 mod evaluate;
 mod header;
+mod instances;
 mod lower;
 mod order;
 mod program;
@@ -19,7 +20,8 @@ pub(crate) mod text;
 
 pub use constant::{Const, FoldError};
 pub use evaluate::{Evaluator, HostType, Static};
-pub use program::{Instance, KernelItem, Program};
+pub use instances::{Instance, Tuned, check_batches};
+pub use program::{KernelItem, Program};
 
 use crate::diag::{Severity, Sink};
 use crate::syntax::ast::File;
@@ -51,9 +53,14 @@ pub fn program(files: &[File], sink: &mut Sink) -> Vec<ir::Kernel> {
     let program = Program::collect(files, sink);
     let mut kernels = vec![];
     for id in 0..program.kernels.len() {
+        program.tuned(id, sink);
+        let mut mine = vec![];
         for instance in program.instances(id, sink) {
-            kernels.extend(elaborate(&program, id, &instance, sink));
+            let kernel = elaborate(&program, id, &instance, sink);
+            mine.extend(kernel.map(|kernel| (instance, kernel)));
         }
+        check_batches(&mine, sink);
+        kernels.extend(mine.into_iter().map(|(_, kernel)| kernel));
     }
     kernels
 }

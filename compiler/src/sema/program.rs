@@ -1,15 +1,13 @@
-//! All items of one compile, by module and name; which instances each kernel has.
+//! All items of one compile, by module and name.
 //!
-//! Needs: parsed files. Keeps: the order of kernels and instances is the order in the text.
+//! Needs: parsed files. Keeps: the order of kernels is the order in the text.
 
-use super::constant::Const;
-use super::evaluate::{self, Evaluator, Static};
+use super::evaluate::{Evaluator, Static};
 use super::order;
 use crate::diag::Sink;
 use crate::diag::catalogue::sema as say;
 use crate::source::Span;
-use crate::syntax::ast::{self, File, GenericKind, Ident, Item};
-use crate::tile::ir::GenericValue;
+use crate::syntax::ast::{self, File, Ident, Item};
 use std::collections::BTreeMap;
 
 /// The items of all files of one compile.
@@ -57,15 +55,6 @@ impl Entry<'_> {
             Entry::Reference(_) => "a reference",
         }
     }
-}
-
-/// One set of generic arguments of a kernel.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Instance {
-    /// In declaration order.
-    pub generics: Vec<(String, GenericValue)>,
-    /// Where it is asked for.
-    pub span: Span,
 }
 
 impl<'a> Program<'a> {
@@ -290,148 +279,6 @@ impl<'a> Program<'a> {
                 .flat_map(|u| u.names.iter().map(|n| n.name.as_str())),
         )
     }
-
-    /// The instances that the text asks for: the `instances` blocks, or the one of all defaults.
-    pub fn instances(&self, kernel: usize, sink: &mut Sink) -> Vec<Instance> {
-        let k = &self.kernels[kernel];
-        if k.instances.is_empty() {
-            return self
-                .bind(kernel, &[], k.ast.name.span, sink)
-                .into_iter()
-                .collect();
-        }
-        let mut out: Vec<Instance> = vec![];
-        for (args, span) in k.instances.iter().flat_map(|i| &i.list) {
-            let Some(given) = self.instance_args(kernel, args, sink) else {
-                continue;
-            };
-            let Some(instance) = self.bind(kernel, &given, *span, sink) else {
-                continue;
-            };
-            match out.iter().find(|o| o.generics == instance.generics) {
-                Some(first) => sink.report(say::duplicate_instance(*span, first.span)),
-                None => out.push(instance),
-            }
-        }
-        out
-    }
-
-    fn instance_args(
-        &self,
-        kernel: usize,
-        args: &[ast::Arg],
-        sink: &mut Sink,
-    ) -> Option<Vec<(String, GenericValue)>> {
-        let k = &self.kernels[kernel];
-        let mut given: Vec<(String, GenericValue)> = vec![];
-        let mut good = true;
-        for arg in args {
-            let Some(name) = &arg.name else {
-                sink.report(say::instance_argument_without_name(arg.span, k.ast));
-                good = false;
-                continue;
-            };
-            let Some(generic) = k.ast.generics.iter().find(|g| g.name.name == name.name) else {
-                sink.report(say::unknown_generic(name, k.ast));
-                good = false;
-                continue;
-            };
-            if given.iter().any(|(n, _)| *n == name.name) {
-                sink.report(say::generic_given_twice(name));
-                good = false;
-                continue;
-            }
-            let value = Evaluator::new(self, k.module).constant(&arg.value, sink);
-            match value.and_then(|v| generic_value(v, generic, arg.value.span, sink)) {
-                Some(v) => given.push((name.name.clone(), v)),
-                None => good = false,
-            }
-        }
-        good.then_some(given)
-    }
-
-    /// Completes `given` by the defaults and checks kinds and `where` clauses.
-    pub fn bind(
-        &self,
-        kernel: usize,
-        given: &[(String, GenericValue)],
-        span: Span,
-        sink: &mut Sink,
-    ) -> Option<Instance> {
-        let k = &self.kernels[kernel];
-        let mut generics: Vec<(String, GenericValue)> = vec![];
-        let mut missing = vec![];
-        let mut good = true;
-        for g in &k.ast.generics {
-            let name = &g.name.name;
-            if let Some((_, value)) = given.iter().find(|(n, _)| n == name) {
-                generics.push((name.clone(), value.clone()));
-                continue;
-            }
-            let Some(default) = &g.default else {
-                missing.push(name.as_str());
-                continue;
-            };
-            // A default may use the generics before it.
-            let value = Evaluator::new(self, k.module)
-                .with_generics(&generics)
-                .constant(default, sink)
-                .and_then(|v| generic_value(v, g, default.span, sink));
-            match value {
-                Some(v) => generics.push((name.clone(), v)),
-                None => good = false,
-            }
-        }
-        if !missing.is_empty() {
-            sink.report(say::generic_without_value(span, k.ast, &missing));
-            return None;
-        }
-        let instance = Instance { generics, span };
-        (good && self.check_where(kernel, &instance, sink)).then_some(instance)
-    }
-
-    fn check_where(&self, kernel: usize, instance: &Instance, sink: &mut Sink) -> bool {
-        let k = &self.kernels[kernel];
-        let mut good = true;
-        for clause in &k.ast.clauses {
-            let ast::Clause::Where(constraints, _) = clause else {
-                continue;
-            };
-            for c in constraints {
-                let mut cx = Evaluator::new(self, k.module).with_generics(&instance.generics);
-                super::header::bind_launch_names(k.ast, &mut cx);
-                match cx.constraint(c, sink) {
-                    Some(true) => {}
-                    Some(false) => {
-                        let values = evaluate::values_in(c, &cx);
-                        sink.report(say::where_fails(c, instance, &values));
-                        good = false;
-                    }
-                    None => good = false,
-                }
-            }
-        }
-        good
-    }
-}
-
-fn generic_value(
-    value: Const,
-    generic: &ast::Generic,
-    span: Span,
-    sink: &mut Sink,
-) -> Option<GenericValue> {
-    Some(match (generic.kind, value) {
-        (GenericKind::Int, Const::Int(i)) if i64::try_from(i).is_ok() => {
-            GenericValue::Int(i as i64)
-        }
-        (GenericKind::Bool, Const::Bool(b)) => GenericValue::Bool(b),
-        (GenericKind::DType, Const::DType(d)) => GenericValue::DType(d),
-        (_, value) => {
-            sink.report(say::generic_of_wrong_kind(span, generic, &value));
-            return None;
-        }
-    })
 }
 
 pub(super) fn path_text(path: &ast::Path) -> String {

@@ -160,20 +160,38 @@ fn prepare(
     sink: &mut Sink,
 ) -> Option<Option<Result<Prepared, Diagnostic>>> {
     let instance = driver::instance(program, plan.kernel, &case.instance, sink)?;
-    let failed = |what: &dyn std::fmt::Display| {
-        say::run_failed(plan.span, "the bench", &case.label, &what.to_string())
-    };
-    let (device, machine) = match machine(options, how).map_err(|e| failed(&e)) {
+    let (device, machine) = match machine(options, how) {
         Ok(found) => found,
-        Err(d) => return Some(Some(Err(d))),
+        Err(why) => return Some(Some(Err(failed(plan, case, &why)))),
     };
     let code = match &how.library {
         Some(library) => match kernel_of(library, &instance) {
             Some(kernel) => Ok(kernel),
             None => return Some(None),
         },
-        None => compiled(&instance, options, &machine, &device, sink)?.map_err(|e| failed(&e)),
+        None => compiled(&instance, options, &machine, &device, sink)?,
     };
+    let prepared = match code {
+        Ok(code) => filled(plan, case, &instance, code, device, machine),
+        Err(why) => Err(failed(plan, case, &why)),
+    };
+    Some(Some(prepared))
+}
+
+pub(super) fn failed(plan: &Plan<'_>, case: &Case, what: &dyn std::fmt::Display) -> Diagnostic {
+    say::run_failed(plan.span, "the bench", &case.label, &what.to_string())
+}
+
+/// A case of this instance with its inputs.
+pub(super) fn filled(
+    plan: &Plan<'_>,
+    case: &Case,
+    instance: &ir::Kernel,
+    code: Kernel,
+    device: Device,
+    machine: Machine,
+) -> Result<Prepared, Diagnostic> {
+    let failed = |what: &dyn std::fmt::Display| failed(plan, case, what);
     let tensor = |dtype: DType, shape: &[i64], contents: Option<(&_, u64)>| {
         Data::quick(dtype, shape, contents)
             .and_then(|tensor| match &device {
@@ -182,31 +200,27 @@ fn prepare(
             })
             .map_err(|e| Box::new(failed(&e)))
     };
-    let prepared = || -> Result<Prepared, Diagnostic> {
-        let inputs = inputs_by(plan, case, &instance, &tensor).map_err(|d| *d)?;
-        let code = code?;
-        let copy_rate = match (&machine, &device) {
-            (Machine::Gpu { .. }, Device::Cuda(gpu)) => {
-                let (times, bytes) = gpu.time_copy(21).map_err(|e| failed(&e))?;
-                let empty = gpu.time_empty(21).map_err(|e| failed(&e))?;
-                bytes as f64 / (median(times) - median(empty))
-            }
-            (Machine::Cpu { threads, .. }, _) => copy_rate(*threads),
-            (Machine::Gpu { .. }, Device::Cpu(_)) => unreachable!("`machine` pairs them"),
-        };
-        Ok(Prepared {
-            kernel: instance.name.clone(),
-            title: plan.title.clone(),
-            case: case.label.clone(),
-            machine,
-            code,
-            flops: dot_flops(&instance, &inputs.dims),
-            inputs,
-            copy_rate,
-            device: device.clone(),
-        })
+    let inputs = inputs_by(plan, case, instance, &tensor).map_err(|d| *d)?;
+    let copy_rate = match (&machine, &device) {
+        (Machine::Gpu { .. }, Device::Cuda(gpu)) => {
+            let (times, bytes) = gpu.time_copy(21).map_err(|e| failed(&e))?;
+            let empty = gpu.time_empty(21).map_err(|e| failed(&e))?;
+            bytes as f64 / (median(times) - median(empty))
+        }
+        (Machine::Cpu { threads, .. }, _) => copy_rate(*threads),
+        (Machine::Gpu { .. }, Device::Cpu(_)) => unreachable!("`machine` pairs them"),
     };
-    Some(Some(prepared()))
+    Ok(Prepared {
+        kernel: instance.name.clone(),
+        title: plan.title.clone(),
+        case: case.label.clone(),
+        machine,
+        code,
+        flops: dot_flops(instance, &inputs.dims),
+        inputs,
+        copy_rate,
+        device: device.clone(),
+    })
 }
 
 /// Code of this instance for the machine; `None` if the sink knows why there is none.
@@ -217,6 +231,17 @@ fn compiled(
     device: &Device,
     sink: &mut Sink,
 ) -> Option<Result<Kernel, String>> {
+    let archive = archive(instance, options, machine, sink)?;
+    Some(loaded(&archive, instance, device))
+}
+
+/// An archive of this instance for the machine alone; `None` if the sink knows why there is none.
+pub(super) fn archive(
+    instance: &ir::Kernel,
+    options: &Options,
+    machine: &Machine,
+    sink: &mut Sink,
+) -> Option<Vec<u8>> {
     let options = match machine {
         Machine::Cpu { variant, .. } => Options {
             cpu: vec![*variant],
@@ -229,16 +254,21 @@ fn compiled(
             ..options.clone()
         },
     };
-    let archive = driver::compile(std::slice::from_ref(instance), &options, sink)?;
-    let library = Library::load(&archive, device).map_err(|e| e.to_string());
-    let kernel = |library: Library| match library.kernel(&instance.name) {
-        Ok(kernel) => Ok(kernel.clone()),
-        Err(why) => Err(why.to_string()),
-    };
-    Some(library.and_then(kernel))
+    driver::compile(std::slice::from_ref(instance), &options, sink)
 }
 
-fn machine(options: &Options, how: &BenchOptions) -> Result<(Device, Machine), String> {
+/// The kernel of an archive of this instance.
+pub(super) fn loaded(
+    archive: &[u8],
+    instance: &ir::Kernel,
+    device: &Device,
+) -> Result<Kernel, String> {
+    let library = Library::load(archive, device).map_err(|e| e.to_string())?;
+    let kernel = library.kernel(&instance.name).map_err(|e| e.to_string())?;
+    Ok(kernel.clone())
+}
+
+pub(super) fn machine(options: &Options, how: &BenchOptions) -> Result<(Device, Machine), String> {
     if let Some(device) = &how.gpu {
         let name = device.to_string();
         return Ok((device.clone(), Machine::Gpu { name }));
@@ -270,6 +300,31 @@ fn machine(options: &Options, how: &BenchOptions) -> Result<(Device, Machine), S
 }
 
 impl Prepared {
+    /// Launches other code from now on.
+    pub(super) fn set_code(&mut self, code: Kernel) {
+        self.code = code;
+    }
+
+    /// What the kernel has written, on the host.
+    ///
+    /// # Errors
+    /// The copy's, as text.
+    pub(super) fn outputs(&self) -> Result<Vec<Tensor>, String> {
+        let written = self.inputs.params.iter().filter_map(|input| match input {
+            Input::Tensor {
+                mode: ParamMode::Out,
+                data,
+                ..
+            } => Some(data),
+            _ => None,
+        });
+        let copies = written.map(|data| match &self.device {
+            Device::Cpu(_) => data.view().to_tensor(),
+            Device::Cuda(_) => data.to_host(),
+        });
+        copies.collect::<Result<_, _>>().map_err(|e| e.to_string())
+    }
+
     /// Seconds of so many launches, and of one that does nothing (0 on CPUs).
     ///
     /// # Errors
@@ -362,7 +417,7 @@ fn bytes(inputs: &Inputs<Tensor>) -> u64 {
 }
 
 /// The middle one; 0 of none.
-fn median(mut times: Vec<f64>) -> f64 {
+pub(super) fn median(mut times: Vec<f64>) -> f64 {
     times.sort_by(f64::total_cmp);
     times.get(times.len() / 2).copied().unwrap_or(0.0)
 }

@@ -2,7 +2,7 @@
 //!
 //! [`plan`] makes cases of a test's lines, [`fill`] and [`data`] their inputs, [`reference`] the truth, [`compare`] the verdict on a
 //! tensor; [`run`] runs a test through interpreter and compiled code (each by [`launch`]), [`library`] through the kernels of a finished
-//! library, [`bench`] measures, [`count`] says how much work a launch is.
+//! library, [`bench`] measures, [`tune`] chooses by it, [`count`] says how much work a launch is.
 
 pub mod bench;
 pub mod compare;
@@ -15,3 +15,4 @@ pub mod library;
 pub mod plan;
 pub mod reference;
 pub mod run;
+pub mod tune;

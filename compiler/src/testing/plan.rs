@@ -40,9 +40,27 @@ pub struct Plan<'a> {
 pub struct Case {
     /// `M = 257, N = 384`: the values of the `any`s, or of everything where there is one case.
     pub label: String,
+    /// Of the instances that fix dims the first that takes these dims and has the generics given, as a launch would take it; else the one
+    /// of the generics given and defaults.
     pub instance: Instance,
+    /// The generics that the lines give.
+    pub given: Vec<(String, GenericValue)>,
     /// Dims, `index` scalars and scalars.
     pub values: BTreeMap<String, Const>,
+}
+
+impl Case {
+    /// The value of a dim.
+    pub fn dim(&self, name: &str) -> Option<i64> {
+        int(&self.values, name)
+    }
+}
+
+fn int(values: &BTreeMap<String, Const>, name: &str) -> Option<i64> {
+    match values.get(name) {
+        Some(Const::Int(i)) => i64::try_from(*i).ok(),
+        _ => None,
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -199,10 +217,13 @@ impl<'a> Planner<'_, 'a> {
                 return None;
             }
         }
+        // What is wrong with instances is reported where they stand.
+        let mut fixing = self.program.instances(self.kernel, &mut Sink::default());
+        fixing.retain(|instance| !instance.dims.is_empty());
         let mut picked = vec![0; choices.len()];
         loop {
             plan.cases
-                .extend(self.case(&choices, &picked, item.ast, sink));
+                .extend(self.case(&choices, &picked, item.ast, &fixing, sink));
             let Some(last) = (0..choices.len())
                 .rev()
                 .find(|&i| picked[i] + 1 < choices[i].values.len())
@@ -449,6 +470,7 @@ impl<'a> Planner<'_, 'a> {
         choices: &[Choice],
         picked: &[usize],
         kernel: &ast::Kernel,
+        fixing: &[Instance],
         sink: &mut Sink,
     ) -> Option<Case> {
         let mut given: Vec<(String, GenericValue)> = vec![];
@@ -487,12 +509,16 @@ impl<'a> Planner<'_, 'a> {
             };
             given.push((choice.name.clone(), value));
         }
-        let instance = self
-            .program
-            .bind(self.kernel, &given, self.test.span, sink)?;
+        let takes = |i: &Instance| (self.program).takes(self.kernel, i, &|name| int(&values, name));
+        let taken = (fixing.iter()).find(|i| i.has(&given) && takes(i)).cloned();
+        let instance = match taken {
+            Some(instance) => instance,
+            None => (self.program).bind(self.kernel, &given, self.test.span, sink)?,
+        };
         Some(Case {
             label: label.join(", "),
             instance,
+            given,
             values,
         })
     }

@@ -216,7 +216,7 @@ fn run_plan(
             .push("sm90: no GPU was asked for (`--device cuda`)".to_owned());
     }
     for case in &plan.cases {
-        let key = format!("{:?}", case.instance.generics);
+        let key = format!("{:?} {:?}", case.instance.generics, case.instance.dims);
         if !prepared.iter().any(|(k, _)| *k == key) {
             let one = prepare(program, plan, case, ways, cpu, sink);
             prepared.push((key.clone(), one));

@@ -71,6 +71,12 @@ pub struct Dim {
     pub span: Span,
 }
 
+impl Dim {
+    pub fn takes(&self, value: i64) -> bool {
+        (self.lo..=self.hi).contains(&value) && value % self.step == 0
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct Param {
     pub name: String,

@@ -5,6 +5,7 @@ use crate::diag::Diagnostic;
 use crate::sema::{Const, FoldError, Instance, text};
 use crate::source::Span;
 use crate::syntax::ast::{self, Constraint, Dim, Expr, Ident, Param};
+use crate::tile::ir;
 use tessera_artifact::DType;
 
 pub fn generic_without_value(span: Span, kernel: &ast::Kernel, missing: &[&str]) -> Diagnostic {
@@ -25,6 +26,49 @@ pub fn duplicate_instance(span: Span, first: Span) -> Diagnostic {
     Diagnostic::error("TL0602", span, "this instance is listed twice")
         .also(first, "first here")
         .help("remove one of the two")
+}
+
+pub fn fixed_dim_out_of_range(span: Span, dim: &ir::Dim, value: i64) -> Diagnostic {
+    let (name, step) = (&dim.name, dim.step);
+    let range = match step {
+        1 => format!("{}..={}", dim.lo, dim.hi),
+        _ => format!("{}..={} step {step}", dim.lo, dim.hi),
+    };
+    Diagnostic::error(
+        "TL0642",
+        span,
+        format!("this instance fixes `{name}` to {value}, which is not in its range"),
+    )
+    .also(dim.span, format!("`{name}` is in {range}"))
+    .help("fix it to a value that a launch can have, or leave the dim free")
+}
+
+pub fn fixed_batch(span: Span, name: &str) -> Diagnostic {
+    Diagnostic::error(
+        "TL0643",
+        span,
+        format!("this instance fixes `{name}`, which changes with the batch"),
+    )
+    .note("so are dims of `batch_invariant(..)` and what `requires` sets beside them; the code of a row must not depend on the batch")
+    .help("fix dims that are constants of a model; ranges that use generics can split batches")
+}
+
+pub fn batches_left(instance: &Instance, batch: &str, left: i64) -> Diagnostic {
+    let fixed: Vec<String> = (instance.dims.iter())
+        .map(|(name, value)| format!("{name} = {value}"))
+        .collect();
+    let fixed = fixed.join(", ");
+    Diagnostic::error(
+        "TL0644",
+        instance.span,
+        format!("with {fixed}, no instance that fixes these dims takes `{batch}` = {left}"),
+    )
+    .note(format!(
+        "another takes it, so the code of a row would depend on `{batch}`, against `batch_invariant({batch})`"
+    ))
+    .help(format!(
+        "list instances with {fixed} for every `{batch}`, or remove them all"
+    ))
 }
 
 pub fn instance_argument_without_name(span: Span, kernel: &ast::Kernel) -> Diagnostic {

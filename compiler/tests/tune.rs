@@ -1,0 +1,151 @@
+//! `tlc bench --tune`, as a user runs it: what it writes beside the source, and what a bench runs then.
+#![cfg(feature = "llvm")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// `WASTE` costs time and no bits, `WIDTH` changes the order of sums and so bits; `MOST` splits the batches.
+const SUMS: &str = r#"edition 2026;
+module docs::sums;
+
+kernel sums<WASTE: int = 400, WIDTH: int = 16, MOST: int = 4096>(
+    x: in  [R, C] f32,
+    y: out [R] f32,
+)
+dims    R in 0..=MOST, C in 0..=65536
+where   WASTE != 3
+launch  grid(R)
+ensures det(bitwise), batch_invariant(R)
+tune { WASTE in {1, 3, 400}; WIDTH in {2, 16}; }
+{
+    reg lanes: [WIDTH] f32;
+    for again in 0..WASTE {
+        map i in [WIDTH] { lanes[i] = 0.0; }
+        for c in 0..cdiv(C, WIDTH) {
+            reg part: [WIDTH] f32;
+            copy part <- x[block(0), c * WIDTH :+ WIDTH] @oob(zero);
+            map i in [WIDTH] { lanes[i] += part[i] + f32(again) * 0.0; }
+        }
+    }
+    y[block(0)] = sum(lanes);
+}
+
+instances sums { (MOST = 1), (MOST = 4096) }
+
+bench "one" for sums { with R = 1, C = 4096; }
+bench "some" for sums { with R = 8, C = 4096; }
+bench "short" for sums { with R = 8, C = 1024; }
+"#;
+
+fn folder(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).expect("the target's folder can be written");
+    std::fs::write(folder.join("sums.tl"), SUMS).expect("a new folder can be written");
+    folder
+}
+
+fn tlc(folder: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_tlc"))
+        .args(arguments)
+        .current_dir(folder)
+        .output()
+        .expect("tlc was built for this test")
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+/// The instances of the file of choices, without comments.
+fn chosen(folder: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(folder.join("sums.tuned.tl")).expect("choices were written");
+    let lines = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| line.starts_with('('));
+    lines
+        .map(|line| line.trim_end_matches(',').to_owned())
+        .collect()
+}
+
+#[test]
+fn the_fastest_of_the_same_bits_is_written_for_every_batch() {
+    let folder = folder("tune-same-bits");
+    let tuned = tlc(
+        &folder,
+        &["bench", "--tune", "--seconds", "0.02", "sums.tl"],
+    );
+    assert!(tuned.status.success(), "{}", said(&tuned));
+    assert_eq!(
+        chosen(&folder),
+        [
+            "(C = 4096, WASTE = 1, WIDTH = 16, MOST = 1)",
+            "(C = 4096, WASTE = 1, WIDTH = 16, MOST = 4096)",
+            "(C = 1024, WASTE = 1, WIDTH = 16, MOST = 1)",
+            "(C = 1024, WASTE = 1, WIDTH = 16, MOST = 4096)",
+        ],
+        "{}",
+        said(&tuned)
+    );
+    // `where` rules WASTE = 3 out, and other orders of a sum have other bits.
+    assert!(!said(&tuned).contains("WASTE = 3"), "{}", said(&tuned));
+    assert!(said(&tuned).contains("other bits"), "{}", said(&tuned));
+    // It is laid out, checks with its source, and is what a build and a bench of the source take.
+    let checks = [["fmt", "--check", "."], ["check", "-v", "sums.tl"]];
+    for arguments in checks {
+        let checked = tlc(&folder, &arguments);
+        assert!(
+            checked.status.success(),
+            "{arguments:?}: {}",
+            said(&checked)
+        );
+    }
+    let built = tlc(&folder, &["build", "sums.tl", "--emit", "manifest", "-o", "-"]);
+    assert!(built.status.success(), "{}", said(&built));
+    assert!(said(&built).contains("1024"), "{}", said(&built));
+}
+
+#[test]
+fn tuning_one_bench_leaves_the_choices_for_other_dims() {
+    let folder = folder("tune-again");
+    let other = "edition 2026;\nmodule docs::sums;\n\ninstances sums {\n    // by hand\n    (C = 64, WASTE = 1, MOST = 4096),\n}\n";
+    std::fs::write(folder.join("sums.tuned.tl"), other).expect("a new folder can be written");
+    let tuned = tlc(
+        &folder,
+        &[
+            "bench",
+            "--tune",
+            "--seconds",
+            "0.02",
+            "--filter",
+            "short",
+            "sums.tl",
+        ],
+    );
+    assert!(tuned.status.success(), "{}", said(&tuned));
+    assert_eq!(
+        chosen(&folder),
+        [
+            "(C = 64, WASTE = 1, MOST = 4096)",
+            "(C = 1024, WASTE = 1, WIDTH = 16, MOST = 1)",
+            "(C = 1024, WASTE = 1, WIDTH = 16, MOST = 4096)",
+        ],
+        "{}",
+        said(&tuned)
+    );
+    let text = std::fs::read_to_string(folder.join("sums.tuned.tl")).expect("choices were written");
+    assert!(text.contains("// by hand"), "{text}");
+}
+
+#[test]
+fn a_file_without_anything_to_tune_says_so() {
+    let folder = folder("tune-nothing");
+    let tuned = tlc(
+        &folder,
+        &["bench", "--tune", "--filter", "no such bench", "sums.tl"],
+    );
+    assert!(!tuned.status.success());
+    assert!(said(&tuned).contains("nothing to tune"), "{}", said(&tuned));
+    assert!(!folder.join("sums.tuned.tl").exists());
+}
