@@ -571,9 +571,9 @@ impl<'a> Generator<'a> {
     fn repeat(&mut self) {
         let trips = self.c.below(4) as i64;
         let (lo, hi) = (self.b.index(0), self.b.index(trips));
-        let kind = self
-            .c
-            .pick(&[LoopKind::Sequential, LoopKind::Pipeline { stages: None }]);
+        let stages = |stages| LoopKind::Pipeline { stages };
+        let kinds = [LoopKind::Sequential, stages(None), stages(Some(2))];
+        let kind = self.c.pick(&kinds);
         let body = self.b.block(&[Type::Index]);
         self.inside(body);
         self.b.effect(OpKind::For { lo, hi, kind, body });

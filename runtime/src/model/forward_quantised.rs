@@ -14,8 +14,9 @@ use super::parameters::{Compressor, HcSite, Indexer, Inputs, Weights};
 use super::workspace::Rows;
 use tessera_device::{Tensor, View};
 
-/// From so many tokens on `hc_post_mix` has work for most multiprocessors.
-const MIXED_AT_ONCE: usize = 512;
+/// From so many elements of a stream on `hc_post_mix` takes less time than two launches: its CTAs have 64 tokens and 512 columns, and with fewer
+/// of them most multiprocessors have no work.
+const MIXED_AT_ONCE: usize = 1 << 21;
 
 impl Pass<'_, '_> {
     /// As `hc_pre`, on bf16 streams: the products in parts, and the norm with the rest.
@@ -96,8 +97,8 @@ impl Pass<'_, '_> {
         };
         let (f, x) = (w.output.rows(t)?, w.x.rows(t)?);
         let (post, comb, y) = (w.post.rows(t)?, w.comb.rows(t)?, w.x_next.rows_mut(t)?);
-        let together =
-            t >= MIXED_AT_ONCE && c.hidden_size % RUN == 0 && !self.tracer.is_on() && on_gpu(k);
+        let enough = t * c.hidden_size >= MIXED_AT_ONCE;
+        let together = enough && c.hidden_size % RUN == 0 && !self.tracer.is_on() && on_gpu(k);
         match next.map(|site| &site.mix.weights) {
             Some(Weights::Parts(weights)) if together => {
                 let shape = [

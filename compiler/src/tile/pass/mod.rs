@@ -3,6 +3,7 @@
 //! [`pipeline_meaning`] is what the interpreter needs; [`pipeline_code`], for every back end, contains it and goes on;
 //! [`pipeline_cpu`] and [`pipeline_gpu`] go on from there.
 
+mod bring_ahead;
 pub(crate) mod clone;
 mod copy_roles;
 mod dead_tiles;
@@ -16,6 +17,7 @@ mod rewrite;
 mod simplify;
 mod unroll;
 
+pub use bring_ahead::bring_ahead;
 pub use copy_roles::copy_roles;
 pub use dead_tiles::dead_tiles;
 pub use expand_math::{expand_math, expand_network_math};
@@ -129,7 +131,10 @@ pub fn pipeline_cpu(kernel: &mut Kernel) -> Result<(), PassError> {
 
 /// What the plain GPU emitter takes: the fewer maps, the more of what they pass on stays in registers.
 pub fn pipeline_gpu(kernel: &mut Kernel) -> Result<(), PassError> {
-    pipeline_cpu(kernel)
+    run(kernel, &CODE[..SEQUENTIAL])?;
+    run(kernel, &[pass!(bring_ahead)])?;
+    run(kernel, &CODE[SEQUENTIAL..])?;
+    run(kernel, UNROLLED)
 }
 
 const UNROLLED: &[(&str, Pass)] = &[

@@ -46,7 +46,7 @@ proptest! {
         pipeline_meaning(&mut meaning).unwrap_or_else(|e| panic!("{e}"));
         for (name, pass) in [
             pass!(legalize_small_floats), pass!(simplify), pass!(hoist), pass!(fuse_maps),
-            pass!(forward_stores), pass!(dead_tiles), pass!(unroll), ("fuse_roles", fuse_roles as Pass),
+            pass!(forward_stores), pass!(dead_tiles), pass!(unroll), pass!(bring_ahead), ("fuse_roles", fuse_roles as Pass),
         ] {
             let mut after = meaning.clone();
             pass(&mut after).unwrap_or_else(|e| panic!("{name}: {e}\n{text}"));
@@ -58,6 +58,9 @@ proptest! {
         let mut after = program.kernel.clone();
         pipeline_cpu(&mut after).unwrap_or_else(|e| panic!("{e}\n{text}"));
         same_results("pipeline_cpu", &meaning, &after, &program.args);
+        let mut after = program.kernel.clone();
+        pipeline_gpu(&mut after).unwrap_or_else(|e| panic!("{e}\n{text}"));
+        same_results("pipeline_gpu", &meaning, &after, &program.args);
     }
 }
 
@@ -265,4 +268,51 @@ fn networks_without_an_order_are_refused() {
         1,
     );
     assert!(fuse(&shorter).contains("deadlock") || fuse(&shorter).contains("stays in a channel"));
+}
+
+#[test]
+fn a_pipeline_of_two_stages_brings_its_tiles_ahead() {
+    let text = kernel(
+        "    %0 = const index 0
+    %1 = const index 3
+    for %0 to %1 pipeline stages 2 (%2) {
+      %3 = add %2, %2
+      copy t0[%0 :+ 8] <- p0[%3 :+ 8] oob zero
+      copy p1[%0 :+ 8] <- t0[%0 :+ 8] oob never
+    }
+",
+    );
+    let expected = kernel(
+        "    %0 = const index 0
+    %1 = const index 3
+    %2 = const bool true
+    if %2 {
+      %3 = add %0, %0
+      copy t2[%0 :+ 8] <- p0[%3 :+ 8] oob zero
+    }
+    for %0 to %1 (%4) {
+      %5 = add %4, %4
+      map [8] (%6) {
+        %7 = load t2[%6]
+        store t0[%6] = %7
+      }
+      %8 = const index 1
+      %9 = add %4, %8
+      %10 = lt %9, %1
+      if %10 {
+        %11 = add %9, %9
+        copy t2[%0 :+ 8] <- p0[%11 :+ 8] oob zero
+      }
+      copy p1[%0 :+ 8] <- t0[%0 :+ 8] oob never
+    }
+",
+    );
+    let tiles = "  tile t1 \"b\" reg [8] f32\n";
+    let expected = expected.replace(tiles, &format!("{tiles}  tile t2 \"next a\" reg [8] f32\n"));
+    assert_eq!(after(bring_ahead, &text), expected);
+    // One stage, one trip.
+    for (from, to) in [("stages 2", "stages 1"), ("const index 3", "const index 1")] {
+        let text = text.replace(from, to);
+        assert_eq!(after(bring_ahead, &text), text);
+    }
 }

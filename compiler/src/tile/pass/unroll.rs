@@ -74,7 +74,7 @@ fn straight_line(kernel: &Kernel, op: OpId) -> Option<StraightLine> {
 }
 
 /// The tile that a copy fills whole from a tensor that nobody writes.
-fn filled_tile(kernel: &Kernel, dst: &View, src: &View, oob: Oob) -> Option<TileId> {
+pub(super) fn filled_tile(kernel: &Kernel, dst: &View, src: &View, oob: Oob) -> Option<TileId> {
     let (Base::Tile(tile), Base::Param(param)) = (dst.base, src.base) else {
         return None;
     };
