@@ -16,7 +16,7 @@ dims    R in 0..=MOST, C in 0..=65536
 where   WASTE != 3
 launch  grid(R)
 ensures det(bitwise), batch_invariant(R)
-tune { WASTE in {1, 3, 400}; WIDTH in {2, 16}; }
+tune(C) { WASTE in {1, 3, 400}; WIDTH in {2, 16}; }
 {
     reg lanes: [WIDTH] f32;
     for again in 0..WASTE {
@@ -101,7 +101,10 @@ fn the_fastest_of_the_same_bits_is_written_for_every_batch() {
             said(&checked)
         );
     }
-    let built = tlc(&folder, &["build", "sums.tl", "--emit", "manifest", "-o", "-"]);
+    let built = tlc(
+        &folder,
+        &["build", "sums.tl", "--emit", "manifest", "-o", "-"],
+    );
     assert!(built.status.success(), "{}", said(&built));
     assert!(said(&built).contains("1024"), "{}", said(&built));
 }

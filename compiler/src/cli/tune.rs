@@ -75,7 +75,10 @@ fn dims_text(dims: &[(String, i64)]) -> String {
 }
 
 fn values_text(values: &Values) -> String {
-    list(values.iter().map(|(n, v)| (n, generic(v))))
+    match values.is_empty() {
+        true => "dims known".to_owned(),
+        false => list(values.iter().map(|(n, v)| (n, generic(v)))),
+    }
 }
 
 fn print(kernel: &str, outcome: &Outcome, any_bits: bool, format: MessageFormat) {

@@ -6,7 +6,7 @@
 use super::constant::Const;
 use super::evaluate::{self, Evaluator};
 use super::header;
-use super::program::Program;
+use super::program::{Program, nearest};
 use crate::diag::Sink;
 use crate::diag::catalogue::sema as say;
 use crate::source::Span;
@@ -32,8 +32,14 @@ impl Instance {
     }
 }
 
-/// Generics of a `tune` clause, each with the values to try.
-pub type Tuned = Vec<(String, Vec<GenericValue>)>;
+/// What a kernel's `tune` clauses list.
+#[derive(Clone, Debug, Default)]
+pub struct Tuned {
+    /// The dims that a choice depends on; none: all that do not change with the batch.
+    pub dims: Vec<String>,
+    /// Generics with the values to try.
+    pub values: Vec<(String, Vec<GenericValue>)>,
+}
 
 impl Program<'_> {
     /// The instances that the text asks for: the `instances` blocks, and the one of all defaults where these list only such as fix dims.
@@ -109,31 +115,45 @@ impl Program<'_> {
         good.then_some(Instance { dims, ..instance })
     }
 
-    /// What the kernel's `tune` clauses list; what is wrong with them is reported.
-    pub fn tuned(&self, kernel: usize, sink: &mut Sink) -> Tuned {
+    /// What the kernel's `tune` clauses list, if it has any; what is wrong with them is reported.
+    pub fn tuned(&self, kernel: usize, sink: &mut Sink) -> Option<Tuned> {
         let k = &self.kernels[kernel];
         let cx = Evaluator::new(self, k.module);
-        let mut out: Tuned = vec![];
-        let lists = k.ast.clauses.iter().filter_map(|clause| match clause {
-            Clause::Tune(list, _) => Some(list),
-            _ => None,
-        });
-        for (name, values) in lists.flatten() {
-            let Some(generic) = k.ast.generics.iter().find(|g| g.name.name == name.name) else {
-                sink.report(say::unknown_generic(name, k.ast));
+        let mut out: Option<Tuned> = None;
+        for clause in &k.ast.clauses {
+            let Clause::Tune(dims, lines, _) = clause else {
                 continue;
             };
-            if out.iter().any(|(n, _)| *n == name.name) {
-                sink.report(say::generic_given_twice(name));
-                continue;
+            let out = out.get_or_insert_default();
+            for dim in dims {
+                match is_dim(k.ast, &dim.name) {
+                    true if out.dims.contains(&dim.name) => {
+                        sink.report(say::generic_given_twice(dim))
+                    }
+                    true => out.dims.push(dim.name.clone()),
+                    false => {
+                        let near = nearest(&dim.name, dim_names(k.ast));
+                        sink.report(say::contract_of_no_dim(dim.span, &dim.name, near));
+                    }
+                }
             }
-            let mut distinct: Vec<GenericValue> = vec![];
-            for value in values {
-                let found = cx.constant(value, sink);
-                let found = found.and_then(|v| generic_value(v, generic, value.span, sink));
-                distinct.extend(found.filter(|v| !distinct.contains(v)));
+            for (name, values) in lines {
+                let Some(generic) = k.ast.generics.iter().find(|g| g.name.name == name.name) else {
+                    sink.report(say::unknown_generic(name, k.ast));
+                    continue;
+                };
+                if out.values.iter().any(|(n, _)| *n == name.name) {
+                    sink.report(say::generic_given_twice(name));
+                    continue;
+                }
+                let mut distinct: Vec<GenericValue> = vec![];
+                for value in values {
+                    let found = cx.constant(value, sink);
+                    let found = found.and_then(|v| generic_value(v, generic, value.span, sink));
+                    distinct.extend(found.filter(|v| !distinct.contains(v)));
+                }
+                out.values.push((name.name.clone(), distinct));
             }
-            out.push((name.name.clone(), distinct));
         }
         out
     }
@@ -290,6 +310,22 @@ fn dims_in(e: &HostExpr) -> Vec<&str> {
         }
     });
     names
+}
+
+/// Reports dims in `tune` clauses that change with the batch.
+pub(super) fn check_tuned(kernel: &ir::Kernel, ast: &ast::Kernel, sink: &mut Sink) {
+    let batch = batch_dims(kernel);
+    for clause in &ast.clauses {
+        let Clause::Tune(dims, ..) = clause else {
+            continue;
+        };
+        for dim in dims
+            .iter()
+            .filter(|d| batch.iter().any(|b| b.name == d.name))
+        {
+            sink.report(say::fixed_batch(dim.span, &dim.name));
+        }
+    }
 }
 
 /// Reports instances that fix dims and leave some batches of these dims to instances that do not.

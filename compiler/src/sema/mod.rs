@@ -60,6 +60,9 @@ pub fn program(files: &[File], sink: &mut Sink) -> Vec<ir::Kernel> {
             mine.extend(kernel.map(|kernel| (instance, kernel)));
         }
         check_batches(&mine, sink);
+        if let Some((_, kernel)) = mine.first() {
+            instances::check_tuned(kernel, program.kernels[id].ast, sink);
+        }
         kernels.extend(mine.into_iter().map(|(_, kernel)| kernel));
     }
     kernels

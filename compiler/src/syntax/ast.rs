@@ -168,7 +168,8 @@ pub enum Clause {
     Budget(Vec<Constraint>, Span),
     /// `deny(convert_in_loop)`.
     Deny(Vec<Ident>, Span),
-    Tune(Vec<(Ident, Vec<Expr>)>, Span),
+    /// `tune(N, K) { BM in {64, 128}; }`: dims, if any are named, and values to try.
+    Tune(Vec<Ident>, Vec<(Ident, Vec<Expr>)>, Span),
     Error(Span),
 }
 

@@ -92,11 +92,10 @@ pub struct Tuner<'t, 'a> {
 impl<'a> Tuner<'_, 'a> {
     /// Measures the candidates for every set of dims among the kernel's benches that are `wanted`; problems are in the sink.
     pub fn run(&self, wanted: &dyn Fn(&ast::Test) -> bool, sink: &mut Sink) -> Vec<Outcome> {
-        let tuned = self.program.tuned(self.kernel, sink);
         let mut outcomes = vec![];
-        if tuned.is_empty() {
+        let Some(tuned) = self.program.tuned(self.kernel, sink) else {
             return outcomes;
-        }
+        };
         for (dims, cases) in self.open_cases(&tuned, wanted, sink) {
             let base = self.general(sink);
             let candidates = self.candidates(&tuned, &dims, &base);
@@ -125,10 +124,11 @@ impl<'a> Tuner<'_, 'a> {
                 let batch = program.batch_dims(kernel, &case.instance);
                 let dims: Vec<(String, i64)> = (program.dim_names(kernel))
                     .filter(|name| !batch.iter().any(|b| b == name))
+                    .filter(|name| tuned.dims.is_empty() || tuned.dims.iter().any(|d| d == name))
                     .filter_map(|name| Some((name.to_owned(), case.dim(name)?)))
                     .collect();
                 let mut case = case.clone();
-                (case.given).retain(|(name, _)| tuned.iter().all(|(n, _)| n != name));
+                (case.given).retain(|(name, _)| tuned.values.iter().all(|(n, _)| n != name));
                 let open = Open {
                     plan: plan.clone(),
                     case,
@@ -164,7 +164,7 @@ impl<'a> Tuner<'_, 'a> {
     ) -> Vec<Candidate> {
         let (program, kernel) = (self.program, self.kernel);
         let mut combinations: Vec<Values> = vec![vec![]];
-        for (name, values) in tuned {
+        for (name, values) in &tuned.values {
             combinations = (combinations.iter())
                 .flat_map(|before| {
                     values.iter().map(move |value| {

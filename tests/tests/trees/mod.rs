@@ -422,7 +422,8 @@ fn clause() -> BoxedStrategy<Clause> {
         vec(dim, 1..4).prop_map(|d| Clause::Dims(d, span())),
         vec((ident(), args(0)), 1..3).prop_map(|l| Clause::Launch(l, span())),
         vec(ident(), 1..3).prop_map(|d| Clause::Deny(d, span())),
-        vec((ident(), vec(expr(), 1..3)), 0..3).prop_map(|t| Clause::Tune(t, span())),
+        (vec(ident(), 0..3), vec((ident(), vec(expr(), 1..3)), 0..3))
+            .prop_map(|(d, t)| Clause::Tune(d, t, span())),
     ]
     .boxed()
 }

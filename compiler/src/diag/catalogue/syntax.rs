@@ -146,7 +146,7 @@ pub fn form_of_clause(first: &str) -> String {
         "ensures" => "ensures det(bitwise), batch_invariant(M)",
         "budget" => "budget smem <= 227KiB, regs <= 232",
         "deny" => "deny(convert_in_loop)",
-        _ => "tune { BM in {64, 128}; ST in {2, 3}; }",
+        _ => "tune(N, K) { BM in {64, 128}; ST in {2, 3}; }",
     };
     format!("`{first}` is written `{form}`")
 }

@@ -303,6 +303,16 @@ fn threads_of(kernel: &Kernel, gpu: &GpuFacts) -> Emit<u32> {
 }
 
 /// `dsv4::norm::rmsnorm` as a name that every tool takes.
+/// An extent of the grid that is the same in every launch.
+fn known_extent(kernel: &Kernel, axis: usize) -> Option<i64> {
+    let dim = |name: &str| {
+        let dim = kernel.dims.iter().find(|d| d.name == name)?;
+        (dim.lo == dim.hi).then_some(dim.lo)
+    };
+    let extent = kernel.launch.grid.get(axis)?;
+    extent.eval_int(&dim, &|_| None).ok()
+}
+
 fn symbol_of(kernel: &Kernel) -> String {
     kernel
         .name
@@ -378,7 +388,10 @@ impl<'k, 'c> Emitter<'k, 'c> {
         }
         let words = self.unpack(args, network.is_none())?;
         let grid: Vec<_> = (0..3)
-            .map(|axis| self.word(args, words + axis, Elem::I64))
+            .map(|axis| match known_extent(self.kernel, axis as usize) {
+                Some(extent) => self.b.i64(extent),
+                None => self.word(args, words + axis, Elem::I64),
+            })
             .collect();
         self.record = self.global_pointer(args, words + 3);
         let first = self.b.special_register("nvvm.read.ptx.sreg.ctaid.x");

@@ -7,7 +7,7 @@ use super::flying::{Flying, Steady};
 use super::rings::{Bound, Cursor};
 use super::streamed::Filling;
 use super::turns::Turn;
-use super::{Emit, Emitter};
+use super::{Emit, Emitter, known_extent};
 use crate::mlir::build::{Elem, IntCompare, OpenIf, Val};
 use crate::schedule::{Fill, Plan};
 use crate::tile::ir::*;
@@ -269,7 +269,10 @@ impl<'c> Emitter<'_, 'c> {
         let total = self.b.muli(grid[0], grid[1]);
         let total = self.b.muli(total, grid[2]);
         let spare = self.network()?.plan.threads <= FEW_THREADS;
-        let carried = self.kernel.launch.grid.len() == 2 && spare;
+        let only = known_extent(self.kernel, 0)
+            .map(|extent| extent / cluster)
+            .filter(|extent| (1..=RASTER / cluster).contains(extent));
+        let carried = self.kernel.launch.grid.len() == 2 && spare && only.is_none();
         let (header, header_args) = self.b.new_block(if carried { 3 } else { 1 });
         let (inside, _) = self.b.new_block(0);
         let (after, _) = self.b.new_block(0);
@@ -285,7 +288,7 @@ impl<'c> Emitter<'_, 'c> {
         if let &[_, number, rest] = &header_args[..] {
             band = Some(self.in_band(number, rest, &grid, RASTER / cluster));
         }
-        self.block_index = self.raster(item, &grid, RASTER / cluster, band);
+        self.block_index = self.raster(item, &grid, RASTER / cluster, band, only);
         self.cta = item;
         for own in [&mut self.block_index[0], &mut self.cta] {
             *own = self.b.mul_const(*own, cluster);
@@ -333,13 +336,14 @@ impl<'c> Emitter<'_, 'c> {
     }
 
     /// Coordinates of the item in hand. Results don't depend on the order of items, so neighbours in time are neighbours in the grid:
-    /// so many rows of it at a time, column after column. `band`: which band it is in, and where, if that is known.
+    /// so many rows of it at a time, column after column. `band`: which band it is in, and where, if that is known; `only`: the rows there are, where one band is known to hold them.
     fn raster(
         &mut self,
         cta: Val<'c>,
         grid: &[Val<'c>],
         rows: i64,
         band: Option<(Val<'c>, Val<'c>)>,
+        only: Option<i64>,
     ) -> [Val<'c>; 3] {
         let zero = self.b.i64(0);
         if self.kernel.launch.grid.len() <= 1 {
@@ -353,6 +357,12 @@ impl<'c> Emitter<'_, 'c> {
                 self.b.binary("arith.divui", cta, plane),
             ),
         };
+        if let Some(extent) = only {
+            let extent = self.b.i64(extent);
+            let first = self.b.binary("arith.remui", rest, extent);
+            let second = self.b.binary("arith.divui", rest, extent);
+            return [first, second, third];
+        }
         let most = self.b.i64(rows);
         let (number, inside) = band.unwrap_or_else(|| {
             let band = self.b.muli(most, grid[1]);

@@ -415,7 +415,7 @@ impl<'a> Printer<'a> {
                 parts.text(")");
                 self.element(start, end, parts);
             }
-            Clause::Tune(list, _) => self.tune(start, end, list),
+            Clause::Tune(dims, list, _) => self.tune(start, end, dims, list),
             Clause::Error(_) => {}
         }
     }
@@ -475,14 +475,19 @@ impl<'a> Printer<'a> {
         }
     }
 
-    fn tune(&mut self, start: usize, end: usize, list: &'a [(Ident, Vec<Expr>)]) {
+    fn tune(&mut self, start: usize, end: usize, dims: &[Ident], list: &'a [(Ident, Vec<Expr>)]) {
+        let names: Vec<&str> = dims.iter().map(|d| d.name.as_str()).collect();
+        let head = match names.is_empty() {
+            true => "tune {".to_owned(),
+            false => format!("tune({}) {{", names.join(", ")),
+        };
         let line = |p: &mut Parts<'a>, (name, values): &'a (Ident, Vec<Expr>)| {
             p.text(&format!("{} in {{", name.name));
             p.list(values, |p, v| p.expr(v));
             p.text("};");
         };
         let mut one = Parts::new(self.blanked);
-        one.text("tune {");
+        one.text(&head);
         for entry in list {
             one.text(" ");
             line(&mut one, entry);
@@ -494,7 +499,7 @@ impl<'a> Printer<'a> {
         {
             return self.element(start, end, one);
         }
-        self.simple(start, self.behind_brace(start, end), "tune {".into());
+        self.simple(start, self.behind_brace(start, end), head);
         self.indent += INDENT;
         self.last_end = None;
         for entry in list {
@@ -790,7 +795,7 @@ fn clause_word(clause: &Clause) -> (&'static str, crate::source::Span) {
         Clause::Ensures(_, s) => ("ensures", *s),
         Clause::Budget(_, s) => ("budget", *s),
         Clause::Deny(_, s) => ("deny", *s),
-        Clause::Tune(_, s) => ("tune", *s),
+        Clause::Tune(_, _, s) => ("tune", *s),
         Clause::Error(s) => ("", *s),
     }
 }

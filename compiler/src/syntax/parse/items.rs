@@ -324,6 +324,10 @@ impl Builder<'_> {
             }
             Rule::deny_c => Clause::Deny(inner.pairs.map(|p| self.word(p)).collect(), span),
             Rule::tune_c => {
+                let dims = inner.all(Rule::tune_dims).into_iter().next();
+                let dims = dims.map_or(vec![], |p| {
+                    self.inner(p).pairs.map(|p| self.word(p)).collect()
+                });
                 let mut lines = vec![];
                 for p in inner.all(Rule::tune_line) {
                     self.check_end(&p);
@@ -332,7 +336,7 @@ impl Builder<'_> {
                     let set = inner.need(Rule::set);
                     lines.push((name, self.shape(set)));
                 }
-                Clause::Tune(lines, span)
+                Clause::Tune(dims, lines, span)
             }
             _ => {
                 let list = inner.pairs.map(|p| self.constraint(p)).collect();

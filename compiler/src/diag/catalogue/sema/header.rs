@@ -47,7 +47,7 @@ pub fn fixed_batch(span: Span, name: &str) -> Diagnostic {
     Diagnostic::error(
         "TL0643",
         span,
-        format!("this instance fixes `{name}`, which changes with the batch"),
+        format!("`{name}` is fixed here, which changes with the batch"),
     )
     .note("so are dims of `batch_invariant(..)` and what `requires` sets beside them; the code of a row must not depend on the batch")
     .help("fix dims that are constants of a model; ranges that use generics can split batches")
