@@ -4,12 +4,12 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// `WASTE` costs time and no bits, `WIDTH` changes the order of sums and so bits; `MOST` splits the batches.
+/// `WASTE` costs time and no bits, `WIDTH` changes the order of sums and so bits; `MOST` splits the batches; benches fill tensors of f32.
 const SUMS: &str = r#"edition 2026;
 module docs::sums;
 
-kernel sums<WASTE: int = 400, WIDTH: int = 16, MOST: int = 4096>(
-    x: in  [R, C] f32,
+kernel sums<T: dtype = f32, WASTE: int = 400, WIDTH: int = 16, MOST: int = 4096>(
+    x: in  [R, C] T,
     y: out [R] f32,
 )
 dims    R in 0..=MOST, C in 0..=65536
@@ -22,15 +22,15 @@ tune(C) { WASTE in {1, 3, 400}; WIDTH in {2, 16}; }
     for again in 0..WASTE {
         map i in [WIDTH] { lanes[i] = 0.0; }
         for c in 0..cdiv(C, WIDTH) {
-            reg part: [WIDTH] f32;
+            reg part: [WIDTH] T;
             copy part <- x[block(0), c * WIDTH :+ WIDTH] @oob(zero);
-            map i in [WIDTH] { lanes[i] += part[i] + f32(again) * 0.0; }
+            map i in [WIDTH] { lanes[i] += f32(part[i]) + f32(again) * 0.0; }
         }
     }
     y[block(0)] = sum(lanes);
 }
 
-instances sums { (MOST = 1), (MOST = 4096) }
+instances sums { (T = bf16), (MOST = 1), (MOST = 4096) }
 
 bench "one" for sums { with R = 1, C = 4096; }
 bench "some" for sums { with R = 8, C = 4096; }
@@ -80,10 +80,10 @@ fn the_fastest_of_the_same_bits_is_written_for_every_batch() {
     assert_eq!(
         chosen(&folder),
         [
-            "(C = 4096, WASTE = 1, WIDTH = 16, MOST = 1)",
-            "(C = 4096, WASTE = 1, WIDTH = 16, MOST = 4096)",
-            "(C = 1024, WASTE = 1, WIDTH = 16, MOST = 1)",
-            "(C = 1024, WASTE = 1, WIDTH = 16, MOST = 4096)",
+            "(C = 4096, T = f32, WASTE = 1, WIDTH = 16, MOST = 1)",
+            "(C = 4096, T = f32, WASTE = 1, WIDTH = 16, MOST = 4096)",
+            "(C = 1024, T = f32, WASTE = 1, WIDTH = 16, MOST = 1)",
+            "(C = 1024, T = f32, WASTE = 1, WIDTH = 16, MOST = 4096)",
         ],
         "{}",
         said(&tuned)
@@ -131,8 +131,8 @@ fn tuning_one_bench_leaves_the_choices_for_other_dims() {
         chosen(&folder),
         [
             "(C = 64, WASTE = 1, MOST = 4096)",
-            "(C = 1024, WASTE = 1, WIDTH = 16, MOST = 1)",
-            "(C = 1024, WASTE = 1, WIDTH = 16, MOST = 4096)",
+            "(C = 1024, T = f32, WASTE = 1, WIDTH = 16, MOST = 1)",
+            "(C = 1024, T = f32, WASTE = 1, WIDTH = 16, MOST = 4096)",
         ],
         "{}",
         said(&tuned)

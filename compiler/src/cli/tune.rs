@@ -173,7 +173,11 @@ fn write(
             let outcomes: Vec<&Outcome> = outcomes.collect();
             for instance in program.instances(kernel, sink) {
                 let here = Path::new(&map.file(instance.span.file).name) == path.as_path();
-                if here && outcomes.iter().all(|o| o.dims != instance.dims) {
+                if here
+                    && !outcomes
+                        .iter()
+                        .any(|o| o.replaces(program, kernel, &instance))
+                {
                     keep(groups, kernel, &instance, map);
                 }
             }

@@ -170,6 +170,13 @@ impl Program<'_> {
         (k.dims.iter()).all(|d| value(&d.name).map_or(!fixes(d), |v| d.takes(v)))
     }
 
+    /// The parameters of an instance.
+    pub fn params(&self, kernel: usize, instance: &Instance) -> Vec<ir::Param> {
+        header::build(self, kernel, instance, &mut Sink::default())
+            .0
+            .params
+    }
+
     /// Names of a kernel's dims.
     pub fn dim_names(&self, kernel: usize) -> impl Iterator<Item = &str> {
         dim_names(self.kernels[kernel].ast)

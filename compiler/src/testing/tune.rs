@@ -35,6 +35,8 @@ pub type Values = Vec<(String, GenericValue)>;
 /// What came of one set of dims that are no batch.
 pub struct Outcome {
     pub dims: Vec<(String, i64)>,
+    /// What its instances take.
+    params: Vec<ir::Param>,
     /// Seconds of each bench as a launch takes it without a choice.
     pub base: Vec<(String, f64)>,
     /// Of every candidate that could be measured, the fastest first.
@@ -60,6 +62,11 @@ pub struct Measured {
 }
 
 impl Outcome {
+    /// Whether it decides about launches that this instance takes.
+    pub fn replaces(&self, program: &Program<'_>, kernel: usize, instance: &Instance) -> bool {
+        self.dims == instance.dims && self.params == program.params(kernel, instance)
+    }
+
     /// Of the candidates that may be chosen the fastest, if it is clearly faster than the base.
     pub fn choice(&self) -> Option<&Measured> {
         self.chosen.and_then(|at| self.measured.get(at))
@@ -70,6 +77,13 @@ impl Outcome {
 struct Open<'a> {
     plan: Plan<'a>,
     case: Case,
+}
+
+/// Cases of the same dims and of tensors of the same types and shapes, for which one choice is made.
+struct Group<'a> {
+    dims: Vec<(String, i64)>,
+    params: Vec<ir::Param>,
+    cases: Vec<Open<'a>>,
 }
 
 struct Candidate {
@@ -96,10 +110,12 @@ impl<'a> Tuner<'_, 'a> {
         let Some(tuned) = self.program.tuned(self.kernel, sink) else {
             return outcomes;
         };
-        for (dims, cases) in self.open_cases(&tuned, wanted, sink) {
-            let base = self.general(sink);
-            let candidates = self.candidates(&tuned, &dims, &base);
-            match self.measure(&dims, &cases, &base, candidates) {
+        let general = self.general(sink);
+        for group in self.groups(&tuned, wanted, sink) {
+            let same_arguments = |(_, k): &&(_, ir::Kernel)| k.params == group.params;
+            let base: Vec<_> = general.iter().filter(same_arguments).cloned().collect();
+            let candidates = self.candidates(&tuned, &group.dims, &base);
+            match self.measure(group, &base, candidates) {
                 Ok(outcome) => outcomes.push(outcome),
                 Err(d) => sink.report(d),
             }
@@ -107,15 +123,15 @@ impl<'a> Tuner<'_, 'a> {
         outcomes
     }
 
-    /// The benches' cases by the dims that are no batch, in the order of the text.
-    fn open_cases(
+    /// The benches' cases by the dims that a choice is made for, in the order of the text.
+    fn groups(
         &self,
         tuned: &Tuned,
         wanted: &dyn Fn(&ast::Test) -> bool,
         sink: &mut Sink,
-    ) -> Vec<(Vec<(String, i64)>, Vec<Open<'a>>)> {
+    ) -> Vec<Group<'a>> {
         let (program, kernel) = (self.program, self.kernel);
-        let mut groups: Vec<(Vec<(String, i64)>, Vec<Open<'a>>)> = vec![];
+        let mut groups: Vec<Group<'a>> = vec![];
         for &item in program.kernels[kernel].benches.iter().filter(|b| wanted(b)) {
             let Some(plan) = plan(program, kernel, item, sink) else {
                 continue;
@@ -133,13 +149,21 @@ impl<'a> Tuner<'_, 'a> {
                     plan: plan.clone(),
                     case,
                 };
-                match groups.iter_mut().find(|(d, _)| *d == dims) {
-                    Some((_, cases)) => cases.push(open),
-                    None => groups.push((dims, vec![open])),
+                let params = program.params(kernel, &open.case.instance);
+                match groups
+                    .iter_mut()
+                    .find(|g| g.dims == dims && g.params == params)
+                {
+                    Some(group) => group.cases.push(open),
+                    None => groups.push(Group {
+                        dims,
+                        params,
+                        cases: vec![open],
+                    }),
                 }
             }
         }
-        groups.retain(|(dims, _)| !dims.is_empty());
+        groups.retain(|group| !group.dims.is_empty());
         groups
     }
 
@@ -218,11 +242,15 @@ impl<'a> Tuner<'_, 'a> {
 
     fn measure(
         &self,
-        dims: &[(String, i64)],
-        cases: &[Open<'_>],
+        group: Group<'_>,
         base: &[(Instance, ir::Kernel)],
         candidates: Vec<Candidate>,
     ) -> Result<Outcome, Diagnostic> {
+        let Group {
+            dims,
+            params,
+            cases,
+        } = group;
         let first = &cases[0];
         let failed = |open: &Open<'_>, why: &str| bench::failed(&open.plan, &open.case, &why);
         let (device, machine) =
@@ -303,7 +331,8 @@ impl<'a> Tuner<'_, 'a> {
         });
         let may_be = |m: &Measured| (m.same_bits || self.any_bits) && m.ratio < 1.0 - MARGIN;
         Ok(Outcome {
-            dims: dims.to_vec(),
+            dims,
+            params,
             chosen: measured.iter().position(may_be),
             base: titles.zip(base.times).collect(),
             measured,

@@ -77,14 +77,14 @@ impl Dim {
     }
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Param {
     pub name: String,
     pub kind: ParamKind,
     pub span: Span,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum ParamKind {
     Tensor(Tensor),
     Scalar(DType),
@@ -92,7 +92,7 @@ pub enum ParamKind {
     Index,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Tensor {
     pub mode: tessera_artifact::ParamMode,
     pub dtype: DType,
