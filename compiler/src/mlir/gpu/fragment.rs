@@ -4,6 +4,7 @@
 //! bits share one.
 
 use super::access::Memory;
+use super::pairs::Noted;
 use super::{Emit, Emitter};
 use crate::mlir::build::{Elem, IntCompare, OpenIf, Val};
 use crate::mlir::scalar::held_as;
@@ -15,6 +16,8 @@ use tessera_artifact::DType;
 /// The element in hand while a map over registers is emitted.
 pub(super) struct Here<'c> {
     pub(super) layout: Layout,
+    /// The coordinates of the thread's first element.
+    pub(super) base: Vec<Val<'c>>,
     pub(super) register: u64,
     pub(super) body: BlockId,
     /// Whether this thread is the one that writes to memory what several hold; `None`: no two hold the same.
@@ -107,24 +110,6 @@ impl<'c> Emitter<'_, 'c> {
         Ok(own)
     }
 
-    /// Codes of e4m3 are widened by two: which word an element is part of.
-    pub(super) fn note_pair(&mut self, dtype: DType, own: Val<'c>, all: Val<'c>, part: u32) {
-        if dtype == DType::E4M3 && self.here.is_some() && self.network.is_some() {
-            let pair = self.b.shr(all, part / 2 * 16);
-            let pair = self.b.resize(pair, Elem::I16, false);
-            self.paired.push((own, pair, part % 2));
-        }
-    }
-
-    /// An e4m3 code as f32, by the hardware's conversion, which gives another NaN than the interpreter's, and else the same.
-    pub(super) fn widened_by_two(&mut self, code: Val<'c>) -> Option<Val<'c>> {
-        let found = self.paired.iter().find(|(own, ..)| own.raw == code.raw);
-        let &(_, pair, half) = found?;
-        let halves = self.b.widen_pair_of_e4m3(pair);
-        let half = self.b.extract(halves, half);
-        Some(self.b.convert("arith.extf", half, Elem::F32))
-    }
-
     /// An i32 with four codes of 4 bits from the element in hand on, in its lower half or in its upper one, if neighbours share a register.
     pub(super) fn codes_in_registers(
         &mut self,
@@ -141,7 +126,7 @@ impl<'c> Emitter<'_, 'c> {
     }
 
     /// The low half of a byte, for codes of 4 bits; others fill their element.
-    fn masked(&mut self, v: Val<'c>, bits: u32) -> Val<'c> {
+    pub(super) fn masked(&mut self, v: Val<'c>, bits: u32) -> Val<'c> {
         if bits >= 8 {
             return v;
         }
@@ -221,43 +206,6 @@ impl<'c> Emitter<'_, 'c> {
         Ok(())
     }
 
-    /// Two values of 16 bits, four of 8 or eight of 4 in one register. The hardware rounds two f32 at once.
-    pub(super) fn word_of(&mut self, dtype: DType, parts: &[Val<'c>]) -> Val<'c> {
-        let source = |v: &Val<'c>| {
-            let found = self.narrowed.iter().find(|(narrow, _)| narrow.raw == v.raw);
-            found.map(|&(_, wide)| wide)
-        };
-        let wide = parts.iter().map(source).collect::<Option<Vec<_>>>();
-        match (dtype, wide.as_deref()) {
-            (DType::BF16, Some(&[low, high])) => self.b.round_pair_to_bf16(low, high),
-            (DType::E4M3, Some(&[a, b, c, d])) => {
-                let low = self.b.round_pair_to_e4m3(a, b);
-                let high = self.b.round_pair_to_e4m3(c, d);
-                self.joined(&[low, high])
-            }
-            (DType::E2M1, _) => {
-                let mut word = self.b.zero(Elem::I32, 1);
-                for (i, &part) in parts.iter().enumerate() {
-                    let part = self.masked(part, 4);
-                    let part = self.b.resize(part, Elem::I32, false);
-                    let part = self.b.shl(part, 4 * i as u32);
-                    word = self.b.ori(word, part);
-                }
-                word
-            }
-            _ => self.joined(parts),
-        }
-    }
-
-    fn joined(&mut self, parts: &[Val<'c>]) -> Val<'c> {
-        let mut all = self.b.zero(parts[0].elem, parts.len() as u32);
-        for (i, part) in parts.iter().enumerate() {
-            all = self.b.insert(*part, all, i as u32);
-        }
-        let all = self.b.vector_bitcast(all, Elem::I32);
-        self.b.extract_only(all)
-    }
-
     pub(super) fn map_in_registers(&mut self, layout: &Layout, body: BlockId) -> Emit {
         let base = self.own_coordinates(layout);
         let all: Vec<u64> = (0..layout.registers()).collect();
@@ -279,24 +227,12 @@ impl<'c> Emitter<'_, 'c> {
         let lookup = self.looks_up(layout, body);
         let step = lookup.as_ref().map_or(1, |_| super::lookup::RUN);
         for &register in registers.iter().step_by(step as usize) {
-            let offsets = layout.of_register(register);
-            for ((&arg, &at), offset) in block.args.iter().zip(base).zip(offsets) {
-                self.values[arg.index()] = Some(self.b.add_const(at, offset as i64));
-            }
-            self.here = Some(Here {
-                layout: layout.clone(),
-                register,
-                body,
-                owner,
-            });
+            self.begin_element(layout, body, register, base, owner);
             if let Some(lookup) = &lookup {
                 self.look_up(body, lookup)?;
                 continue;
             }
-            for &op in &block.ops {
-                self.span = kernel.op(op).span;
-                self.scalar_op(op)?;
-            }
+            self.scalar_ops(&block.ops)?;
         }
         self.b.contract = false;
         self.finish_all()?;
@@ -309,11 +245,44 @@ impl<'c> Emitter<'_, 'c> {
                 self.changed.insert(tile);
             }
         }
+        self.end_elements();
+        Ok(())
+    }
+
+    /// What follows is of one element of a map over registers.
+    pub(super) fn begin_element(
+        &mut self,
+        layout: &Layout,
+        body: BlockId,
+        register: u64,
+        base: &[Val<'c>],
+        owner: Option<Val<'c>>,
+    ) {
+        let offsets = layout.of_register(register);
+        for ((&arg, &at), offset) in (self.kernel.block(body).args.iter().zip(base)).zip(offsets) {
+            self.values[arg.index()] = Some(self.b.add_const(at, offset as i64));
+        }
+        self.here = Some(Here {
+            layout: layout.clone(),
+            base: base.to_vec(),
+            register,
+            body,
+            owner,
+        });
+    }
+
+    pub(super) fn scalar_ops(&mut self, ops: &[OpId]) -> Emit {
+        for &op in ops {
+            self.span = self.kernel.op(op).span;
+            self.scalar_op(op)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn end_elements(&mut self) {
         self.here = None;
         self.slot_runs.clear();
-        self.narrowed.clear();
-        self.paired.clear();
-        Ok(())
+        self.noted = Noted::default();
     }
 
     /// The numbers of the thread's lane and warp.

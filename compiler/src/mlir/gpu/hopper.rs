@@ -74,6 +74,22 @@ impl<'c> Builder<'c> {
         first_result(op, Elem::I32)
     }
 
+    /// Two bf16 in a register times two others, each rounded once.
+    pub fn multiply_pairs_of_bf16(&mut self, a: Val<'c>, b: Val<'c>) -> Val<'c> {
+        let pair = self.ty(Elem::BF16, 2);
+        let [a, b] = [a, b].map(|word| {
+            let op = self.op("llvm.bitcast", &[word.raw], &[pair], &[]);
+            Val {
+                lanes: 2,
+                ..first_result(op, Elem::BF16)
+            }
+        });
+        let product = self.mulf(a, b);
+        let word = self.ty(Elem::I32, 1);
+        let op = self.op("llvm.bitcast", &[product.raw], &[word], &[]);
+        first_result(op, Elem::I32)
+    }
+
     /// Two f32 as e4m3 codes in 16 bits, rounded to nearest even, at most the largest finite one.
     pub fn round_pair_to_e4m3(&mut self, low: Val<'c>, high: Val<'c>) -> Val<'c> {
         let rounding = self.fixed("#nvvm.fp_rnd_mode<rn>");

@@ -29,6 +29,7 @@ mod memory;
 mod network;
 mod ops;
 mod overlap;
+mod pairs;
 mod pointwise;
 mod register_fold;
 mod rings;
@@ -132,10 +133,8 @@ struct Emitter<'k, 'c> {
     here: Option<fragment::Here<'c>>,
     /// Of each tile in a slot that the map goes along: the neighbours in hand, in a word or two.
     slot_runs: BTreeMap<TileId, Vec<Val<'c>>>,
-    /// Values rounded to 16 bits in that map, and what they were.
-    narrowed: Vec<(Val<'c>, Val<'c>)>,
-    /// Codes of e4m3 that the map in hand has loaded: each with the two that it is one of, and which one.
-    paired: Vec<(Val<'c>, Val<'c>, u32)>,
+    /// What goes together in that map.
+    noted: pairs::Noted<'c>,
     /// Tiles in registers that maps have changed since the last products.
     changed: BTreeSet<TileId>,
     /// Registers that neighbours share, of which not all are there yet.
@@ -369,8 +368,7 @@ impl<'k, 'c> Emitter<'k, 'c> {
             fragments: BTreeMap::new(),
             here: None,
             slot_runs: BTreeMap::new(),
-            narrowed: Vec::new(),
-            paired: Vec::new(),
+            noted: pairs::Noted::default(),
             unfinished: Vec::new(),
             changed: BTreeSet::new(),
             fail,

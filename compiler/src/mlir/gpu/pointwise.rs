@@ -185,7 +185,11 @@ impl<'c> Emitter<'_, 'c> {
             }
             OpKind::Binary(op, ..) => {
                 let r = self.b.binary_op(*op, v[0], v[1], ty);
-                self.lowered(r)?
+                let r = self.lowered(r)?;
+                if *op == BinaryOp::Mul {
+                    self.note_scaled(r, [v[0], v[1]]);
+                }
+                r
             }
             OpKind::Fma(..) => {
                 let r = self.b.fma_op(v[0], v[1], v[2], ty);
@@ -201,7 +205,7 @@ impl<'c> Emitter<'_, 'c> {
                 let zero = self.b.f32(1, 0.0);
                 let pair = self.b.round_pair_to_bf16(v[0], zero);
                 let narrow = self.b.resize(pair, Elem::I16, false);
-                self.narrowed.push((narrow, v[0]));
+                self.noted.narrowed.push((narrow, v[0]));
                 narrow
             }
             OpKind::Cast(_, Type::Scalar(DType::E4M3))
@@ -210,7 +214,7 @@ impl<'c> Emitter<'_, 'c> {
                 let zero = self.b.f32(1, 0.0);
                 let pair = self.b.round_pair_to_e4m3(v[0], zero);
                 let narrow = self.b.resize(pair, Elem::I8, false);
-                self.narrowed.push((narrow, v[0]));
+                self.noted.narrowed.push((narrow, v[0]));
                 narrow
             }
             OpKind::Cast(_, Type::Scalar(DType::F32))
@@ -220,7 +224,11 @@ impl<'c> Emitter<'_, 'c> {
             }
             OpKind::Cast(_, to) => {
                 let r = self.b.cast(v[0], operand_ty(0), *to);
-                self.lowered(r)?
+                let r = self.lowered(r)?;
+                if operand_ty(0) == Type::Scalar(DType::UE8M0) && self.here.is_some() {
+                    self.noted.powers.push((r, v[0]));
+                }
+                r
             }
             OpKind::Bitcast(_, to) => {
                 let r = self.b.scalar_bitcast(v[0], operand_ty(0), *to);

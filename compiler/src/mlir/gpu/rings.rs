@@ -243,9 +243,8 @@ impl<'c> Emitter<'_, 'c> {
         let cells = self.cells(tile)?;
         for &register in registers.iter().step_by((words * sharing) as usize) {
             let element = layout.of_register(register);
-            let row = self.b.add_const(own[0], element[0] as i64);
-            let column = self.b.add_const(own[1], element[1] as i64);
-            let byte = self.byte_in_slot(place, bits, row, column);
+            let (at, offsets) = ([own[0], own[1]], [element[0], element[1]]);
+            let byte = self.byte_in_slot(place, bits, at, offsets);
             let to = self.b.gep(start, byte, Elem::I8);
             let mut all = self.b.zero(Elem::I32, words as u32);
             let first = (register / sharing) as usize;

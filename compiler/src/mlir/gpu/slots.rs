@@ -9,6 +9,7 @@ use crate::schedule::SlotPlace;
 use crate::schedule::access::access;
 use crate::schedule::layout::gcd;
 use crate::tile::ir::*;
+use tessera_artifact::DType;
 
 impl<'c> Emitter<'_, 'c> {
     /// A vector where a channel brought it.
@@ -41,7 +42,12 @@ impl<'c> Emitter<'_, 'c> {
     /// Neighbours in a row of a matrix that the map in hand reads one after the other, if its last axis goes along the row; they lie in one
     /// part of 16 bytes. Longer ones come in words of 64 bits.
     fn run_in_slot(&self, tile: TileId, index: &[ValueId]) -> Option<u64> {
-        self.run_within(tile, index, 64)
+        // Of a word of 32 bits the hardware's conversion reads either half.
+        let word = match self.kernel.tile(tile).dtype {
+            DType::E4M3 => 32,
+            _ => 64,
+        };
+        self.run_within(tile, index, word)
     }
 
     /// That of at most so many bits.
@@ -99,16 +105,19 @@ impl<'c> Emitter<'_, 'c> {
         self.here.as_ref().map_or(0, |h| h.register % run) as u32
     }
 
-    /// Whether a thread of the role in hand has registers for four more words.
+    /// Whether a thread of the role in hand has registers for four more words; where it stores what it computes at once, it has.
     fn has_spare_words(&self) -> Emit<bool> {
         let network = self.network()?;
+        let body = self.here.as_ref().map(|here| here.body);
+        if body.is_some_and(|body| self.stream_of(body).is_some()) {
+            return Ok(true);
+        }
         let role = &network.plan.roles[network.role];
         let own = role.registers.unwrap_or(network.plan.entry_registers);
         Ok(role.needed + 4 <= own)
     }
 
-    /// The run of the element in hand. Two words side by side are loaded at once where registers allow: lanes that read 8 bytes in 16 meet in a
-    /// bank.
+    /// The run of the element in hand. 16 bytes are loaded at once where registers allow, else 8: lanes that read 8 bytes in 16 meet in a bank.
     fn run_at(&mut self, tile: TileId, index: &[ValueId], run: u64) -> Emit<Val<'c>> {
         let bits = self.kernel.tile(tile).dtype.bits();
         let word = match run as u32 * bits {
@@ -117,24 +126,19 @@ impl<'c> Emitter<'_, 'c> {
             32 => Elem::I32,
             _ => Elem::I64,
         };
-        let words = match self.run_within(tile, index, 128) {
-            Some(both) if word == Elem::I64 && both == 2 * run && self.has_spare_words()? => 2,
-            _ => 1,
-        };
+        let most = if self.has_spare_words()? { 128 } else { 64 };
+        let runs = [most, 64].map(|most| self.run_within(tile, index, most));
+        let words = runs.into_iter().flatten().next().unwrap_or(run) / run;
         let part = self.part_of_run(words * run);
         if part == 0 {
-            let index = self.values(index)?;
             let memory = self.vector_in_slot(tile)?;
-            let at = self.place_in_slot(tile, index[0], index[1])?;
-            let in_bits = self.b.mul_const(at, i64::from(bits));
-            let byte = self.b.shift_right_signed(in_bits, 3);
+            let (_, place) = self.slot_of(tile)?;
+            let (at, offsets) = self.split_index(index)?;
+            let byte = self.byte_in_slot(place, u64::from(bits), at, offsets);
             let p = self.b.gep(memory.base, byte, Elem::I8);
             let lanes = words as u32;
             let all = self.b.load(p, (word, lanes), lanes * word.bits() / 8, None);
-            let all = match words {
-                1 => vec![all],
-                _ => vec![self.b.extract(all, 0), self.b.extract(all, 1)],
-            };
+            let all = (0..lanes).map(|lane| self.b.extract(all, lane)).collect();
             self.slot_runs.insert(tile, all);
         }
         let all = self.slot_runs.get(&tile);
@@ -144,12 +148,32 @@ impl<'c> Emitter<'_, 'c> {
         }
     }
 
+    /// The coordinates that an access to a matrix names in the element in hand: what differs from thread to thread, and what is known besides.
+    fn split_index(&self, index: &[ValueId]) -> Emit<([Val<'c>; 2], [u64; 2])> {
+        let &[row, column] = index else {
+            return Err(self.fault("a run of a slot of other than two axes"));
+        };
+        let mut split = ([self.value(row)?, self.value(column)?], [0; 2]);
+        let Some(here) = &self.here else {
+            return Ok(split);
+        };
+        let offsets = here.layout.of_register(here.register);
+        let access = access(self.kernel, here.body, index).unwrap_or_default();
+        for (i, along) in access.iter().enumerate() {
+            if let (Some(axis), 1) = (along.axis, along.scale) {
+                split.0[i] = here.base[axis];
+                split.1[i] = offsets[axis] + along.offset;
+            }
+        }
+        Ok(split)
+    }
+
     /// The number of an element, as if the slot were a vector. The hardware's swizzle exchanges 16 bytes of a row with others of it by
     /// the number of the 128 bytes that they lie in. Source: CUDA C++ Programming Guide, "TMA Swizzle".
     fn place_in_slot(&mut self, tile: TileId, row: Val<'c>, column: Val<'c>) -> Emit<Val<'c>> {
         let (_, place) = self.slot_of(tile)?;
         let bits = i64::from(self.kernel.tile(tile).dtype.bits());
-        let byte = self.byte_in_slot(place, bits as u64, row, column);
+        let byte = self.byte_in_slot(place, bits as u64, [row, column], [0; 2]);
         if bits < 8 {
             let one = self.b.i64(1);
             let odd = self.b.andi(column, one);
@@ -159,14 +183,20 @@ impl<'c> Emitter<'_, 'c> {
         Ok(self.b.shift_right_signed(byte, (bits / 8).trailing_zeros()))
     }
 
-    /// Where an element starts in a slot; of two codes of 4 bits in a byte, the byte.
+    /// Where an element starts in a slot; of two codes of 4 bits in a byte, the byte. It is `offsets` behind `at`, of which whole blocks of columns
+    /// and whole eights of rows, after which the swizzle begins anew, move it by a number that is known.
     pub(super) fn byte_in_slot(
         &mut self,
         place: SlotPlace,
         bits: u64,
-        row: Val<'c>,
-        column: Val<'c>,
+        at: [Val<'c>; 2],
+        offsets: [u64; 2],
     ) -> Val<'c> {
+        let anew = [8, place.row_bytes * 8 / bits];
+        let [rows, columns] = [0, 1].map(|i| offsets[i] / anew[i] * anew[i]);
+        let row = self.b.add_const(at[0], (offsets[0] - rows) as i64);
+        let column = self.b.add_const(at[1], (offsets[1] - columns) as i64);
+        let known = rows * place.row_bytes + columns / anew[1] * place.rows * place.row_bytes;
         let row_bytes = place.row_bytes as i64;
         let in_bits = self.b.mul_const(column, bits as i64);
         let bytes = self.b.shift_right_signed(in_bits, 3);
@@ -183,6 +213,7 @@ impl<'c> Emitter<'_, 'c> {
             let turn = self.b.shl(turn, 4);
             line = self.b.xori(line, turn);
         }
-        self.b.addi(block, line)
+        let byte = self.b.addi(block, line);
+        self.b.add_const(byte, known as i64)
     }
 }

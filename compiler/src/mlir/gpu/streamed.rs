@@ -4,11 +4,13 @@
 use super::{Emit, Emitter};
 use crate::mlir::build::Val;
 use crate::schedule::access;
+use crate::schedule::layout::Layout;
 use crate::schedule::{Ring, Stream};
 use crate::tile::ir::*;
+use std::ops::Range;
 
-/// Elements of a thread in one turn of the loops: enough that their instructions need not wait for each other.
-const AT_ONCE: u64 = 32;
+/// Elements of a thread in one turn of the loops: many, since a turn begins with a wait for what it loads, and more code is slower again.
+const AT_ONCE: u64 = 96;
 
 /// A slot that is being filled.
 #[derive(Clone)]
@@ -64,19 +66,23 @@ impl<'c> Emitter<'_, 'c> {
         ) else {
             return Err(self.fault("a matrix is put that is not in registers"));
         };
-        // A few runs that differ in the last digit are taken together.
+        // Some runs are taken together: those of the last digits.
         let mut looped = own.registers.clone();
         let run = looped.remove(0).count;
         let mut together: Vec<u64> = (0..run).collect();
-        if let Some(last) = looped.last_mut() {
-            let step = own.registers() / last.count;
-            let few = (1..=AT_ONCE / run).rev();
-            let few = few.into_iter().find(|n| last.count.is_multiple_of(*n));
+        let mut step = own.registers();
+        for digit in looped.iter_mut().rev() {
+            step /= digit.count;
+            let few = (1..=AT_ONCE / together.len() as u64).rev();
+            let few = few.into_iter().find(|n| digit.count.is_multiple_of(*n));
             let few = few.unwrap_or(1);
             together = (0..few)
-                .flat_map(|i| (0..run).map(move |r| i * step + r))
+                .flat_map(|i| together.iter().map(move |r| i * step + r))
                 .collect();
-            (last.count, last.stride) = (last.count / few, last.stride * few);
+            (digit.count, digit.stride) = (digit.count / few, digit.stride * few);
+            if digit.count > 1 {
+                break;
+            }
         }
         looped.retain(|digit| digit.count > 1);
         let registers: Option<Vec<u64>> = (together.iter())
@@ -97,11 +103,61 @@ impl<'c> Emitter<'_, 'c> {
             }
             open.push(turn);
         }
-        self.map_registers(&own, body, &together, &at)?;
-        self.store_words(place, start, tile, &registers, &at)?;
+        self.runs_in_turn(&own, body, run as usize, &together, &at, &mut |e, part| {
+            e.store_words(place, start, tile, &registers[part], &at)
+        })?;
         for turn in open.into_iter().rev() {
             self.b.end_for(turn, &[]);
         }
+        Ok(())
+    }
+
+    /// A map over runs of registers, each stored when it is computed. What a run loads is loaded before the run in front of it is stored: no load
+    /// moves to before a store later on.
+    fn runs_in_turn(
+        &mut self,
+        own: &Layout,
+        body: BlockId,
+        run: usize,
+        registers: &[u64],
+        at: &[Val<'c>],
+        store: &mut dyn FnMut(&mut Self, Range<usize>) -> Emit,
+    ) -> Emit {
+        let ops = &self.kernel.block(body).ops;
+        let loads = |&op: &OpId| matches!(self.kernel.op(op).kind, OpKind::LoadTile { .. });
+        let (loading, rest) = ops.split_at(ops.iter().rposition(loads).map_or(0, |last| last + 1));
+        let results: Vec<ValueId> = (loading.iter())
+            .filter_map(|&op| self.kernel.op(op).result)
+            .collect();
+        let parts = (0..registers.len() / run).map(|i| i * run..(i + 1) * run);
+        let mut loaded: Option<(Range<usize>, Vec<Option<Val<'c>>>)> = None;
+        for part in parts.map(Some).chain([None]) {
+            let next = match part {
+                Some(part) => {
+                    let mut values = vec![];
+                    for &register in &registers[part.clone()] {
+                        self.begin_element(own, body, register, at, None);
+                        self.scalar_ops(loading)?;
+                        values.extend(results.iter().map(|r| self.values[r.index()]));
+                    }
+                    Some((part, values))
+                }
+                None => None,
+            };
+            let Some((part, values)) = std::mem::replace(&mut loaded, next) else {
+                continue;
+            };
+            let mut values = values.into_iter();
+            for &register in &registers[part.clone()] {
+                self.begin_element(own, body, register, at, None);
+                for (result, value) in results.iter().zip(values.by_ref()) {
+                    self.values[result.index()] = value;
+                }
+                self.scalar_ops(rest)?;
+            }
+            store(self, part)?;
+        }
+        self.end_elements();
         Ok(())
     }
 

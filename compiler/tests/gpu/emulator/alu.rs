@@ -82,10 +82,31 @@ pub fn compute(kind: Kind, ty: Ty, v: &[u64]) -> Result<u64, String> {
                 let part = |x: u64| round_to(narrow(x & mask(from.bits()), from), ty);
                 Ok(part(v[0] >> from.bits()) << ty.bits() | part(v[0]))
             }
+            Kind::MulPairs => {
+                let product = |x: u64, y: u64| {
+                    let [x, y] = [x, y].map(|v| f64::from(narrow(v & mask(ty.bits()), ty)));
+                    round_to(toward_odd(x * y), ty)
+                };
+                let high = product(v[0] >> ty.bits(), v[1] >> ty.bits());
+                Ok(high << ty.bits() | product(v[0], v[1]))
+            }
             other => Err(format!("{other:?} of {ty:?}")),
         },
         _ => int_op(kind, ty, v),
     }
+}
+
+/// An f32 that rounds to a shorter float as this does: one that is not exact is odd.
+fn toward_odd(x: f64) -> f32 {
+    let near = x as f32;
+    if x.is_nan() || f64::from(near) == x {
+        return near;
+    }
+    let below = match f64::from(near).abs() > x.abs() {
+        true => near.to_bits() - 1,
+        false => near.to_bits(),
+    };
+    f32::from_bits(below | 1)
 }
 
 fn flushed(x: f32) -> f32 {
@@ -316,5 +337,29 @@ pub fn extend(x: u64, ty: Ty) -> u64 {
     match ty {
         Ty::S(n) => signed(x, n) as u64,
         ty => x & mask(ty.bits()),
+    }
+}
+
+/// What the compiler makes of a code of e4m3 times a power of two, rounded to bf16: a product in f32 that is rounded, and one in bf16.
+#[test]
+fn a_product_in_bf16_is_the_rounded_one_for_every_code_and_power() {
+    let packed = |v: [f32; 2]| {
+        let bits = v.map(|x| u64::from(x.to_bits()));
+        compute(Kind::Pack(Ty::Bf16), Ty::F(32), &bits).expect("two f32")
+    };
+    for code in 0..=255u8 {
+        for power in 0..=255u8 {
+            // The other half is another code.
+            let codes = [code, code ^ 0x5b].map(numeric::e4m3_to_f32);
+            let by = numeric::ue8m0_to_f32(power);
+            let bits = match power {
+                255 => 0x7fff,
+                _ => (u64::from(power) << 7).max(0x40),
+            };
+            let product = [packed(codes), bits << 16 | bits];
+            let product = compute(Kind::MulPairs, Ty::Bf16, &product).expect("two pairs");
+            let rounded = packed(codes.map(|x| x * by));
+            assert_eq!(product, rounded, "code {code:#x}, power {power:#x}");
+        }
     }
 }

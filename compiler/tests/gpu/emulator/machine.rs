@@ -471,7 +471,9 @@ impl<'l> Cluster<'l> {
         let bits = i.ty.bits();
         match i.kind {
             Kind::Fence => Ok(()),
-            Kind::Unpack(_) => self.each(i, threads, |v| alu::compute(i.kind, i.ty, &v)),
+            Kind::Unpack(_) | Kind::MulPairs => {
+                self.each(i, threads, |v| alu::compute(i.kind, i.ty, &v))
+            }
             Kind::Set(op) => match i.ty {
                 U(32) => self.each(i, threads, |v| {
                     Ok(u64::from(alu::compare(op, U(32), v[0], v[1])))

@@ -157,6 +157,8 @@ pub enum Kind {
     Pack(Ty),
     /// Packed values to packed ones of another type.
     Unpack(Ty),
+    /// Of two packed values each.
+    MulPairs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -774,6 +776,7 @@ fn kind_of(op: &str) -> Result<(Kind, Ty), String> {
         "sub" => Kind::Sub,
         "mul" if has("wide") => Kind::MulWide,
         "mul" if has("hi") => Kind::MulHigh,
+        "mul" if has("bf16x2") && has("rn") => return Ok((Kind::MulPairs, Ty::Bf16)),
         "mul" => Kind::MulLow,
         "mad" if has("wide") => Kind::MadWide,
         "mad" if has("lo") => Kind::MadLow,
