@@ -121,6 +121,12 @@ impl<'c> Builder<'c> {
         self.assembly("", "=l,0", &[word], Elem::I64, 1)[0]
     }
 
+    /// The same address in shared memory, but made here: what follows from it is computed where it is needed, and not kept in registers from before a
+    /// loop on.
+    pub fn hold_address(&mut self, address: Val<'c>) -> Val<'c> {
+        self.assembly("", "=r,0", &[address], Elem::I32, 1)[0]
+    }
+
     // ---- barriers in shared memory -------------------------------------------------------------------
 
     pub fn mbarrier_init(&mut self, at: Val<'c>, count: u32) {

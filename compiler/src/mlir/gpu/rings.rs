@@ -7,11 +7,16 @@
 use super::access::Memory;
 use super::{Emit, Emitter};
 use crate::mlir::build::{Elem, IntCompare, Val};
-use crate::schedule::{Fill, Ring, RolePlan, SlotPlace, Stream, row_axis};
+use crate::schedule::layout::Layout;
+use crate::schedule::{
+    Fill, Ring, RolePlan, STAGED_ROW_BYTES, STAGED_ROWS, SlotPlace, Stream, row_axis,
+};
 use crate::tile::ir::*;
 use std::collections::BTreeMap;
 
 const LANES: u32 = 32;
+/// Of 16 bits, in the lines in which boxes are staged.
+const BOX_COLUMNS: u64 = STAGED_ROW_BYTES / 2;
 
 /// The next slot of a ring and the parity of the round, in variables that LLVM turns into registers.
 pub(super) struct Cursor<'c> {
@@ -214,14 +219,35 @@ impl<'c> Emitter<'_, 'c> {
         let (number, ring, slot, _) = self.next_slot(channel, true)?;
         let place = self.network()?.plan.slots[channel.index()];
         let start = self.slot_address(place, slot)?;
-        let start = self.b.shared_pointer(start);
         let Some(layout) = self.layout(tile) else {
             return Err(self.fault("a matrix is put that is not in registers"));
         };
+        if self.lies_as_box(tile, &layout, place) {
+            for column in (0..layout.shape[1]).step_by(BOX_COLUMNS as usize) {
+                let part = self.part_of_box(tile, 0, column..column + BOX_COLUMNS)?;
+                let block = column / BOX_COLUMNS * place.rows * place.row_bytes;
+                let to = self.b.add_const(start, block as i64);
+                self.write_halves_in_loop(&part, to);
+            }
+            return self.complete(number, &ring, slot);
+        }
+        let start = self.b.shared_pointer(start);
         let own = self.own_coordinates(&layout);
         let all: Vec<u64> = (0..layout.registers()).collect();
         self.store_words(place, start, tile, &all, &own)?;
         self.complete(number, &ring, slot)
+    }
+
+    /// Whether the sums of one warpgroup, of 16 bits, are stored in lines of 128 bytes, as in a box that is staged.
+    fn lies_as_box(&self, tile: TileId, layout: &Layout, place: SlotPlace) -> bool {
+        let &[rows, columns] = &layout.shape[..] else {
+            return false;
+        };
+        let sums = Layout::accumulator(rows, columns, 1);
+        let alike = sums.is_some_and(|l| l.lanes == layout.lanes && l.warps == layout.warps);
+        let lines = (place.rows, place.row_bytes) == (STAGED_ROWS, STAGED_ROW_BYTES);
+        let halves = self.kernel.tile(tile).dtype.bits() == 16 && self.sharing(tile) == 2;
+        alike && lines && halves && rows == STAGED_ROWS && columns.is_multiple_of(BOX_COLUMNS)
     }
 
     /// Stores some of a thread's registers of a matrix, in whole runs, to the slot at `start`; `own`: the coordinates of register 0.
@@ -243,7 +269,11 @@ impl<'c> Emitter<'_, 'c> {
         let cells = self.cells(tile)?;
         for &register in registers.iter().step_by((words * sharing) as usize) {
             let element = layout.of_register(register);
-            let (at, offsets) = ([own[0], own[1]], [element[0], element[1]]);
+            let (mut at, mut offsets) = ([own[0], own[1]], [element[0], element[1]]);
+            if !self.stores_at_once() {
+                at = [0, 1].map(|i| self.b.add_const(at[i], offsets[i] as i64));
+                offsets = [0; 2];
+            }
             let byte = self.byte_in_slot(place, bits, at, offsets);
             let to = self.b.gep(start, byte, Elem::I8);
             let mut all = self.b.zero(Elem::I32, words as u32);

@@ -108,8 +108,7 @@ impl<'c> Emitter<'_, 'c> {
     /// Whether a thread of the role in hand has registers for four more words; where it stores what it computes at once, it has.
     fn has_spare_words(&self) -> Emit<bool> {
         let network = self.network()?;
-        let body = self.here.as_ref().map(|here| here.body);
-        if body.is_some_and(|body| self.stream_of(body).is_some()) {
+        if self.stores_at_once() {
             return Ok(true);
         }
         let role = &network.plan.roles[network.role];
@@ -148,13 +147,14 @@ impl<'c> Emitter<'_, 'c> {
         }
     }
 
-    /// The coordinates that an access to a matrix names in the element in hand: what differs from thread to thread, and what is known besides.
+    /// The coordinates that an access to a matrix names in the element in hand; in a loop that stores what it computes, which keeps few addresses, what
+    /// differs from thread to thread and what is known besides.
     fn split_index(&self, index: &[ValueId]) -> Emit<([Val<'c>; 2], [u64; 2])> {
         let &[row, column] = index else {
             return Err(self.fault("a run of a slot of other than two axes"));
         };
         let mut split = ([self.value(row)?, self.value(column)?], [0; 2]);
-        let Some(here) = &self.here else {
+        let Some(here) = self.here.as_ref().filter(|_| self.stores_at_once()) else {
             return Ok(split);
         };
         let offsets = here.layout.of_register(here.register);

@@ -119,7 +119,7 @@ impl<'c> Emitter<'_, 'c> {
     }
 
     /// The registers of a thread's part of 64 rows, by eights of columns, in these by eights of rows; of 16 bits, neighbours share one.
-    fn part_of_box(
+    pub(super) fn part_of_box(
         &mut self,
         tile: TileId,
         row: u64,
@@ -215,20 +215,40 @@ impl<'c> Emitter<'_, 'c> {
 
     /// 64 columns of 16 bits: four 8x8 matrices in one instruction.
     fn write_halves(&mut self, cells: &[Val<'c>], to: Val<'c>) {
+        let (row, half) = self.row_and_half();
+        for (i, four) in cells.chunks(4).enumerate() {
+            let number = self.b.add_const(half, 2 * i as i64);
+            let at = self.swizzled(to, row, number);
+            self.write_four(four, at);
+        }
+    }
+
+    /// The same to a place at a multiple of 128, where registers are short: the first address alone is kept, and the others follow from it.
+    pub(super) fn write_halves_in_loop(&mut self, cells: &[Val<'c>], to: Val<'c>) {
+        let (row, half) = self.row_and_half();
+        let first = self.swizzled(to, row, half);
+        let first = self.b.hold_address(first);
+        for (i, four) in cells.chunks(4).enumerate() {
+            let number = self.b.i32(32 * i as i64);
+            let at = self.b.xori(first, number);
+            self.write_four(four, at);
+        }
+    }
+
+    /// The row whose address a lane names for four matrices, and which of two columns of them.
+    fn row_and_half(&mut self) -> (Val<'c>, Val<'c>) {
         let (lane, warp) = self.lane_and_warp();
         let fifteen = self.b.i32(15);
         let row = self.b.andi(lane, fifteen);
         let base = self.b.shl(warp, 4);
-        let row = self.b.addi(row, base);
-        let half = self.b.shr(lane, 4);
-        for (i, four) in cells.chunks(4).enumerate() {
-            let words: Vec<_> = (four.iter())
-                .map(|&pair| self.b.load(pair, (Elem::I32, 1), 4, None))
-                .collect();
-            let number = self.b.add_const(half, 2 * i as i64);
-            let at = self.swizzled(to, row, number);
-            self.b.store_matrices(at, &words);
-        }
+        (self.b.addi(row, base), self.b.shr(lane, 4))
+    }
+
+    fn write_four(&mut self, cells: &[Val<'c>], at: Val<'c>) {
+        let words: Vec<_> = (cells.iter())
+            .map(|&pair| self.b.load(pair, (Elem::I32, 1), 4, None))
+            .collect();
+        self.b.store_matrices(at, &words);
     }
 
     /// Columns of 8 or 32 bits, two neighbours at a time.

@@ -29,6 +29,12 @@ impl<'c> Emitter<'_, 'c> {
         plan.streamed.get(&body).copied()
     }
 
+    /// Whether the map in hand is one.
+    pub(super) fn stores_at_once(&self) -> bool {
+        let here = self.here.as_ref();
+        here.is_some_and(|here| self.stream_of(here.body).is_some())
+    }
+
     fn filling(&mut self, stream: Stream) -> Emit<Filling<'c>> {
         if let Some(filling) = self.network()?.filling.get(&stream.tile) {
             return Ok(filling.clone());
