@@ -269,11 +269,7 @@ impl<'c> Emitter<'_, 'c> {
         let cells = self.cells(tile)?;
         for &register in registers.iter().step_by((words * sharing) as usize) {
             let element = layout.of_register(register);
-            let (mut at, mut offsets) = ([own[0], own[1]], [element[0], element[1]]);
-            if !self.stores_at_once() {
-                at = [0, 1].map(|i| self.b.add_const(at[i], offsets[i] as i64));
-                offsets = [0; 2];
-            }
+            let (at, offsets) = ([own[0], own[1]], [element[0], element[1]]);
             let byte = self.byte_in_slot(place, bits, at, offsets);
             let to = self.b.gep(start, byte, Elem::I8);
             let mut all = self.b.zero(Elem::I32, words as u32);
