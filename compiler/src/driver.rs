@@ -52,7 +52,10 @@ impl Default for Options {
 /// All files as trees; problems are in the sink.
 pub fn parse(map: &SourceMap, sink: &mut Sink) -> Vec<ast::File> {
     map.files()
-        .map(|(id, file)| syntax::parse(sink, id, &file.text))
+        .map(|(id, file)| ast::File {
+            library: file.library,
+            ..syntax::parse(sink, id, &file.text)
+        })
         .collect()
 }
 

@@ -72,6 +72,8 @@ pub struct SourceFile {
     /// As the user named it; used in messages only, never in hashes.
     pub name: String,
     pub text: String,
+    /// Of a folder of `--lib`: there for those that use it.
+    pub library: bool,
     line_starts: Vec<u32>,
 }
 
@@ -84,6 +86,7 @@ impl SourceFile {
         SourceFile {
             name: name.into(),
             text,
+            library: false,
             line_starts,
         }
     }
@@ -112,6 +115,13 @@ impl SourceMap {
     pub fn add(&mut self, name: impl Into<String>, text: impl Into<String>) -> FileId {
         self.files.push(SourceFile::new(name, text));
         FileId(self.files.len() as u32 - 1)
+    }
+
+    /// Adds a file that is there for those that use it.
+    pub fn add_library(&mut self, name: impl Into<String>, text: impl Into<String>) -> FileId {
+        let id = self.add(name, text);
+        self.files[id.0 as usize].library = true;
+        id
     }
 
     pub fn file(&self, id: FileId) -> &SourceFile {

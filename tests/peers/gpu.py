@@ -4,7 +4,7 @@ A launch is timed after 256 MiB have been read, which empties the cache and hide
 empty launch, timed the same way, is taken off. (Filling instead of reading leaves a cache full of what still has to go to memory, and costs
 whatever comes next up to 10 µs.)
 """
-import json, statistics, subprocess, sys
+import json, os, statistics, subprocess, sys
 
 import torch
 
@@ -28,7 +28,9 @@ class Ours:
     """`tlc bench --step`, case by case."""
 
     def __init__(self, tlc, bench, filter):
-        command = [tlc, "bench", bench, "--device", "cuda", "--step"] + (["--filter", filter] if filter else [])
+        # Kernels may use modules beside theirs.
+        library = bench if os.path.isdir(bench) else os.path.dirname(bench) or "."
+        command = [tlc, "bench", bench, "--lib", library, "--device", "cuda", "--step"] + (["--filter", filter] if filter else [])
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
 
     def line(self):

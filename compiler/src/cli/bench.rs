@@ -52,7 +52,10 @@ pub(super) struct Bench {
 }
 
 pub(super) fn run(arguments: &Bench, format: MessageFormat) -> ExitCode {
-    let (options, map) = match (arguments.compile.options(), files::load(&arguments.files)) {
+    let (options, map) = match (
+        arguments.compile.options(),
+        files::load(&arguments.files, &arguments.compile.library),
+    ) {
         (Ok(options), Ok(map)) => (options, map),
         (Err(code), _) | (_, Err(code)) => return code,
     };

@@ -30,6 +30,8 @@ pub(super) struct Compile {
     /// Compile every kernel, whatever is kept
     #[arg(long)]
     no_cache: bool,
+    #[command(flatten)]
+    pub(super) library: files::Library,
 }
 
 impl Compile {
@@ -137,7 +139,10 @@ impl Build {
 }
 
 pub(super) fn run(arguments: &Build, format: MessageFormat) -> ExitCode {
-    let (options, map) = match (arguments.compile.options(), files::load(&arguments.files)) {
+    let (options, map) = match (
+        arguments.compile.options(),
+        files::load(&arguments.files, &arguments.compile.library),
+    ) {
         (Ok(options), Ok(map)) => (options, map),
         (Err(code), _) | (_, Err(code)) => return code,
     };

@@ -8,8 +8,13 @@ use super::{MessageFormat, files, ledger};
 use crate::diag::Sink;
 use crate::driver;
 
-pub(super) fn run(paths: &[PathBuf], verbose: bool, format: MessageFormat) -> ExitCode {
-    let map = match files::load(paths) {
+pub(super) fn run(
+    paths: &[PathBuf],
+    library: &files::Library,
+    verbose: bool,
+    format: MessageFormat,
+) -> ExitCode {
+    let map = match files::load(paths, library) {
         Ok(map) => map,
         Err(code) => return code,
     };

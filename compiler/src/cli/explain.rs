@@ -39,7 +39,10 @@ pub(super) fn run(arguments: &Explain, format: MessageFormat) -> ExitCode {
     {
         return explain_code(code);
     }
-    let (options, map) = match (arguments.compile.options(), files::load(&arguments.files)) {
+    let (options, map) = match (
+        arguments.compile.options(),
+        files::load(&arguments.files, &arguments.compile.library),
+    ) {
         (Ok(options), Ok(map)) => (options, map),
         (Err(code), _) | (_, Err(code)) => return code,
     };

@@ -64,6 +64,8 @@ enum Command {
         /// Print what was proved of each kernel, and how
         #[arg(long, short)]
         verbose: bool,
+        #[command(flatten)]
+        library: files::Library,
         /// Files, or directories to search
         #[arg(required = true)]
         files: Vec<PathBuf>,
@@ -106,7 +108,11 @@ pub fn main() -> ExitCode {
         Command::Run(arguments) => run::run(&arguments, format),
         #[cfg(feature = "llvm")]
         Command::Test(arguments) => test::run(&arguments, format),
-        Command::Check { verbose, files } => check::run(&files, verbose, format),
+        Command::Check {
+            verbose,
+            library,
+            files,
+        } => check::run(&files, &library, verbose, format),
         Command::Fmt { check, files } => fmt::run(&files, check, format),
         Command::Doctor => doctor::run(format),
     }

@@ -44,7 +44,10 @@ pub(super) struct Run {
 pub(super) fn run(arguments: &Run, format: MessageFormat) -> ExitCode {
     let (options, mut map) = match (
         arguments.compile.options(),
-        files::load(std::slice::from_ref(&arguments.file)),
+        files::load(
+            std::slice::from_ref(&arguments.file),
+            &arguments.compile.library,
+        ),
     ) {
         (Ok(options), Ok(map)) => (options, map),
         (Err(code), _) | (_, Err(code)) => return code,

@@ -46,6 +46,9 @@ impl Program<'_> {
     pub fn instances(&self, kernel: usize, sink: &mut Sink) -> Vec<Instance> {
         let k = &self.kernels[kernel];
         let mut out: Vec<Instance> = vec![];
+        if k.library && k.instances.is_empty() {
+            return out;
+        }
         for (args, span) in k.instances.iter().flat_map(|i| &i.list) {
             let Some(instance) = self.instance(kernel, args, *span, sink) else {
                 continue;

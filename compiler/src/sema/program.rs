@@ -24,6 +24,8 @@ pub struct KernelItem<'a> {
     pub name: String,
     pub module: usize,
     pub ast: &'a ast::Kernel,
+    /// Of a library's file, where nothing asks for it.
+    pub library: bool,
     pub instances: Vec<&'a ast::Instances>,
     pub references: Vec<&'a ast::Reference>,
     pub tests: Vec<&'a ast::Test>,
@@ -70,12 +72,18 @@ impl<'a> Program<'a> {
         for (file, &home) in files.iter().zip(&homes) {
             program.modules[home].uses.extend(&file.uses);
             for item in &file.items {
-                program.declare(home, item, sink);
+                program.declare(home, file.library, item, sink);
             }
         }
         for (file, &home) in files.iter().zip(&homes) {
             program.check_uses(file, sink);
-            for item in &file.items {
+            let asks =
+                |item: &&Item| matches!(item, Item::Instances(_) | Item::Test(_) | Item::Bench(_));
+            for item in file
+                .items
+                .iter()
+                .filter(|item| !(file.library && asks(item)))
+            {
                 program.attach(home, item, sink);
             }
         }
@@ -125,7 +133,7 @@ impl<'a> Program<'a> {
         id
     }
 
-    fn declare(&mut self, home: usize, item: &'a Item, sink: &mut Sink) {
+    fn declare(&mut self, home: usize, library: bool, item: &'a Item, sink: &mut Sink) {
         let (name, entry) = match item {
             Item::Const(c) => (&c.name, Entry::Const(c)),
             Item::Function(f) => (&f.name, Entry::Function(f)),
@@ -146,6 +154,7 @@ impl<'a> Program<'a> {
                     name,
                     module: home,
                     ast: k,
+                    library,
                     instances: vec![],
                     references: vec![],
                     tests: vec![],

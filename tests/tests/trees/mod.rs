@@ -553,6 +553,7 @@ pub fn file() -> BoxedStrategy<File> {
             module,
             uses,
             items,
+            library: false,
             comments: vec![],
             span: span(),
         })

@@ -32,7 +32,7 @@ pub fn unknown_module(span: Span, path: &str, near: Option<&str>) -> Diagnostic 
     );
     match near {
         Some(_) => did_you_mean(d, span, near),
-        None => d.help("name its file on the command line, or its folder with `--lib`"),
+        None => d.help("name its file on the command line, or its folder after `--lib`"),
     }
 }
 
