@@ -1,8 +1,7 @@
 //! `tlc bench --tune`, as a user runs it: what it writes beside the source, and what a bench runs then.
-#![cfg(feature = "llvm")]
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use super::{folder, tlc};
+use std::path::Path;
 
 /// `WASTE` costs time and no bits, `WIDTH` changes the order of sums and so bits; `MOST` splits the batches; benches fill tensors of f32.
 const SUMS: &str = r#"edition 2026;
@@ -37,26 +36,6 @@ bench "some" for sums { with R = 8, C = 4096; }
 bench "short" for sums { with R = 8, C = 1024; }
 "#;
 
-fn folder(name: &str) -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    let _ = std::fs::remove_dir_all(&folder);
-    std::fs::create_dir_all(&folder).expect("the target's folder can be written");
-    std::fs::write(folder.join("sums.tl"), SUMS).expect("a new folder can be written");
-    folder
-}
-
-fn tlc(folder: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_tlc"))
-        .args(arguments)
-        .current_dir(folder)
-        .output()
-        .expect("tlc was built for this test")
-}
-
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
-}
-
 /// The instances of the file of choices, without comments.
 fn chosen(folder: &Path) -> Vec<String> {
     let text = std::fs::read_to_string(folder.join("sums.tuned.tl")).expect("choices were written");
@@ -71,12 +50,12 @@ fn chosen(folder: &Path) -> Vec<String> {
 
 #[test]
 fn the_fastest_of_the_same_bits_is_written_for_every_batch() {
-    let folder = folder("tune-same-bits");
-    let tuned = tlc(
+    let folder = folder("tune-same-bits", &[("sums.tl", SUMS)]);
+    let (good, said) = tlc(
         &folder,
         &["bench", "--tune", "--seconds", "0.02", "sums.tl"],
     );
-    assert!(tuned.status.success(), "{}", said(&tuned));
+    assert!(good, "{said}");
     assert_eq!(
         chosen(&folder),
         [
@@ -85,36 +64,31 @@ fn the_fastest_of_the_same_bits_is_written_for_every_batch() {
             "(C = 1024, T = f32, WASTE = 1, WIDTH = 16, MOST = 1)",
             "(C = 1024, T = f32, WASTE = 1, WIDTH = 16, MOST = 4096)",
         ],
-        "{}",
-        said(&tuned)
+        "{said}"
     );
     // `where` rules WASTE = 3 out, and other orders of a sum have other bits.
-    assert!(!said(&tuned).contains("WASTE = 3"), "{}", said(&tuned));
-    assert!(said(&tuned).contains("other bits"), "{}", said(&tuned));
+    assert!(!said.contains("WASTE = 3"), "{said}");
+    assert!(said.contains("other bits"), "{said}");
     // It is laid out, checks with its source, and is what a build and a bench of the source take.
     let checks = [["fmt", "--check", "."], ["check", "-v", "sums.tl"]];
     for arguments in checks {
-        let checked = tlc(&folder, &arguments);
-        assert!(
-            checked.status.success(),
-            "{arguments:?}: {}",
-            said(&checked)
-        );
+        let (good, said) = tlc(&folder, &arguments);
+        assert!(good, "{arguments:?}: {said}");
     }
-    let built = tlc(
+    let (good, said) = tlc(
         &folder,
         &["build", "sums.tl", "--emit", "manifest", "-o", "-"],
     );
-    assert!(built.status.success(), "{}", said(&built));
-    assert!(said(&built).contains("1024"), "{}", said(&built));
+    assert!(good, "{said}");
+    assert!(said.contains("1024"), "{said}");
 }
 
 #[test]
 fn tuning_one_bench_leaves_the_choices_for_other_dims() {
-    let folder = folder("tune-again");
+    let folder = folder("tune-again", &[("sums.tl", SUMS)]);
     let other = "edition 2026;\nmodule docs::sums;\n\ninstances sums {\n    // by hand\n    (C = 64, WASTE = 1, MOST = 4096),\n}\n";
     std::fs::write(folder.join("sums.tuned.tl"), other).expect("a new folder can be written");
-    let tuned = tlc(
+    let (good, said) = tlc(
         &folder,
         &[
             "bench",
@@ -126,7 +100,7 @@ fn tuning_one_bench_leaves_the_choices_for_other_dims() {
             "sums.tl",
         ],
     );
-    assert!(tuned.status.success(), "{}", said(&tuned));
+    assert!(good, "{said}");
     assert_eq!(
         chosen(&folder),
         [
@@ -134,8 +108,7 @@ fn tuning_one_bench_leaves_the_choices_for_other_dims() {
             "(C = 1024, T = f32, WASTE = 1, WIDTH = 16, MOST = 1)",
             "(C = 1024, T = f32, WASTE = 1, WIDTH = 16, MOST = 4096)",
         ],
-        "{}",
-        said(&tuned)
+        "{said}"
     );
     let text = std::fs::read_to_string(folder.join("sums.tuned.tl")).expect("choices were written");
     assert!(text.contains("// by hand"), "{text}");
@@ -143,12 +116,12 @@ fn tuning_one_bench_leaves_the_choices_for_other_dims() {
 
 #[test]
 fn a_file_without_anything_to_tune_says_so() {
-    let folder = folder("tune-nothing");
-    let tuned = tlc(
+    let folder = folder("tune-nothing", &[("sums.tl", SUMS)]);
+    let (good, said) = tlc(
         &folder,
         &["bench", "--tune", "--filter", "no such bench", "sums.tl"],
     );
-    assert!(!tuned.status.success());
-    assert!(said(&tuned).contains("nothing to tune"), "{}", said(&tuned));
+    assert!(!good, "{said}");
+    assert!(said.contains("nothing to tune"), "{said}");
     assert!(!folder.join("sums.tuned.tl").exists());
 }

@@ -1,8 +1,7 @@
 //! `--lib`: modules that the files named may use, of which nothing runs or is compiled by itself.
-#![cfg(feature = "llvm")]
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use super::{folder, tlc};
+use std::path::PathBuf;
 
 const SHARED: &str = r#"edition 2026;
 module docs::common;
@@ -35,33 +34,13 @@ test "doubles" for doubled {
 }
 "#;
 
-fn folder(name: &str) -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    let _ = std::fs::remove_dir_all(&folder);
-    std::fs::create_dir_all(folder.join("modules")).expect("the target's folder can be written");
-    for (path, text) in [("user.tl", USER), ("modules/common.tl", SHARED)] {
-        std::fs::write(folder.join(path), text).expect("a new folder can be written");
-    }
-    folder
-}
-
-/// What a command says, and whether it succeeds.
-fn tlc(folder: &Path, arguments: &[&str]) -> (bool, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_tlc"))
-        .args(arguments)
-        .current_dir(folder)
-        .output()
-        .expect("tlc was built for this test");
-    let said = [output.stdout, output.stderr].concat();
-    (
-        output.status.success(),
-        String::from_utf8_lossy(&said).into_owned(),
-    )
+fn files(name: &str) -> PathBuf {
+    folder(name, &[("user.tl", USER), ("modules/common.tl", SHARED)])
 }
 
 #[test]
 fn what_a_file_uses_is_found_and_nothing_else_of_it_runs() {
-    let folder = folder("library-used");
+    let folder = files("library-used");
     let (good, said) = tlc(&folder, &["test", "user.tl", "--lib", "modules"]);
     assert!(good && said.contains("1 passed"), "{said}");
     assert!(!said.contains("of the library"), "{said}");
@@ -77,7 +56,7 @@ fn what_a_file_uses_is_found_and_nothing_else_of_it_runs() {
 
 #[test]
 fn a_file_that_is_named_too_is_no_library() {
-    let folder = folder("library-named");
+    let folder = files("library-named");
     let (good, said) = tlc(
         &folder,
         &["check", "user.tl", "modules/common.tl", "--lib", "modules"],
@@ -87,7 +66,7 @@ fn a_file_that_is_named_too_is_no_library() {
 
 #[test]
 fn without_it_the_module_is_missed() {
-    let folder = folder("library-missed");
+    let folder = files("library-missed");
     let (good, said) = tlc(&folder, &["check", "user.tl"]);
     assert!(
         !good && said.contains("TL0103") && said.contains("--lib"),
