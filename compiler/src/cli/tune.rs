@@ -122,6 +122,10 @@ fn print(kernel: &str, outcome: &Outcome, any_bits: bool, format: MessageFormat)
     }
     let _ = match outcome.choice() {
         Some(one) => writeln!(text, "    chosen: {}", values_text(&one.values)),
+        None if outcome.measured.is_empty() && outcome.left.is_empty() => writeln!(
+            text,
+            "    nothing to try: `where` allows none of the values, or they would leave some batches to other instances"
+        ),
         None => writeln!(
             text,
             "    nothing chosen: none{} takes less than {:.2} of the time",

@@ -3,7 +3,7 @@
 //! Benches of the same dims, but for those that change with the batch, are measured together: one choice serves all batches, so that the
 //! code of a row does not depend on its batch. The base is what a launch takes without any choice; the others run in turn with it.
 //!
-//! Keeps: a choice takes the arguments and batches that the base takes, and is faster by more than [`MARGIN`].
+//! Keeps: a choice takes the arguments and batches that the base takes, and is faster by more than [`MARGIN`], slower by as much on no bench.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -329,11 +329,17 @@ impl<'a> Tuner<'_, 'a> {
             1 => open.plan.title.clone(),
             _ => format!("{}, {}", open.plan.title, open.case.label),
         });
-        let may_be = |m: &Measured| (m.same_bits || self.any_bits) && m.ratio < 1.0 - MARGIN;
+        let may_be = |m: &Measured| {
+            let slower = |(time, base): (&f64, &f64)| *time > base * (1.0 + MARGIN);
+            (m.same_bits || self.any_bits)
+                && m.ratio < 1.0 - MARGIN
+                && !m.times.iter().zip(&base.times).any(slower)
+        };
+        let chosen = measured.iter().position(may_be);
         Ok(Outcome {
             dims,
             params,
-            chosen: measured.iter().position(may_be),
+            chosen,
             base: titles.zip(base.times).collect(),
             measured,
             left,
