@@ -41,6 +41,9 @@ pub struct Tuned {
     pub values: Vec<(String, Vec<GenericValue>)>,
 }
 
+/// Of the values that `tune` lists: each is compiled and measured.
+const MOST_COMBINATIONS: usize = 1000;
+
 impl Program<'_> {
     /// The instances that the text asks for: the `instances` blocks, and the one of all defaults where these list only such as fix dims.
     pub fn instances(&self, kernel: usize, sink: &mut Sink) -> Vec<Instance> {
@@ -124,7 +127,7 @@ impl Program<'_> {
         let cx = Evaluator::new(self, k.module);
         let mut out: Option<Tuned> = None;
         for clause in &k.ast.clauses {
-            let Clause::Tune(dims, lines, _) = clause else {
+            let Clause::Tune(dims, lines, span) = clause else {
                 continue;
             };
             let out = out.get_or_insert_default();
@@ -156,6 +159,12 @@ impl Program<'_> {
                     distinct.extend(found.filter(|v| !distinct.contains(v)));
                 }
                 out.values.push((name.name.clone(), distinct));
+            }
+            let counts = out.values.iter().map(|(_, values)| values.len().max(1));
+            let count = counts.fold(1usize, |n, more| n.saturating_mul(more));
+            if count > MOST_COMBINATIONS {
+                sink.report(say::too_many_combinations(*span, count, MOST_COMBINATIONS));
+                return None;
             }
         }
         out

@@ -53,6 +53,16 @@ pub fn fixed_batch(span: Span, name: &str) -> Diagnostic {
     .help("fix dims that are constants of a model; ranges that use generics can split batches")
 }
 
+pub fn too_many_combinations(span: Span, count: usize, most: usize) -> Diagnostic {
+    Diagnostic::error(
+        "TL0645",
+        span,
+        format!("these values make {count} combinations, and {most} is the most"),
+    )
+    .note("`tlc bench --tune` compiles and measures each of them")
+    .help("list fewer values, or rather those of fewer generics")
+}
+
 pub fn batches_left(instance: &Instance, batch: &str, left: i64) -> Diagnostic {
     let fixed: Vec<String> = (instance.dims.iter())
         .map(|(name, value)| format!("{name} = {value}"))
