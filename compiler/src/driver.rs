@@ -53,7 +53,7 @@ impl Default for Options {
 pub fn parse(map: &SourceMap, sink: &mut Sink) -> Vec<ast::File> {
     map.files()
         .map(|(id, file)| ast::File {
-            library: file.library,
+            is_library: file.is_library,
             ..syntax::parse(sink, id, &file.text)
         })
         .collect()

@@ -73,7 +73,7 @@ pub struct SourceFile {
     pub name: String,
     pub text: String,
     /// Of a folder of `--lib`: there for those that use it.
-    pub library: bool,
+    pub is_library: bool,
     line_starts: Vec<u32>,
 }
 
@@ -86,7 +86,7 @@ impl SourceFile {
         SourceFile {
             name: name.into(),
             text,
-            library: false,
+            is_library: false,
             line_starts,
         }
     }
@@ -120,7 +120,7 @@ impl SourceMap {
     /// Adds a file that is there for those that use it.
     pub fn add_library(&mut self, name: impl Into<String>, text: impl Into<String>) -> FileId {
         let id = self.add(name, text);
-        self.files[id.0 as usize].library = true;
+        self.files[id.0 as usize].is_library = true;
         id
     }
 

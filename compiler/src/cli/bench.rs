@@ -54,7 +54,7 @@ pub(super) struct Bench {
 pub(super) fn run(arguments: &Bench, format: MessageFormat) -> ExitCode {
     let (options, map) = match (
         arguments.compile.options(),
-        files::load(&arguments.files, &arguments.compile.library),
+        files::load(&arguments.files, &arguments.compile.modules),
     ) {
         (Ok(options), Ok(map)) => (options, map),
         (Err(code), _) | (_, Err(code)) => return code,

@@ -31,7 +31,7 @@ pub(super) struct Compile {
     #[arg(long)]
     no_cache: bool,
     #[command(flatten)]
-    pub(super) library: files::Library,
+    pub(super) modules: files::Modules,
 }
 
 impl Compile {
@@ -141,7 +141,7 @@ impl Build {
 pub(super) fn run(arguments: &Build, format: MessageFormat) -> ExitCode {
     let (options, map) = match (
         arguments.compile.options(),
-        files::load(&arguments.files, &arguments.compile.library),
+        files::load(&arguments.files, &arguments.compile.modules),
     ) {
         (Ok(options), Ok(map)) => (options, map),
         (Err(code), _) | (_, Err(code)) => return code,

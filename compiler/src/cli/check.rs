@@ -10,11 +10,11 @@ use crate::driver;
 
 pub(super) fn run(
     paths: &[PathBuf],
-    library: &files::Library,
+    modules: &files::Modules,
     verbose: bool,
     format: MessageFormat,
 ) -> ExitCode {
-    let map = match files::load(paths, library) {
+    let map = match files::load(paths, modules) {
         Ok(map) => map,
         Err(code) => return code,
     };

@@ -41,7 +41,7 @@ pub(super) fn run(arguments: &Explain, format: MessageFormat) -> ExitCode {
     }
     let (options, map) = match (
         arguments.compile.options(),
-        files::load(&arguments.files, &arguments.compile.library),
+        files::load(&arguments.files, &arguments.compile.modules),
     ) {
         (Ok(options), Ok(map)) => (options, map),
         (Err(code), _) | (_, Err(code)) => return code,

@@ -55,19 +55,19 @@ pub(super) fn read(path: &Path) -> Result<String, ExitCode> {
 
 /// Folders of modules that the files named may use.
 #[derive(clap::Args)]
-pub(super) struct Library {
+pub(super) struct Modules {
     /// Files or folders with modules that the files named may `use`; nothing in them is compiled, tested or measured by itself
     #[arg(long = "lib", value_name = "FOLDER")]
     folders: Vec<PathBuf>,
 }
 
 /// Reads all files named (see [`find`]) into one map, and the choices beside them; those of the library after them.
-pub(super) fn load(paths: &[PathBuf], library: &Library) -> Result<SourceMap, ExitCode> {
+pub(super) fn load(paths: &[PathBuf], modules: &Modules) -> Result<SourceMap, ExitCode> {
     let mut map = SourceMap::default();
     let named = with_choices(find(paths)?);
     let whole = |path: &PathBuf| path.canonicalize().ok();
     let known: Vec<_> = named.iter().map(whole).collect();
-    let library = find(&library.folders)?;
+    let library = find(&modules.folders)?;
     for path in &named {
         let text = read(path)?;
         map.add(path.display().to_string(), text);

@@ -65,7 +65,7 @@ enum Command {
         #[arg(long, short)]
         verbose: bool,
         #[command(flatten)]
-        library: files::Library,
+        modules: files::Modules,
         /// Files, or directories to search
         #[arg(required = true)]
         files: Vec<PathBuf>,
@@ -110,9 +110,9 @@ pub fn main() -> ExitCode {
         Command::Test(arguments) => test::run(&arguments, format),
         Command::Check {
             verbose,
-            library,
+            modules,
             files,
-        } => check::run(&files, &library, verbose, format),
+        } => check::run(&files, &modules, verbose, format),
         Command::Fmt { check, files } => fmt::run(&files, check, format),
         Command::Doctor => doctor::run(format),
     }

@@ -46,7 +46,7 @@ pub(super) fn run(arguments: &Run, format: MessageFormat) -> ExitCode {
         arguments.compile.options(),
         files::load(
             std::slice::from_ref(&arguments.file),
-            &arguments.compile.library,
+            &arguments.compile.modules,
         ),
     ) {
         (Ok(options), Ok(map)) => (options, map),

@@ -57,7 +57,7 @@ pub(super) fn first_gpu(watchdog: u64) -> Result<Device, ExitCode> {
 pub(super) fn run(arguments: &Test, format: MessageFormat) -> ExitCode {
     let (mut options, map) = match (
         arguments.compile.options(),
-        files::load(&arguments.files, &arguments.compile.library),
+        files::load(&arguments.files, &arguments.compile.modules),
     ) {
         (Ok(options), Ok(map)) => (options, map),
         (Err(code), _) | (_, Err(code)) => return code,

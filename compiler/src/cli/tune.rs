@@ -128,7 +128,7 @@ fn print(kernel: &str, outcome: &Outcome, any_bits: bool, format: MessageFormat)
         ),
         None => writeln!(
             text,
-            "    nothing chosen: none{} takes less than {:.2} of the time",
+            "    nothing chosen: none{} takes less than {:.2} of the time and is slower on no bench",
             if any_bits { "" } else { " of the same bits" },
             1.0 - MARGIN
         ),

@@ -49,7 +49,7 @@ impl Program<'_> {
     pub fn instances(&self, kernel: usize, sink: &mut Sink) -> Vec<Instance> {
         let k = &self.kernels[kernel];
         let mut out: Vec<Instance> = vec![];
-        if k.library && k.instances.is_empty() {
+        if k.is_library && k.instances.is_empty() {
             return out;
         }
         for (args, span) in k.instances.iter().flat_map(|i| &i.list) {

@@ -25,7 +25,7 @@ pub struct KernelItem<'a> {
     pub module: usize,
     pub ast: &'a ast::Kernel,
     /// Of a library's file, where nothing asks for it.
-    pub library: bool,
+    pub is_library: bool,
     pub instances: Vec<&'a ast::Instances>,
     pub references: Vec<&'a ast::Reference>,
     pub tests: Vec<&'a ast::Test>,
@@ -72,7 +72,7 @@ impl<'a> Program<'a> {
         for (file, &home) in files.iter().zip(&homes) {
             program.modules[home].uses.extend(&file.uses);
             for item in &file.items {
-                program.declare(home, file.library, item, sink);
+                program.declare(home, file.is_library, item, sink);
             }
         }
         for (file, &home) in files.iter().zip(&homes) {
@@ -82,7 +82,7 @@ impl<'a> Program<'a> {
             for item in file
                 .items
                 .iter()
-                .filter(|item| !(file.library && asks(item)))
+                .filter(|item| !(file.is_library && asks(item)))
             {
                 program.attach(home, item, sink);
             }
@@ -133,7 +133,7 @@ impl<'a> Program<'a> {
         id
     }
 
-    fn declare(&mut self, home: usize, library: bool, item: &'a Item, sink: &mut Sink) {
+    fn declare(&mut self, home: usize, is_library: bool, item: &'a Item, sink: &mut Sink) {
         let (name, entry) = match item {
             Item::Const(c) => (&c.name, Entry::Const(c)),
             Item::Function(f) => (&f.name, Entry::Function(f)),
@@ -154,7 +154,7 @@ impl<'a> Program<'a> {
                     name,
                     module: home,
                     ast: k,
-                    library,
+                    is_library,
                     instances: vec![],
                     references: vec![],
                     tests: vec![],

@@ -13,7 +13,7 @@ pub struct File {
     pub uses: Vec<Use>,
     pub items: Vec<Item>,
     /// Only what other files use of it counts: no kernel of its own is asked for, no test, no bench.
-    pub library: bool,
+    pub is_library: bool,
     /// `//` and `/* */` in source order (doc comments are on their items).
     pub comments: Vec<Comment>,
     pub span: Span,

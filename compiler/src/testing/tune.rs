@@ -261,12 +261,13 @@ impl<'a> Tuner<'_, 'a> {
             instances: base.to_vec(),
         };
         let mut left = vec![];
-        for candidate in std::iter::once(bases).chain(candidates) {
+        for (at, candidate) in std::iter::once(bases).chain(candidates).enumerate() {
             let takes: Option<Vec<usize>> = (cases.iter())
                 .map(|open| self.taken(open, &candidate.instances))
                 .collect();
             match takes {
                 Some(takes) => contenders.push(Contender {
+                    is_base: at == 0,
                     candidate,
                     takes,
                     code: vec![],
@@ -277,10 +278,7 @@ impl<'a> Tuner<'_, 'a> {
             }
         }
         self.compile(&mut contenders, &machine, &device, &mut left);
-        if contenders
-            .first()
-            .is_none_or(|c| !c.candidate.values.is_empty())
-        {
+        if !contenders.first().is_some_and(|one| one.is_base) {
             let why = left.first().map_or("", |(_, why)| why);
             return Err(failed(first, why));
         }
@@ -431,6 +429,8 @@ fn value_of(dims: &[(String, i64)], name: &str) -> Option<i64> {
 }
 
 struct Contender {
+    /// What a launch takes without a choice: the first, which the others are set against.
+    is_base: bool,
     candidate: Candidate,
     /// The instance that takes each case.
     takes: Vec<usize>,

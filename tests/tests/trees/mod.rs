@@ -553,7 +553,7 @@ pub fn file() -> BoxedStrategy<File> {
             module,
             uses,
             items,
-            library: false,
+            is_library: false,
             comments: vec![],
             span: span(),
         })

@@ -32,7 +32,7 @@ pub fn parse(sink: &mut Sink, file: FileId, text: &str) -> File {
         module: None,
         uses: vec![],
         items: vec![],
-        library: false,
+        is_library: false,
         comments: vec![],
         span,
     };
