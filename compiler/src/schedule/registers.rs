@@ -34,6 +34,9 @@ const KEPT_REGISTERS: u32 = 64;
 /// What tiles get where a line is selected from, of the 64 registers of one of 1024 threads: its elements are held there in any case. (Where products
 /// are computed, so many make code of a minute's compiling.)
 const SELECTED_REGISTERS: u32 = 24;
+/// Elements that a thread computes of a map that others compute as well: with more, threads that share them out are done sooner, and code that has
+/// them one after another takes seconds to compile.
+const REPEATED_ELEMENTS: u64 = 64;
 
 /// Of a plain kernel.
 pub fn infer(kernel: &Kernel, warps: u32, gpu: &GpuFacts) -> Registers {
@@ -51,7 +54,9 @@ pub fn infer(kernel: &Kernel, warps: u32, gpu: &GpuFacts) -> Registers {
     memory.extend(uses.sums.iter().chain(&uses.left));
     loop {
         let (tiles, maps) = assign(kernel, &uses, &memory, u64::from(warps));
-        let victim = conflict(kernel, &uses, &tiles, &maps).or_else(|| {
+        let victim = conflict(kernel, &uses, &tiles, &maps);
+        let victim = victim.or_else(|| repeated(kernel, &uses, &tiles, &maps));
+        let victim = victim.or_else(|| {
             let many = most_registers(kernel, kernel.body, &tiles) > limit;
             let largest = tiles.iter().max_by_key(|(_, l)| l.registers());
             largest.filter(|_| many).map(|(&t, _)| t)
@@ -480,6 +485,23 @@ fn conflict(
     let mut scalars = uses.scalars.iter();
     let lost = scalars.find(|t| tiles.get(t).is_some_and(|l| !l.is_everywhere()));
     lost.copied()
+}
+
+/// A small tile in registers for whose sake a map over far more is computed several times over.
+fn repeated(
+    kernel: &Kernel,
+    uses: &Uses,
+    tiles: &BTreeMap<TileId, Layout>,
+    maps: &BTreeMap<BlockId, Layout>,
+) -> Option<TileId> {
+    let far = |layout: &Layout| layout.has_copies() && layout.registers() > REPEATED_ELEMENTS;
+    let map = uses
+        .maps
+        .iter()
+        .find(|m| maps.get(&m.body).is_some_and(far))?;
+    let touched = map.accesses.iter().map(|(tile, _)| *tile);
+    let touched = touched.filter(|tile| tiles.contains_key(tile));
+    touched.min_by_key(|&tile| (kernel.tile(tile).elements(), tile))
 }
 
 impl Registers {

@@ -56,7 +56,7 @@ use crate::tile::ir::*;
 use access::{Memory, Stride};
 use melior::Context;
 use melior::ir::attribute::{Attribute, StringAttribute, TypeAttribute};
-use melior::ir::operation::{OperationBuilder, OperationLike};
+use melior::ir::operation::OperationBuilder;
 use melior::ir::{BlockLike, BlockRef, Identifier, Location, Module, Region};
 use memory::MemoryPlan;
 pub use memory::Place;
@@ -149,8 +149,7 @@ const SHARED: &str = "tessera_shared";
 /// Emits `kernel` for `gpu`. `context` has the dialects `llvm`, `nvvm`, `arith`, `scf`, `cf` loaded.
 ///
 /// # Errors
-/// `TL09xx`: an op that this back end does not lower, with its place; or a module that MLIR's verifier refuses, which is a fault of
-/// the compiler.
+/// `TL09xx`: an op that this back end does not lower, with its place.
 pub fn emit<'c>(
     context: &'c Context,
     kernel: &Kernel,
@@ -254,16 +253,6 @@ pub fn emit<'c>(
         .build()
         .expect("a function has no inferred types");
     module.body().append_operation(function);
-    if !module.as_operation().verify() {
-        return Err(Box::new(
-            Diagnostic::error(
-                "TL0999",
-                kernel.span,
-                format!("the compiler made invalid MLIR for `{}`", kernel.name),
-            )
-            .note("this is a fault of the compiler; please report it with the kernel"),
-        ));
-    }
     Ok(Emitted {
         module,
         symbol,
