@@ -79,7 +79,7 @@ pub struct Ring {
     /// Bytes that arrive in a slot.
     pub bytes: u64,
     pub fill: Fill,
-    /// Warpgroups that give a slot back; warps, if threads read vectors from it.
+    /// Warpgroups that give a slot back; warps, if threads read from it or no product makes them meet.
     pub readers: u32,
     pub by_warp: bool,
     /// Whether it is put in the innermost loops.

@@ -329,7 +329,7 @@ impl Plan {
             ring.slot_bytes += place.stride;
             ring.shared |= kernel.channels[channel].shared;
             let handed = matches!(ring.fill, Fill::Handed { .. });
-            ring.by_warp |= handed || read_by_threads(kernel, ChannelId(channel as u32));
+            ring.by_warp |= handed || given_by_warps(kernel, ChannelId(channel as u32));
             ring.channels.push(ChannelId(channel as u32));
         }
         // Whole slots first to those that have few.
@@ -540,16 +540,24 @@ impl Plan {
     }
 }
 
-/// Whether threads read elements of what a channel brings, and not only products.
-fn read_by_threads(kernel: &Kernel, channel: ChannelId) -> bool {
+/// Whether each warp gives back by itself what a channel brings: threads read elements of it, or a get has no product beside it that
+/// reads the tile. A product makes the warps of its warpgroup meet; without one, a warp that gives a slot back for all of them could be
+/// rounds ahead of another, which would then wait for a use of the slot that is long over.
+fn given_by_warps(kernel: &Kernel, channel: ChannelId) -> bool {
     let mut tiles = vec![];
-    let mut read = false;
-    kernel.walk(kernel.body, &mut |_, op| match &kernel.op(op).kind {
-        OpKind::Get { channel: c, tile } if *c == channel => tiles.push(*tile),
+    let mut by_warps = false;
+    kernel.walk(kernel.body, &mut |block, op| match &kernel.op(op).kind {
+        OpKind::Get { channel: c, tile } if *c == channel => {
+            tiles.push(*tile);
+            by_warps |= !kernel.block(block).ops.iter().any(|&op| {
+                matches!(&kernel.op(op).kind, OpKind::Dot { a, b, .. }
+                    if a.view.tile == *tile || b.view.tile == *tile)
+            });
+        }
         OpKind::Dot { .. } | OpKind::Release { .. } => {}
-        kind => kind.for_each_tile(&mut |t, _| read |= tiles.contains(&t)),
+        kind => kind.for_each_tile(&mut |t, _| by_warps |= tiles.contains(&t)),
     });
-    read
+    by_warps
 }
 
 /// Loops around each block.

@@ -3,6 +3,7 @@
 //! An mbarrier's asynchronous arrivals and bytes come as late as they may: when somebody looks whether the phase is over, and only all
 //! together, when nothing else of it is missing.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use super::copies::Flight;
@@ -46,6 +47,8 @@ pub struct Mbarrier {
     phase: u64,
     clock: Clock,
     done: Rc<Clock>,
+    /// Of threads that wait for it: how many of its phases they know to be over.
+    seen: BTreeMap<usize, u64>,
     /// Writes what comes to the barrier.
     pub agent: Agent,
     pub flights: Vec<Flight>,
@@ -294,6 +297,7 @@ impl<'l> Cluster<'l> {
             phase: 0,
             clock: Clock::default(),
             done: Rc::default(),
+            seen: BTreeMap::new(),
             agent: self.order.agent(),
             flights: vec![],
             by: thread,
@@ -430,9 +434,10 @@ impl<'l> Cluster<'l> {
         let at = self.barrier_at(place, thread, false)?;
         self.known(at, thread, false)?;
         self.look(at, thread)?;
-        let barrier = &self.barriers[&at];
+        let barrier = self.barriers.get_mut(&at).expect("`known` has found it");
         let over = barrier.phase % 2 != parity & 1;
         if over {
+            barrier.seen.insert(thread, barrier.phase);
             let clock = barrier.done.clone();
             self.order.acquire(thread, &clock);
         }
@@ -461,6 +466,16 @@ impl<'l> Cluster<'l> {
                 format!(
                     "{bytes} bytes come to the barrier at shared byte {at}, which expects {}",
                     barrier.bytes
+                ),
+            ));
+        }
+        // A parity tells a phase only from the next one.
+        if let Some((late, seen)) = (barrier.seen.iter()).find(|(_, seen)| **seen < barrier.phase) {
+            return Err((
+                *late,
+                format!(
+                    "phase {} of the barrier at shared byte {at} ends, and this thread has seen the end of {seen} alone",
+                    barrier.phase
                 ),
             ));
         }

@@ -157,7 +157,11 @@ fn a_wait_that_is_missing_is_found() {
             "without fence.proxy.async",
         ),
         ("bar.sync 0;", "", "may not be initialised|no barrier is at"),
-        ("bar.sync 1, 128;", "bar.sync 1, 96;", "wait for ever"),
+        (
+            "bar.sync 1, 128;",
+            "bar.sync 1, 96;",
+            "wait for ever|wait at different barriers",
+        ),
         (
             "cp.async.bulk.wait_group 0;",
             "",

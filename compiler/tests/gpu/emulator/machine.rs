@@ -18,6 +18,8 @@ pub const WARPGROUP: usize = 128;
 const LIMIT: u64 = 20_000_000_000;
 /// Threads that spin let the others go on after so many instructions, and blocks of a cluster those of others.
 const TURN: u64 = 1_000_000;
+/// After so many turns, on average, another warp is left behind, or none.
+const LAZY: usize = 300;
 /// Above it, an address of shared memory has the rank of the block in its cluster, one of the block's own too.
 pub const RANK_SHIFT: u32 = 24;
 /// Of one multiprocessor.
@@ -83,6 +85,8 @@ pub struct Cluster<'l> {
     pub random: Random,
     /// Threads take turns in an order of the seed's.
     varied: bool,
+    /// The warp that is left behind for now, if there is one of that number.
+    lazy: usize,
     /// The allocation of the last access: start and end.
     allocation: (u64, u64),
     pub barriers: BTreeMap<usize, Mbarrier>,
@@ -219,6 +223,7 @@ impl<'l> Cluster<'l> {
             order: Order::new(n),
             random: Random(launch.seed ^ u64::from(first)),
             varied: launch.seed != 0 && program.parts(),
+            lazy: usize::MAX,
             allocation: (0, 0),
             barriers: BTreeMap::new(),
             named: BTreeMap::new(),
@@ -280,9 +285,17 @@ impl<'l> Cluster<'l> {
         }
         let warps = self.n.div_ceil(WARP);
         let of = |warp: usize| warp * WARP..((warp + 1) * WARP).min(self.n);
-        let can: Vec<usize> = (0..warps).filter(|&w| of(w).any(|t| ready(&t))).collect();
+        let mut can: Vec<usize> = (0..warps).filter(|&w| of(w).any(|t| ready(&t))).collect();
         if can.is_empty() {
             return None;
+        }
+        // For a while one warp goes on only where no other can, so that those that nothing binds to it leave it far behind.
+        if self.random.below(LAZY) == 0 {
+            self.lazy = self.random.below(2 * warps);
+        }
+        let lazy = self.lazy;
+        if can.iter().any(|&w| w != lazy) {
+            can.retain(|&w| w != lazy);
         }
         let warp = can[self.random.below(can.len())];
         let alone = self.random.below(2) == 0;
@@ -292,7 +305,8 @@ impl<'l> Cluster<'l> {
         let at = places().min()?;
         let stop = places().filter(|&a| a > at).min();
         let within = if alone { of(warp) } else { 0..self.n };
-        let active = within.filter(|&t| ready(&t) && self.at[t] == at).collect();
+        let left = |t: usize| t / WARP == lazy && warp != lazy;
+        let active = (within.filter(|&t| ready(&t) && self.at[t] == at && !left(t))).collect();
         Some((active, at, stop.unwrap_or(usize::MAX), turn))
     }
 
