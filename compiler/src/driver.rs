@@ -170,10 +170,12 @@ pub use native::{CodeFacts, Dump, build, compile, dump, facts};
 
 #[cfg(feature = "llvm")]
 mod native {
+    use std::collections::BTreeSet;
     use std::sync::Mutex;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
+    use crate::mlir::cpu::variant_of_code;
     use crate::mlir::{self, CodegenError, Lowering, MlirContext};
     use crate::schedule::{self, Network, Plain, Plan};
     use crate::target::ptxas::{Ptxas, Report};
@@ -205,7 +207,9 @@ mod native {
                     return None;
                 }
             }
-            let cpu = options.cpu.iter().map(|&variant| Target::Cpu(variant));
+            let cpu = options.cpu.iter().map(|&v| variant_of_code(kernel, v));
+            let cpu: BTreeSet<_> = cpu.collect();
+            let cpu = cpu.into_iter().map(Target::Cpu);
             // The faster first: a launch takes the first that it can.
             let fast = (0..networks[k].len()).map(Target::TensorCores);
             let all = (networks[k].last()).is_some_and(|n| n.plan.takes_all(kernel));
@@ -233,11 +237,24 @@ mod native {
             .map(|k| manifest::entry(k, &cache::key(&canonical(k), "")))
             .collect();
         let mut blobs: Vec<Vec<u8>> = vec![];
-        for ((kernel, target), result) in jobs.iter().zip(results) {
-            match result {
-                Ok(code) => attach(&mut manifest.kernels[*kernel], *target, code, &mut blobs),
-                Err(d) => sink.report(*d),
-            }
+        for (&(k, target), result) in jobs.iter().zip(results) {
+            let code = match result {
+                Ok(code) => code,
+                Err(d) => {
+                    sink.report(*d);
+                    continue;
+                }
+            };
+            let mut attach = |target| {
+                attach(&mut manifest.kernels[k], target, code.clone(), &mut blobs);
+            };
+            let Target::Cpu(made) = target else {
+                attach(target);
+                continue;
+            };
+            let alike = |&v: &CpuVariant| variant_of_code(&kernels[k], v) == made;
+            let variants = options.cpu.iter().copied().filter(alike);
+            variants.map(Target::Cpu).for_each(attach);
         }
         if sink.has_errors() {
             return None;

@@ -1,7 +1,9 @@
 //! Products of every type, orientation and ragged shape.
 
-use crate::harness::{agree, agree_compiled, compile, noise, variant};
+use crate::harness::{agree, agree_compiled, compile, noise, object, variant};
 use tessera_artifact::{CpuVariant, DType, HostExpr, ParamMode};
+use tessera_compiler::mlir::MlirContext;
+use tessera_compiler::mlir::cpu::variant_of_code;
 use tessera_compiler::tile::build::Builder;
 use tessera_compiler::tile::interp::{Arg, Args};
 use tessera_compiler::tile::ir::*;
@@ -269,5 +271,21 @@ fn wide_variants_compile() {
                 );
             }
         }
+    }
+}
+
+/// What the driver compiles once for both.
+#[test]
+fn only_products_of_bf16_tell_the_wide_variants_apart() {
+    for dtype in [DType::F32, DType::BF16, DType::E4M3, DType::I8] {
+        let kernel = product(dtype, [13, 100, 33], [false, true], true);
+        let objects = [CpuVariant::Avx512, CpuVariant::Avx512Bf16].map(|variant| {
+            let mlir = MlirContext::new();
+            object(&mlir, &kernel, variant).1
+        });
+        let made = variant_of_code(&kernel, CpuVariant::Avx512Bf16);
+        let alike = made == CpuVariant::Avx512;
+        assert_eq!(alike, dtype != DType::BF16, "{dtype}");
+        assert_eq!(alike, objects[0] == objects[1], "{dtype}");
     }
 }

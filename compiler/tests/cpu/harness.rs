@@ -23,10 +23,26 @@ pub struct Compiled {
 }
 
 pub fn compile(kernel: &Kernel, variant: CpuVariant) -> Compiled {
+    let mlir = MlirContext::new();
+    let (emitted, object) = object(&mlir, kernel, variant);
+    let object =
+        CodeObject::load(&object).unwrap_or_else(|e| panic!("{e}\n{}", print::print(kernel)));
+    Compiled {
+        object: Arc::new(object),
+        symbol: emitted.symbol,
+        scratch_bytes: emitted.scratch_bytes,
+        traps: emitted.traps.into_iter().map(|t| t.message).collect(),
+    }
+}
+
+pub fn object<'c>(
+    mlir: &'c MlirContext,
+    kernel: &Kernel,
+    variant: CpuVariant,
+) -> (cpu::Emitted<'c>, Vec<u8>) {
     if let Err(broken) = verify::after("the test", kernel) {
         panic!("{broken}");
     }
-    let mlir = MlirContext::new();
     let mut emitted = match cpu::emit(mlir.melior(), kernel, variant) {
         Ok(emitted) => emitted,
         Err(d) => panic!(
@@ -46,19 +62,12 @@ pub fn compile(kernel: &Kernel, variant: CpuVariant) -> Compiled {
     if std::env::var("ASM").is_ok() {
         println!(
             "{}",
-            llvm::cpu_assembly(&mlir, &emitted.module, variant).unwrap()
+            llvm::cpu_assembly(mlir, &emitted.module, variant).unwrap()
         );
     }
-    let object = llvm::cpu_object(&mlir, &emitted.module, variant)
+    let object = llvm::cpu_object(mlir, &emitted.module, variant)
         .unwrap_or_else(|e| panic!("{}", fail(e.to_string())));
-    Compiled {
-        object: Arc::new(
-            CodeObject::load(&object).unwrap_or_else(|e| panic!("{}", fail(e.to_string()))),
-        ),
-        symbol: emitted.symbol,
-        scratch_bytes: emitted.scratch_bytes,
-        traps: emitted.traps.into_iter().map(|t| t.message).collect(),
-    }
+    (emitted, object)
 }
 
 /// What a launch of the whole grid passes: the words, and how many CTAs there are. `Absent` arguments are allocated.

@@ -25,6 +25,7 @@ use crate::source::Span;
 use crate::target::cpu::CpuFacts;
 use crate::tile::ir::*;
 use access::{Form, Memory, Stride};
+pub use dot::variant_of_code;
 use layout::Layout;
 use melior::Context;
 use melior::ir::attribute::{Attribute, StringAttribute, TypeAttribute};

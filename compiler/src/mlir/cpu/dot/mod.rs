@@ -25,7 +25,7 @@ use crate::target::cpu::CpuFacts;
 use crate::tile::ir::*;
 use blocking::{Arithmetic, Blocking, Feed, feed_a, feed_b, turn};
 use std::collections::BTreeMap;
-use tessera_artifact::DType;
+use tessera_artifact::{CpuVariant, DType};
 
 /// A rectangle of a tile, two axes.
 #[derive(Clone)]
@@ -46,6 +46,26 @@ impl Matrix<'_> {
             extents: [e1, e0],
             ..self
         }
+    }
+}
+
+/// The variant whose code of `kernel` is that of `variant`: only products of bf16 tell AVX-512 with `vdpbf16ps` from AVX-512.
+pub fn variant_of_code(kernel: &Kernel, variant: CpuVariant) -> CpuVariant {
+    let without = match variant {
+        CpuVariant::Avx512Bf16 => CpuVariant::Avx512,
+        other => return other,
+    };
+    let [with, plain] = [variant, without].map(CpuFacts::of);
+    let differs = |&op: &OpId| match &kernel.op(op).kind {
+        OpKind::Dot { a, .. } => {
+            let operand = kernel.tile(a.view.tile).dtype;
+            Arithmetic::of(operand, &with) != Arithmetic::of(operand, &plain)
+        }
+        _ => false,
+    };
+    match kernel.live_ops().iter().any(differs) {
+        true => variant,
+        false => without,
     }
 }
 
