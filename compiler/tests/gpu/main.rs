@@ -3,6 +3,7 @@
 
 mod emulator;
 mod few_rows;
+mod generated;
 mod harness;
 mod hyper_connection;
 mod kernels;

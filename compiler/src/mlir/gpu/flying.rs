@@ -4,6 +4,7 @@
 use super::{Emit, Emitter};
 use crate::mlir::build::{Elem, IntCompare, Val};
 use crate::tile::ir::*;
+use std::collections::BTreeMap;
 
 /// A `dot` whose sums nobody has waited for.
 pub(super) struct Flying<'c> {
@@ -31,18 +32,26 @@ impl<'c> Emitter<'_, 'c> {
         let Some((last, accs)) = steady_products(self.kernel, body) else {
             return Ok(false);
         };
-        let mut rings: Vec<usize> = Vec::new();
+        // Rings, and how many channels of each are got.
+        let mut rings: BTreeMap<usize, usize> = BTreeMap::new();
         for &op in &self.kernel.block(body).ops {
             if let OpKind::Get { channel, .. } = self.kernel.op(op).kind {
-                let ring = network.plan.slots[channel.index()].ring;
-                if !rings.contains(&ring) {
-                    rings.push(ring);
-                }
+                *rings
+                    .entry(network.plan.slots[channel.index()].ring)
+                    .or_default() += 1;
             }
+        }
+        // One slot of each is held while the next one is got.
+        let held_alone = |(ring, gets): (&usize, &usize)| {
+            let ring = &network.plan.rings[*ring];
+            *gets == ring.channels.len() && ring.slots > 1
+        };
+        if !rings.iter().all(held_alone) {
+            return Ok(false);
         }
         let none = self.b.i32(-1);
         let mut held = Vec::new();
-        for ring in rings {
+        for ring in rings.into_keys() {
             let slot = self.b.alloca(4);
             self.b.store(none, slot, 4, None);
             held.push((ring, slot));

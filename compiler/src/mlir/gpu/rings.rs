@@ -584,10 +584,17 @@ impl<'c> Emitter<'_, 'c> {
             }
         }
         let network = self.network_mut();
-        let busy: Vec<(usize, usize)> = (network.bound.iter())
+        let mut busy: Vec<(usize, usize)> = (network.bound.iter())
             .filter(|(tile, _)| later.contains(tile))
             .map(|(_, bound)| (bound.ring, bound.turn))
             .collect();
+        // Of some slots another channel's part is still to be got.
+        let cursors = network.cursors.iter().enumerate();
+        busy.extend(
+            cursors
+                .filter(|(_, c)| c.done > 0)
+                .map(|(ring, c)| (ring, c.turns)),
+        );
         let mut done: BTreeMap<(usize, usize), Val<'c>> = BTreeMap::new();
         network.bound.retain(|_, bound| {
             let slot = (bound.ring, bound.turn);

@@ -296,6 +296,7 @@ impl Plan {
                 return false;
             };
             block_a == block_b
+                && put_together(kernel, block_a, a, b)
                 && fills[a] == fills[b]
                 && matches!(fills[a], Fill::Boxes | Fill::Stored { .. })
                 && readers[a] == readers[b]
@@ -573,6 +574,30 @@ fn loop_depths(kernel: &Kernel) -> BTreeMap<BlockId, u32> {
         }
     }
     depths
+}
+
+/// Whether nothing lets others go on between the puts into two channels in a block. Who gets the first of them would wait for the second,
+/// which may itself come only after that get.
+fn put_together(kernel: &Kernel, block: BlockId, a: usize, b: usize) -> bool {
+    let ops = &kernel.block(block).ops;
+    let put_of = |channel: usize| {
+        ops.iter().position(|&op| {
+            matches!(kernel.op(op).kind, OpKind::Put { channel: c, .. } if c.index() == channel)
+        })
+    };
+    let (Some(a), Some(b)) = (put_of(a), put_of(b)) else {
+        return false;
+    };
+    ops[a.min(b) + 1..a.max(b)].iter().all(|&op| {
+        let kind = &kernel.op(op).kind;
+        let mut meets = matches!(kind, OpKind::Get { .. });
+        for inner in kind.blocks() {
+            kernel.walk(inner, &mut |_, op| {
+                meets |= matches!(kernel.op(op).kind, OpKind::Put { .. } | OpKind::Get { .. });
+            });
+        }
+        !meets
+    })
 }
 
 /// Whether two channels are got in the same blocks, each once.

@@ -16,7 +16,8 @@ use crate::source::Span;
 use crate::tile::analysis::roles::put_either_way;
 use crate::tile::build::Builder;
 use crate::tile::ir::*;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use tessera_artifact::ParamMode;
 
 pub fn fuse_roles(kernel: &mut Kernel) -> Result<(), PassError> {
     copy_roles(kernel);
@@ -54,9 +55,22 @@ pub fn fuse_roles(kernel: &mut Kernel) -> Result<(), PassError> {
     result
 }
 
+/// Channels that are put or got in a block and what is in it.
+fn channels_of(k: &Kernel, block: BlockId) -> BTreeSet<usize> {
+    let mut found = BTreeSet::new();
+    k.walk(block, &mut |_, op| {
+        if let OpKind::Put { channel, .. } | OpKind::Get { channel, .. } = k.op(op).kind {
+            found.insert(channel.index());
+        }
+    });
+    found
+}
+
 /// One role.
 struct Part {
     name: String,
+    /// Channels that it puts into or gets from.
+    uses: BTreeSet<usize>,
     /// Whether it gets from each channel, and the next entry of its queue.
     reads: Vec<bool>,
     cursors: Vec<usize>,
@@ -104,6 +118,7 @@ impl Fusion {
                 gets[channel.index()] = true;
             }
         });
+        let uses = channels_of(k, body);
         let block = Cloner::default().block(&mut self.b.kernel, body);
         let copy_id = self.b.block_arg(block, 0);
         let number = self.b.index(0);
@@ -114,6 +129,7 @@ impl Fusion {
         self.parts.push(Part {
             name,
             cursors: vec![0; self.readers.len()],
+            uses,
             reads: gets,
             bound: HashMap::new(),
         });
@@ -151,13 +167,13 @@ impl Fusion {
             if progress {
                 continue;
             }
-            // Everyone stands before a loop or an empty channel: the loops with the bounds of the first go on together.
+            // Everyone stands before a loop or an empty channel: loops that pass tiles to each other go on together.
             let loops: Vec<(usize, OpId)> = waiting
                 .iter()
                 .filter_map(|&i| current(self, i).map(|op| (i, op)))
                 .filter(|&(_, op)| self.is_structure(op))
                 .collect();
-            let Some(&(_, first)) = loops.first() else {
+            if loops.is_empty() {
                 let names: Vec<&str> = waiting
                     .iter()
                     .map(|&i| self.parts[blocks[i].0].name.as_str())
@@ -170,11 +186,9 @@ impl Fusion {
                         names.join(", ")
                     ),
                 ));
-            };
-            let together: Vec<(usize, OpId)> = loops
-                .into_iter()
-                .filter(|&(_, op)| self.same_bounds(first, op))
-                .collect();
+            }
+            let part = |i: usize| blocks[i].0;
+            let together = self.next_loops(&loops, &part);
             let members = together
                 .iter()
                 .map(|&(i, op)| (blocks[i].0, op))
@@ -189,6 +203,50 @@ impl Fusion {
                 }
             }
         }
+    }
+
+    /// Of the loops that parts stand before, with their positions: those with the same bounds that have both ends of all their channels.
+    /// Where there are none, one that will fail to go on alone.
+    fn next_loops(
+        &self,
+        loops: &[(usize, OpId)],
+        part: &dyn Fn(usize) -> usize,
+    ) -> Vec<(usize, OpId)> {
+        let channels: Vec<BTreeSet<usize>> =
+            loops.iter().map(|&(_, op)| self.channels_in(op)).collect();
+        let mut found = vec![];
+        for first in 0..loops.len() {
+            let mut members = BTreeSet::from([first]);
+            let mut passed = channels[first].clone();
+            // Each that joins may bring channels of others.
+            for _ in 0..loops.len() {
+                for (other, (_, op)) in loops.iter().enumerate() {
+                    let meets = !passed.is_disjoint(&channels[other]);
+                    if meets && self.same_bounds(loops[first].1, *op) && members.insert(other) {
+                        passed.extend(&channels[other]);
+                    }
+                }
+            }
+            let parts: BTreeSet<usize> = members.iter().map(|&m| part(loops[m].0)).collect();
+            let whole = (0..self.parts.len())
+                .filter(|&p| !passed.is_disjoint(&self.parts[p].uses))
+                .all(|p| parts.contains(&p));
+            found = members.into_iter().map(|m| loops[m]).collect();
+            if whole {
+                break;
+            }
+        }
+        found
+    }
+
+    /// Channels that are put or got in a loop.
+    fn channels_in(&self, op: OpId) -> BTreeSet<usize> {
+        let k = &self.b.kernel;
+        let mut found = BTreeSet::new();
+        for block in k.op(op).kind.blocks() {
+            found.extend(channels_of(k, block));
+        }
+        found
     }
 
     /// A loop or branch with channel ops inside.
@@ -359,7 +417,15 @@ impl Fusion {
         let (Some(x), Some(y)) = (self.b.kernel.def(a), self.b.kernel.def(b)) else {
             return false;
         };
-        if !x.is_pure() || !y.is_pure() {
+        // What the launch only reads is the same for every role.
+        let repeats = |kind: &OpKind| match kind {
+            OpKind::LoadGlobal { param, .. } => {
+                let tensor = self.b.kernel.tensor(*param);
+                tensor.is_some_and(|t| t.mode == ParamMode::In)
+            }
+            _ => kind.is_pure(),
+        };
+        if !repeats(x) || !repeats(y) {
             return false;
         }
         let (mut left, mut right) = (Vec::new(), Vec::new());

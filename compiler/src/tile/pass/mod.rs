@@ -6,6 +6,7 @@
 mod bring_ahead;
 pub(crate) mod clone;
 mod copy_roles;
+mod dead_channels;
 mod dead_tiles;
 mod expand_math;
 mod flatten_items;
@@ -19,6 +20,7 @@ mod unroll;
 
 pub use bring_ahead::bring_ahead;
 pub use copy_roles::copy_roles;
+pub use dead_channels::dead_channels;
 pub use dead_tiles::dead_tiles;
 pub use expand_math::{expand_math, expand_network_math};
 pub use flatten_items::flatten_items;
@@ -121,6 +123,7 @@ const CODE: &[(&str, Pass)] = &[
     pass!(forward_stores),
     pass!(dead_tiles),
     pass!(simplify),
+    pass!(dead_channels),
 ];
 
 /// What the CPU emitter takes: its tiles lie in memory or in registers as LLVM sees fit, so the fewer maps, the better.
