@@ -20,16 +20,22 @@ const CASES: u32 = 24;
 enum Use {
     /// Products added to sums.
     Product,
-    /// New sums, scaled by a vector that comes beside the operands.
-    Scaled,
+    /// New sums, scaled by a vector that comes beside the operands, which may go back before that.
+    Scaled { released: bool },
     /// The left operand comes once, before the loop.
     Held,
+    /// As `Held`, twice over.
+    Nested,
+    /// Two products, each with operands of its own.
+    Twice,
     /// The right operand by a role that computes it.
     Made { turns: u8 },
     /// Vectors, added to the sums.
     Vector,
     /// Operands that nothing reads.
     Skipped,
+    /// A left operand that nothing reads, beside a right one for the product with the first rows.
+    HalfRead,
 }
 
 /// Iterations of a stage's loop.
@@ -48,18 +54,35 @@ enum Trips {
 struct Stage {
     use_: Use,
     trips: Trips,
-    /// Of the first channel; 0: as many as there is room for.
+    /// Of the stage's channels; 0: as many as there is room for.
     slots: u8,
+}
+
+/// What all stages share.
+#[derive(Clone, Copy, Debug)]
+struct Sizes {
+    /// Of a block.
+    rows: u32,
+    columns: u32,
+    /// Two roles add up half of the columns each.
+    split: bool,
+    /// Rows in all, of two cases.
+    all: [u32; 2],
+    /// Blocks of k.
+    blocks: u32,
 }
 
 fn stage() -> impl Strategy<Value = Stage> {
     let use_ = prop_oneof![
         Just(Use::Product),
-        Just(Use::Scaled),
+        any::<bool>().prop_map(|released| Use::Scaled { released }),
         Just(Use::Held),
+        Just(Use::Nested),
+        Just(Use::Twice),
         (1u8..=3).prop_map(|turns| Use::Made { turns }),
         Just(Use::Vector),
         Just(Use::Skipped),
+        Just(Use::HalfRead),
     ];
     let trips = prop_oneof![
         (0u8..7).prop_map(Trips::Fixed),
@@ -67,6 +90,23 @@ fn stage() -> impl Strategy<Value = Stage> {
         Just(Trips::Listed),
     ];
     (use_, trips, 0u8..4).prop_map(|(use_, trips, slots)| Stage { use_, trips, slots })
+}
+
+fn sizes() -> impl Strategy<Value = Sizes> {
+    (
+        prop::sample::select(vec![64u32, 128]),
+        prop::sample::select(vec![16u32, 64, 128]),
+        any::<bool>(),
+        [1u32..70, 64u32..330],
+        1u32..8,
+    )
+        .prop_map(|(rows, columns, split, all, blocks)| Sizes {
+            rows,
+            columns,
+            split,
+            all,
+            blocks,
+        })
 }
 
 /// Parts of the program's text.
@@ -81,7 +121,8 @@ struct Text {
 }
 
 impl Text {
-    fn stage(&mut self, s: usize, stage: &Stage, columns: u32) {
+    fn stage(&mut self, s: usize, stage: &Stage, sizes: &Sizes) {
+        let Sizes { rows, columns, .. } = *sizes;
         let (trips, most) = match stage.trips {
             Trips::Fixed(n) => (n.to_string(), n.to_string()),
             Trips::Blocks { less } => {
@@ -90,132 +131,135 @@ impl Text {
             }
             Trips::Listed => (
                 "index(steps[block(0)])".to_owned(),
-                "index(steps[m / 64])".to_owned(),
+                format!("index(steps[m / {rows}])"),
             ),
         };
         let slots = match (stage.slots, stage.use_) {
             (0, _) => String::new(),
             // Warpgroups that take turns at slots ask for as many, or a multiple.
             (n, Use::Made { turns }) => format!(" @slots({})", u32::from(n) * u32::from(turns)),
+            // What one iteration holds at a time.
+            (n, Use::Twice) => format!(" @slots({})", 2 * n),
             (n, _) => format!(" @slots({n})"),
         };
-        let left = format!("put left{s} <- a[block(0) * 64 :+ 64, k * 64 :+ 64] @oob(zero);");
-        let right = format!("put right{s} <- x[0 :+ {columns}, k * 64 :+ 64] @oob(zero);");
-        let vector = format!("put vector{s} <- v[k, 0 :+ {columns}] @oob(zero);");
-        let channel = |out: &mut String, name: &str, shape: &str, slots: &str| {
-            writeln!(out, "    channel {name}{s}: {shape}{slots};").unwrap();
+        let vector = matches!(stage.use_, Use::Vector | Use::Scaled { .. });
+        let matrices = !matches!(stage.use_, Use::Vector);
+        let (tall, wide) = (
+            format!("[{rows}, 64] bf16"),
+            format!("[{columns}, 64] bf16"),
+        );
+        let mut channel = |name: &str, shape: &str, slots: &str| {
+            writeln!(self.channels, "    channel {name}{s}: {shape}{slots};").unwrap();
         };
-        let (tall, wide) = ("[64, 64] bf16", format!("[{columns}, 64] bf16"));
-        let row = format!("[{columns}] f32");
-        if !matches!(stage.use_, Use::Vector) {
-            let held = matches!(stage.use_, Use::Held);
-            channel(
-                &mut self.channels,
-                "left",
-                tall,
-                if held { "" } else { &slots },
-            );
-            channel(&mut self.channels, "right", &wide, &slots);
+        if matrices {
+            let held = matches!(stage.use_, Use::Held | Use::Nested);
+            channel("left", &tall, if held { "" } else { &slots });
+            channel("right", &wide, &slots);
         }
-        if matches!(stage.use_, Use::Vector | Use::Scaled) {
-            channel(&mut self.channels, "vector", &row, &slots);
+        if vector {
+            channel("vector", &format!("[{columns}] f32"), &slots);
         }
         if matches!(stage.use_, Use::Made { .. }) {
-            channel(&mut self.channels, "made", &wide, "");
+            channel("made", &wide, "");
         }
-        let (before, puts) = match stage.use_ {
-            Use::Product | Use::Made { .. } | Use::Skipped => (String::new(), left + " " + &right),
-            Use::Scaled => (String::new(), format!("{left} {right} {vector}")),
-            Use::Held => (left.replace("k * 64 :+", "0 :+"), right),
-            Use::Vector => (String::new(), vector),
+        let left =
+            format!("put left{s} <- a[block(0) * {rows} :+ {rows}, k * 64 :+ 64] @oob(zero);");
+        let first = left.replace("k * 64 :+", "0 :+");
+        let right = format!("put right{s} <- x[0 :+ {columns}, k * 64 :+ 64] @oob(zero);");
+        let vectors = format!("put vector{s} <- v[k, 0 :+ {columns}] @oob(zero);");
+        let again = right.replace("k * 64 :+", "0 :+");
+        let over = |body: String| format!("for k in 0..{trips} {{ {body} }}");
+        let puts = match stage.use_ {
+            Use::Product | Use::Made { .. } | Use::Skipped | Use::HalfRead => {
+                over(format!("{left} {right}"))
+            }
+            Use::Scaled { .. } => over(format!("{left} {right} {vectors}")),
+            Use::Held => format!("{first} {}", over(right)),
+            Use::Nested => format!("for j in 0..2 {{ {first} {} }}", over(right)),
+            Use::Twice => over(format!("{left} {right} {left} {again}")),
+            Use::Vector => over(vectors),
         };
-        writeln!(
-            self.load,
-            "        {before} for k in 0..{trips} {{ {puts} }}"
-        )
-        .unwrap();
+        writeln!(self.load, "        {puts}").unwrap();
         if let Use::Made { turns } = stage.use_ {
             let turns = match turns {
                 1 => String::new(),
                 n => format!(" @turns({n})"),
             };
-            write!(
-                self.makers,
-                "    role make{s}{turns} {{ for k in 0..{trips} {{
-        get right{s} as r; reg w: {wide};
+            let body = over(format!(
+                "get right{s} as r; reg w: {wide};
         map (n, i) in [{columns}, 64] {{ w[n, i] = (r[n, i] * 2.0).cast(bf16); }}
-        put made{s} <- w;
-    }} }}\n"
-            )
-            .unwrap();
+        put made{s} <- w;"
+            ));
+            writeln!(self.makers, "    role make{s}{turns} {{ {body} }}").unwrap();
         }
-        let (before, body, factor) = match stage.use_ {
-            Use::Product => (
-                String::new(),
-                format!("get left{s} as l; get right{s} as r; acc += dot(l, r.t());"),
-                "1.0",
-            ),
-            Use::Made { .. } => (
-                String::new(),
-                format!("get left{s} as l; get made{s} as r; acc += dot(l, r.t());"),
-                "2.0",
-            ),
-            Use::Scaled => (
-                String::new(),
-                format!(
-                    "get left{s} as l; get right{s} as r; get vector{s} as f;
-            reg part: [64, {columns}] f32;
-            part = dot(l, r.t());
-            map (m, n) in [64, {columns}] {{ acc[m, n] += part[m, n] * f[n]; }}"
-                ),
-                "v[min(k / 64, R - 1), n]",
-            ),
-            Use::Held => (
-                format!("get left{s} as l;"),
-                format!("get right{s} as r; acc += dot(l, r.t());"),
-                "1.0",
-            ),
-            Use::Vector => (
-                String::new(),
-                format!(
-                    "get vector{s} as f; map (m, n) in [64, {columns}] {{ acc[m, n] += f[n]; }}"
-                ),
-                "",
-            ),
-            Use::Skipped => (
-                String::new(),
-                format!("get left{s} as _l; get right{s} as _r;"),
-                "0.0",
-            ),
+        // The columns of the role in hand.
+        let (own, part) = match sizes.split {
+            true => (columns / 2, format!("[n0 :+ {}, :]", columns / 2)),
+            false => (columns, String::new()),
         };
-        writeln!(
-            self.sum,
-            "        {before} for k in 0..{trips} {{ {body} }}"
-        )
-        .unwrap();
-        let sum = match stage.use_ {
-            Use::Vector => {
-                format!("reduce sum(t in 0..R) {{ t < {most} ? v[t, n] : 0.0 }}")
+        let n = if sizes.split { "n0 + n" } else { "n" };
+        let product = |l: &str, r: &str| format!("acc += dot({l}, {r}{part}.t());");
+        let each = |what: &str| format!("map (m, n) in [{rows}, {own}] {{ acc[m, n] += {what}; }}");
+        let got = format!("get left{s} as l; get right{s} as r;");
+        let held = format!("held{s}");
+        let body = match stage.use_ {
+            Use::Product => over(format!("{got} {}", product("l", "r"))),
+            Use::Made { .. } => over(format!(
+                "get left{s} as l; get made{s} as r; {}",
+                product("l", "r")
+            )),
+            Use::Scaled { released } => over(format!(
+                "{got} get vector{s} as f; reg part: [{rows}, {own}] f32; part = dot(l, r{part}.t()); {} {}",
+                if released {
+                    "release l; release r;"
+                } else {
+                    ""
+                },
+                each(&format!("part[m, n] * f[{n}]"))
+            )),
+            Use::Held | Use::Nested => {
+                let inner = over(format!("get right{s} as r; {}", product(&held, "r")));
+                let all = format!("get left{s} as {held}; {inner}");
+                match stage.use_ {
+                    Use::Nested => format!("for j in 0..2 {{ {all} }}"),
+                    _ => all,
+                }
             }
-            // Rows of vectors past the last are zeros.
-            Use::Scaled => format!(
-                "reduce sum(k in 0..K) {{ k < {most} * 64 && k / 64 < R ? a[m, k] * x[n, k] * {factor} : 0.0 }}"
-            ),
-            Use::Held => format!(
-                "reduce sum(k in 0..K) {{ k < {most} * 64 ? a[m, k % 64] * x[n, k] : 0.0 }}"
-            ),
-            _ => format!(
-                "reduce sum(k in 0..K) {{ k < {most} * 64 ? {factor} * a[m, k] * x[n, k] : 0.0 }}"
-            ),
+            Use::Twice => over(format!(
+                "{got} {} get left{s} as l2; get right{s} as r2; {}",
+                product("l", "r"),
+                product("l2", "r2")
+            )),
+            Use::Vector => over(format!("get vector{s} as f; {}", each(&format!("f[{n}]")))),
+            Use::Skipped => over(format!("get left{s} as _l; get right{s} as _r;")),
+            Use::HalfRead => over(format!(
+                "get left{s} as _l; get right{s} as r; {}",
+                product("p", "r")
+            )),
         };
-        self.terms.push(sum);
+        writeln!(self.sum, "        {body}").unwrap();
+        let sum =
+            |term: &str| format!("reduce sum(k in 0..K) {{ k < {most} * 64 ? {term} : 0.0 }}");
+        self.terms.push(match stage.use_ {
+            Use::Product => sum("a[m, k] * x[n, k]"),
+            Use::Made { .. } => sum("2.0 * a[m, k] * x[n, k]"),
+            // Rows of vectors past the last are zeros.
+            Use::Scaled { .. } => {
+                sum("(k / 64 < R ? v[min(k / 64, R - 1), n] : 0.0) * a[m, k] * x[n, k]")
+            }
+            Use::Held | Use::HalfRead => sum("a[m, k % 64] * x[n, k]"),
+            Use::Nested => sum("2.0 * a[m, k % 64] * x[n, k]"),
+            Use::Twice => sum("a[m, k] * (x[n, k] + x[n, k % 64])"),
+            Use::Vector => format!("reduce sum(t in 0..R) {{ t < {most} ? v[t, n] : 0.0 }}"),
+            Use::Skipped => "0.0".to_owned(),
+        });
     }
 }
 
-fn program(stages: &[Stage], columns: u32, rows: [u32; 2], blocks: u32) -> String {
+fn program(stages: &[Stage], sizes: &Sizes) -> String {
     let mut text = Text::default();
     for (s, stage) in stages.iter().enumerate() {
-        text.stage(s, stage, columns);
+        text.stage(s, stage, sizes);
     }
     let Text {
         channels,
@@ -224,6 +268,22 @@ fn program(stages: &[Stage], columns: u32, rows: [u32; 2], blocks: u32) -> Strin
         sum,
         terms,
     } = text;
+    let Sizes {
+        rows,
+        columns,
+        split,
+        all,
+        blocks,
+    } = *sizes;
+    let (copies, n0, own, part) = match split {
+        true => (
+            " @copies(2)",
+            format!("let n0 = copy_id * {};", columns / 2),
+            columns / 2,
+            format!("[n0 :+ {}, :]", columns / 2),
+        ),
+        false => ("", "let n0 = 0;".to_owned(), columns, String::new()),
+    };
     // A product that is always there makes it a network.
     format!(
         "edition 2026;
@@ -232,22 +292,23 @@ kernel network(
     a:     in  [M, K] bf16 @align(16),
     x:     in  [N, K] bf16 @align(16),
     v:     in  [R, N] f32 @align(16),
-    steps: in  [cdiv(M, 64)] i32,
+    steps: in  [cdiv(M, {rows})] i32,
     c:     out [M, N] f32,
 )
 dims   M in 1..=4096, N in {columns}..={columns}, K in 64..=4096 step 64, R in 1..=64
-launch grid(cdiv(M, 64))
+launch grid(cdiv(M, {rows}))
 {{
-{channels}    channel first: [64, 64] bf16;
+{channels}    channel first: [{rows}, 64] bf16;
     channel second: [{columns}, 64] bf16;
     role load {{
-        put first <- a[block(0) * 64 :+ 64, 0 :+ 64] @oob(zero); put second <- x[0 :+ {columns}, 0 :+ 64] @oob(zero);
+        put first <- a[block(0) * {rows} :+ {rows}, 0 :+ 64] @oob(zero); put second <- x[0 :+ {columns}, 0 :+ 64] @oob(zero);
 {load}    }}
-{makers}    role sum {{
-        reg acc: [64, {columns}] f32 = 0.0;
+{makers}    role sum{copies} {{
+        {n0}
+        reg acc: [{rows}, {own}] f32 = 0.0;
         get first as p; get second as q;
-        acc += dot(p, q.t());
-{sum}        copy c[block(0) * 64 :+ 64, 0 :+ {columns}] <- acc @oob(skip);
+        acc += dot(p, q{part}.t());
+{sum}        copy c[block(0) * {rows} :+ {rows}, n0 :+ {own}] <- acc @oob(skip);
     }}
 }}
 reference network_ref for network {{
@@ -268,8 +329,8 @@ test \"small integers\" for network {{
             .chain(terms)
             .collect::<Vec<_>>()
             .join("\n            + "),
-        rows[0],
-        rows[1],
+        all[0],
+        all[1],
         blocks * 64,
     )
 }
@@ -324,15 +385,10 @@ fn random_networks() {
         max_shrink_iters: 60,
         ..ProptestConfig::default()
     });
-    let all = (
-        prop::collection::vec(stage(), 0..4),
-        prop::sample::select(vec![16u32, 64, 128]),
-        [1u32..70, 64u32..330],
-        1u32..8,
-    );
+    let all = (prop::collection::vec(stage(), 0..4), sizes());
     runner
-        .run(&all, |(stages, columns, rows, blocks)| {
-            check(&program(&stages, columns, rows, blocks)).map_err(TestCaseError::fail)
+        .run(&all, |(stages, sizes)| {
+            check(&program(&stages, &sizes)).map_err(TestCaseError::fail)
         })
         .unwrap_or_else(|e| panic!("{e}"));
     let (planned, all) = (PLANNED.load(Ordering::Relaxed), ALL.load(Ordering::Relaxed));
