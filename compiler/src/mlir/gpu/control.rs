@@ -106,6 +106,11 @@ impl<'c> Emitter<'_, 'c> {
             OpKind::Get { channel, tile } if self.network.is_some() => {
                 self.get((block, id), *channel, *tile)
             }
+            // Its products have been waited for; a slot goes back as a whole.
+            OpKind::Release { part, .. } if self.network.is_some() => match part {
+                None => self.release_read(block, id),
+                Some(_) => Ok(()),
+            },
             OpKind::Role { .. }
             | OpKind::Put { .. }
             | OpKind::Get { .. }

@@ -100,6 +100,14 @@ impl<'c> Emitter<'_, 'c> {
                 if full { flying.len() } else { 0 }
             }
             OpKind::For { .. } | OpKind::ForItems { .. } | OpKind::If { .. } => flying.len(),
+            OpKind::Release { tile, part: None } => {
+                let reads = |f: &Flying| {
+                    let mut read = false;
+                    (kernel.op(f.op).kind).for_each_tile(&mut |t, _| read |= t == *tile);
+                    read
+                };
+                flying.iter().rposition(reads).map_or(0, |last| last + 1)
+            }
             _ => {
                 let mut touched = vec![];
                 kind.for_each_tile(&mut |t, _| touched.push(t));

@@ -573,7 +573,10 @@ impl<'c> Emitter<'_, 'c> {
         let ops = &kernel.block(block).ops;
         let from = ops.iter().position(|&o| o == op).unwrap_or(ops.len());
         let mut later: Vec<TileId> = vec![];
-        let mut note = |op: OpId| kernel.op(op).kind.for_each_tile(&mut |t, _| later.push(t));
+        let mut note = |op: OpId| match &kernel.op(op).kind {
+            OpKind::Release { .. } => {}
+            kind => kind.for_each_tile(&mut |t, _| later.push(t)),
+        };
         for flying in &self.network()?.flying {
             note(flying.op);
         }
