@@ -13,7 +13,7 @@ use tessera_compiler::sema::Program;
 use tessera_compiler::source::SourceMap;
 use tessera_compiler::testing::run::{Ways, run_ways};
 
-const CASES: u32 = 24;
+const CASES: u32 = 16;
 
 /// What a role does with what a stage's loop brings it.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +36,10 @@ enum Use {
     Skipped,
     /// A left operand that nothing reads, beside a right one for the product with the first rows.
     HalfRead,
+    /// Rows of the right operand that a list names, some of which are not there.
+    Gathered,
+    /// Sums by another role.
+    Handed,
 }
 
 /// Iterations of a stage's loop.
@@ -83,6 +87,8 @@ fn stage() -> impl Strategy<Value = Stage> {
         Just(Use::Vector),
         Just(Use::Skipped),
         Just(Use::HalfRead),
+        Just(Use::Gathered),
+        Just(Use::Handed),
     ];
     let trips = prop_oneof![
         (0u8..7).prop_map(Trips::Fixed),
@@ -162,6 +168,9 @@ impl Text {
         if matches!(stage.use_, Use::Made { .. }) {
             channel("made", &wide, "");
         }
+        if matches!(stage.use_, Use::Handed) {
+            channel("sums", &format!("[{rows}, {columns}] f32"), "");
+        }
         let left =
             format!("put left{s} <- a[block(0) * {rows} :+ {rows}, k * 64 :+ 64] @oob(zero);");
         let first = left.replace("k * 64 :+", "0 :+");
@@ -170,8 +179,16 @@ impl Text {
         let again = right.replace("k * 64 :+", "0 :+");
         let over = |body: String| format!("for k in 0..{trips} {{ {body} }}");
         let puts = match stage.use_ {
-            Use::Product | Use::Made { .. } | Use::Skipped | Use::HalfRead => {
+            Use::Product | Use::Made { .. } | Use::Skipped | Use::HalfRead | Use::Handed => {
                 over(format!("{left} {right}"))
+            }
+            Use::Gathered => {
+                let rows =
+                    right.replace(&format!("x[0 :+ {columns}"), &format!("x[gather list{s}"));
+                format!(
+                    "shared list{s}: [{columns}] i32; map n in [{columns}] {{ list{s}[n] = picks[n]; }} {}",
+                    over(format!("{left} {rows}"))
+                )
             }
             Use::Scaled { .. } => over(format!("{left} {right} {vectors}")),
             Use::Held => format!("{first} {}", over(right)),
@@ -192,6 +209,12 @@ impl Text {
             ));
             writeln!(self.makers, "    role make{s}{turns} {{ {body} }}").unwrap();
         }
+        if matches!(stage.use_, Use::Handed) {
+            let body = over(format!(
+                "get left{s} as l; get right{s} as r; reg w: [{rows}, {columns}] f32; w = dot(l, r.t()); put sums{s} <- w;"
+            ));
+            writeln!(self.makers, "    role help{s} {{ {body} }}").unwrap();
+        }
         // The columns of the role in hand.
         let (own, part) = match sizes.split {
             true => (columns / 2, format!("[n0 :+ {}, :]", columns / 2)),
@@ -203,7 +226,8 @@ impl Text {
         let got = format!("get left{s} as l; get right{s} as r;");
         let held = format!("held{s}");
         let body = match stage.use_ {
-            Use::Product => over(format!("{got} {}", product("l", "r"))),
+            Use::Product | Use::Gathered => over(format!("{got} {}", product("l", "r"))),
+            Use::Handed => over(format!("get sums{s} as w; {}", each("w[m, n]"))),
             Use::Made { .. } => over(format!(
                 "get left{s} as l; get made{s} as r; {}",
                 product("l", "r")
@@ -241,7 +265,8 @@ impl Text {
         let sum =
             |term: &str| format!("reduce sum(k in 0..K) {{ k < {most} * 64 ? {term} : 0.0 }}");
         self.terms.push(match stage.use_ {
-            Use::Product => sum("a[m, k] * x[n, k]"),
+            Use::Product | Use::Handed => sum("a[m, k] * x[n, k]"),
+            Use::Gathered => sum("(picks[n] >= 0 ? a[m, k] * x[max(index(picks[n]), 0), k] : 0.0)"),
             Use::Made { .. } => sum("2.0 * a[m, k] * x[n, k]"),
             // Rows of vectors past the last are zeros.
             Use::Scaled { .. } => {
@@ -259,7 +284,12 @@ impl Text {
 fn program(stages: &[Stage], sizes: &Sizes) -> String {
     let mut text = Text::default();
     for (s, stage) in stages.iter().enumerate() {
-        text.stage(s, stage, sizes);
+        let mut stage = *stage;
+        // All columns are one role's there.
+        if sizes.split && matches!(stage.use_, Use::Handed) {
+            stage.use_ = Use::Product;
+        }
+        text.stage(s, &stage, sizes);
     }
     let Text {
         channels,
@@ -293,6 +323,7 @@ kernel network(
     x:     in  [N, K] bf16 @align(16),
     v:     in  [R, N] f32 @align(16),
     steps: in  [cdiv(M, {rows})] i32,
+    picks: in  [N] i32,
     c:     out [M, N] f32,
 )
 dims   M in 1..=4096, N in {columns}..={columns}, K in 64..=4096 step 64, R in 1..=64
@@ -322,6 +353,7 @@ test \"small integers\" for network {{
     fill x ~ integers(-2, 2);
     fill v ~ integers(-2, 2);
     fill steps ~ values(2, 0, 1, 5, 3);
+    fill picks ~ values(3, -1, 15, 0, 7);
     expect c against network_ref @abs(0);
 }}
 ",
