@@ -173,6 +173,10 @@ impl<'c> Emitter<'_, 'c> {
         let variable = self.kernel.block(body).args[0];
         self.values[variable.index()] = Some(args[0]);
         self.block(body)?;
+        if self.network.is_some() && multiplies(self.kernel, body) && few(self.kernel, from, to) {
+            // The next iteration's products too, which then follow in the same code.
+            self.settle()?;
+        }
         self.look_ahead(body)?;
         let next = self.b.add_const(args[0], turn.map_or(1, |t| t.turns));
         self.b.branch(header, &[next]);
@@ -296,6 +300,12 @@ impl<'c> Emitter<'_, 'c> {
         self.barrier();
         Ok(())
     }
+}
+
+/// Whether LLVM may unroll a loop.
+fn few(kernel: &Kernel, from: ValueId, to: ValueId) -> bool {
+    let (lo, hi) = (kernel.const_index(from), kernel.const_index(to));
+    lo.zip(hi).is_some_and(|(lo, hi)| hi.saturating_sub(lo) <= 8)
 }
 
 /// Whether a block has products of its own.
