@@ -273,6 +273,7 @@ impl Model {
             tracer: Tracer::new(trace),
             place: Place::Outside,
             mixed: false,
+            apart: false,
         };
         let mut launch = || pass.run(&self.parameters, cache, picked.len());
         match shape {
@@ -359,6 +360,8 @@ pub(super) struct Pass<'a, 't> {
     pub place: Place,
     /// The streams' products for the next site were made with the streams.
     pub mixed: bool,
+    /// The experts' outputs are still to be added up, with the shared one's.
+    pub apart: bool,
 }
 
 impl Pass<'_, '_> {
@@ -431,7 +434,7 @@ impl Pass<'_, '_> {
         let t = self.t;
         self.tracer.watch("mid", || self.w.x.rows_mut(t))?;
         self.hc_pre(&layer.ffn_hc, &layer.ffn_norm, "ffn")?;
-        self.moe(&layer.moe)?;
+        self.moe(&layer.moe, next)?;
         self.section(Section::HyperConnections);
         self.hc_post(next)
     }
@@ -526,8 +529,8 @@ impl Pass<'_, '_> {
         Ok(())
     }
 
-    /// input [T, D] to output [T, D].
-    fn moe(&mut self, p: &Moe) -> Done {
+    /// input [T, D] to output [T, D], or to what `hc_post` adds up to it; `next`: the site that takes the streams behind it.
+    fn moe(&mut self, p: &Moe, next: Option<&HcSite>) -> Done {
         let (c, k, t) = (self.c, self.k, self.t);
         let hidden = c.hidden_size;
         self.section(Section::Router);
@@ -590,7 +593,7 @@ impl Pass<'_, '_> {
         self.tracer
             .watch("gate.topk_w", || w.expert_weights.rows_mut(t))?;
 
-        self.experts(p)?;
+        self.experts(p, next)?;
         if self.tracer.is_on() {
             let w = &mut *self.w;
             self.tracer.record("gate.scores", w.gate_scores.rows(t)?)?;

@@ -7,15 +7,18 @@ use super::kernels::{
     CombineArgs, CombinePlacesArgs, CountPairsArgs, ExpertDownArgs, ExpertDownCodesArgs,
     ExpertDownFp4Args, ExpertDownWideArgs, ExpertUpArgs, ExpertUpCodesArgs, ExpertUpFp4Args,
     ExpertUpWideArgs, GroupPairsArgs, GroupPairsFewArgs, RowsOfTilesArgs, SwigluArgs, TakeRowsArgs,
+    TilesOfFewPairsArgs,
 };
 use super::ops::{Done, linear, no_workspace, part};
-use super::parameters::{Experts, Moe, Weights};
+use super::parameters::{Experts, HcSite, Moe, Weights};
 use super::quantised::{WIDE, tile_rows, used_tiles};
 use super::workspace::{COUNTED_PAIRS, Rows, most_tiles, rows_per_tile};
 use tessera_device::{DType, Tensor};
 
 /// Pairs of a token and an expert that one warp groups.
 const FEW_PAIRS: usize = 128;
+/// Rows of the tiles into which `tiles_of_few_pairs` cuts them.
+const FEW_ROWS: usize = 8;
 
 /// How the call's pairs are cut: so many into at most so many tiles of so many rows.
 #[derive(Clone, Copy)]
@@ -27,7 +30,7 @@ struct Cut {
 
 impl Pass<'_, '_> {
     /// output [T, D] from input [T, D], the chosen experts [T, K] and their weights.
-    pub(super) fn experts(&mut self, p: &Moe) -> Done {
+    pub(super) fn experts(&mut self, p: &Moe, next: Option<&HcSite>) -> Done {
         let (c, t) = (self.c, self.t);
         let pairs = t * c.num_experts_per_tok;
         let rows = match &p.w1 {
@@ -36,8 +39,11 @@ impl Pass<'_, '_> {
         };
         let tiles = most_tiles(pairs, c.n_routed_experts, rows);
         let cut = Cut { pairs, rows, tiles };
-        self.group(cut)?;
+        if !self.groups_in_tiles(cut) {
+            self.group(cut)?;
+        }
         self.section(Section::Experts);
+        let in_tiles = matches!(p.w1, Experts::Folded(_));
         match (&p.w1, &p.w3, &p.w2) {
             (Experts::Panels(w1), Experts::Panels(w3), Experts::Panels(w2)) => {
                 self.experts_of_panels([w1, w3, w2], cut)?;
@@ -51,7 +57,18 @@ impl Pass<'_, '_> {
             _ => unreachable!("all matrices of a layer's experts are loaded alike"),
         }
         self.shared_expert(p)?;
-        self.sum_of_experts(pairs)
+        // Few tokens' are added up on their way into the streams.
+        self.apart = in_tiles && !self.tracer.is_on() && self.mixes_many(next).is_none();
+        match self.apart {
+            true => Ok(()),
+            false => self.sum_of_experts(pairs),
+        }
+    }
+
+    /// Whether one launch groups the pairs and makes the tiles' rows.
+    fn groups_in_tiles(&self, Cut { pairs, rows, .. }: Cut) -> bool {
+        let quantised = self.w.quantised.as_ref();
+        pairs <= FEW_PAIRS && rows == FEW_ROWS && quantised.is_some_and(|q| q.tiles.is_some())
     }
 
     /// Pairs sorted by expert, cut into tiles of rows.
@@ -176,6 +193,7 @@ impl Pass<'_, '_> {
 
     /// The tiles' y, by row of a tile, and the place of every pair. The codes of the block's input are those of the last product.
     fn experts_in_tiles(&mut self, [w1, w3, w2]: [&Folded; 3], cut: Cut) -> Done {
+        let at_once = self.groups_in_tiles(cut);
         let (c, k, t, w) = (self.c, self.k, self.t, &mut *self.w);
         let Cut { pairs, rows, .. } = cut;
         let (hidden, inter) = (c.hidden_size, c.moe_intermediate_size);
@@ -187,23 +205,46 @@ impl Pass<'_, '_> {
         };
         let used = used_tiles(pairs, c.n_routed_experts, rows);
         let all = used * rows;
-        let tile_expert = w.tile_expert.rows(used)?;
         let (tile_x, tile_xs) = own.x.parts_mut(all, hidden)?;
-        k.rows_of_tiles(RowsOfTilesArgs {
-            x: quantised.input.codes(t, hidden)?,
-            xs: quantised.input.scales(t, hidden)?,
-            weight: w.expert_weights.shaped(&[pairs])?,
-            pair: w.pair.rows(pairs)?,
-            tile_first: w.tile_first.rows(used)?,
-            tile_end: w.tile_end.rows(used)?,
-            tiles: w.tiles.view(),
-            tile_x,
-            tile_xs,
-            route: own.route.rows_mut(all)?,
-            place: own.place.rows_mut(pairs)?,
-            choices: c.num_experts_per_tok as i64,
-            rows: rows as i64,
-        })?;
+        let (x, xs) = (
+            quantised.input.codes(t, hidden)?,
+            quantised.input.scales(t, hidden)?,
+        );
+        let weight = w.expert_weights.shaped(&[pairs])?;
+        let (route, place) = (own.route.rows_mut(all)?, own.place.rows_mut(pairs)?);
+        let choices = c.num_experts_per_tok as i64;
+        match at_once {
+            true => k.tiles_of_few_pairs(TilesOfFewPairsArgs {
+                x,
+                xs,
+                weight,
+                expert: w.experts.shaped(&[pairs])?,
+                tile_x,
+                tile_xs,
+                route,
+                place,
+                tile_expert: w.tile_expert.rows_mut(used)?,
+                tiles: w.tiles.view_mut()?,
+                choices,
+                experts: c.n_routed_experts as i64,
+            })?,
+            false => k.rows_of_tiles(RowsOfTilesArgs {
+                x,
+                xs,
+                weight,
+                pair: w.pair.rows(pairs)?,
+                tile_first: w.tile_first.rows(used)?,
+                tile_end: w.tile_end.rows(used)?,
+                tiles: w.tiles.view(),
+                tile_x,
+                tile_xs,
+                route,
+                place,
+                choices,
+                rows: rows as i64,
+            })?,
+        }
+        let tile_expert = w.tile_expert.rows(used)?;
         // The kernels for 128 rows take what the others take.
         macro_rules! halves {
             ($up:ident($up_args:ident), $down:ident($down_args:ident)) => {{

@@ -6,7 +6,7 @@ use super::forward::Pass;
 use super::kept::Kept;
 use super::kernels::{
     CloseE2m1Args, CloseE4m3Args, HcCollapseArgs, HcCombArgs, HcPostBf16Args, HcPostMixArgs,
-    HcPreBf16Args, IndexQueriesArgs, PoolArgs, SumPartsArgs,
+    HcPostPlacesArgs, HcPreBf16Args, IndexQueriesArgs, PoolArgs, SumPartsArgs,
 };
 use super::kv_cache::CompressorCache;
 use super::ops::{Done, RUN, mix, no_workspace, on_gpu, part, parts_shape, rms};
@@ -87,26 +87,31 @@ impl Pass<'_, '_> {
             .watch(&format!("{name}.in"), || w.input.rows_mut(t))
     }
 
-    /// As `hc_post`, on bf16 streams; many tokens' new streams are multiplied with the next site's weights before they leave the GPU's
-    /// multiprocessors, unless a trace may put others in their place.
+    /// The weights of the next site, if many tokens' new streams are multiplied with them before they leave the GPU's multiprocessors: not
+    /// where a trace may put others in their place.
+    pub fn mixes_many<'a>(&self, next: Option<&'a HcSite>) -> Option<&'a Tensor> {
+        let enough = self.t * self.c.hidden_size >= MIXED_AT_ONCE;
+        let together = enough && self.c.hidden_size % RUN == 0 && !self.tracer.is_on();
+        match &next?.mix.weights {
+            Weights::Parts(weights) if together && on_gpu(self.k) => Some(weights),
+            _ => None,
+        }
+    }
+
+    /// As `hc_post`, on bf16 streams.
     pub fn hc_post_bf16(&mut self, next: Option<&HcSite>) -> Done {
         let (c, k, t) = (self.c, self.k, self.t);
+        let many = self.mixes_many(next);
         let w = &mut *self.w;
         let Some(quantised) = &mut w.quantised else {
             return Err(no_workspace());
         };
         let (f, x) = (w.output.rows(t)?, w.x.rows(t)?);
         let (post, comb, y) = (w.post.rows(t)?, w.comb.rows(t)?, w.x_next.rows_mut(t)?);
-        let enough = t * c.hidden_size >= MIXED_AT_ONCE;
-        let together = enough && c.hidden_size % RUN == 0 && !self.tracer.is_on() && on_gpu(k);
-        match next.map(|site| &site.mix.weights) {
-            Some(Weights::Parts(weights)) if together => {
-                let shape = [
-                    t,
-                    c.hc_mult,
-                    c.hidden_size / RUN,
-                    weights.shape()[1] as usize,
-                ];
+        match (many, &quantised.tiles, std::mem::take(&mut self.apart)) {
+            (Some(weights), _, false) => {
+                let columns = weights.shape()[1] as usize;
+                let shape = [t, c.hc_mult, c.hidden_size / RUN, columns];
                 k.hc_post_mix(HcPostMixArgs {
                     f,
                     x,
@@ -118,6 +123,15 @@ impl Pass<'_, '_> {
                 })?;
                 self.mixed = true;
             }
+            (_, Some(own), true) => k.hc_post_places(HcPostPlacesArgs {
+                given: own.y.view(),
+                place: own.place.shaped(&[t, c.num_experts_per_tok])?,
+                shared_out: w.shared_y.rows(t)?,
+                x,
+                post,
+                comb,
+                y,
+            })?,
             _ => k.hc_post_bf16(HcPostBf16Args {
                 f,
                 x,
