@@ -69,3 +69,45 @@ fn streams_and_products_have_the_same_bits_together_and_apart() {
         "the products differ"
     );
 }
+
+#[test]
+fn experts_are_added_up_to_the_same_bits_apart_and_on_their_way_into_the_streams() {
+    const CHOICES: i64 = 6;
+    let library = library_of(&[
+        "dsv4::experts_fp4::combine_places",
+        "dsv4::hyper_connection_post::hc_post_places",
+        "dsv4::hyper_connection::hc_post_bf16",
+    ]);
+    let rows = TOKENS * CHOICES;
+    let given = random(&library, DType::BF16, &[rows, WIDTH], 1);
+    let shared = random(&library, DType::BF16, &[TOKENS, WIDTH], 2);
+    let x = random(&library, DType::BF16, &[TOKENS, 4, WIDTH], 3);
+    let post = random(&library, DType::F32, &[TOKENS, 4], 4);
+    let comb = random(&library, DType::F32, &[TOKENS, 4, 4], 5);
+    // No two pairs have one row: 7 does not divide their number.
+    let places: Vec<i32> = (0..rows).map(|pair| (pair * 7 % rows) as i32).collect();
+    let place = Tensor::from_slice(&[TOKENS, CHOICES], &places)
+        .and_then(|place| place.to_device(library.device()))
+        .expect("the emulated device has memory for it");
+    let summed = || [&given, &place, &shared].map(|t| Arg::from(t.view()));
+    let mixed = || [&x, &post, &comb].map(|t| Arg::from(t.view()));
+
+    let mut sum = zeros(&library, DType::BF16, &[TOKENS, WIDTH]);
+    let mut args = Vec::from(summed());
+    args.push(out(&mut sum));
+    launch(&library, "combine_places", args);
+    let mut apart = zeros(&library, DType::BF16, &[TOKENS, 4, WIDTH]);
+    let mut args = vec![Arg::from(sum.view())];
+    args.extend(mixed());
+    args.push(out(&mut apart));
+    launch(&library, "hc_post_bf16", args);
+
+    let mut together = zeros(&library, DType::BF16, &[TOKENS, 4, WIDTH]);
+    let mut args = Vec::from(summed());
+    args.extend(mixed());
+    args.push(out(&mut together));
+    launch(&library, "hc_post_places", args);
+
+    assert!(bytes(&apart).iter().any(|&b| b != 0), "no streams");
+    assert!(bytes(&apart) == bytes(&together), "the streams differ");
+}

@@ -50,11 +50,17 @@ struct Installed {
     recordings: Mutex<Vec<Option<sys::CUgraphExec>>>,
 }
 
-/// The works of a recording, as the driver knows them, and whether the next one follows one launch and nothing else.
+/// The works of a recording, and whether the next one follows launches and nothing else.
 #[derive(Default)]
 struct Recorder {
-    works: Vec<sys::CUgraphNode>,
-    follows_one: bool,
+    works: Vec<Work>,
+    follows_launches: bool,
+}
+
+/// A work as the driver knows it.
+struct Work {
+    node: sys::CUgraphNode,
+    is_launch: bool,
 }
 
 /// Events are made once and used again.
@@ -204,7 +210,7 @@ impl Installed {
     }
 
     /// Keeps the node of what was recorded last, if anything is recorded.
-    fn note_recorded(&self) -> Result<(), CallError> {
+    fn note_recorded(&self, is_launch: bool) -> Result<(), CallError> {
         if !self.is_recording.load(Ordering::Relaxed) {
             return Ok(());
         }
@@ -231,8 +237,11 @@ impl Installed {
             });
         };
         let mut recorder = self.recorder();
-        recorder.works.push(last);
-        recorder.follows_one = false;
+        recorder.works.push(Work {
+            node: last,
+            is_launch,
+        });
+        recorder.follows_launches = false;
         Ok(())
     }
 
@@ -269,7 +278,7 @@ impl Gpu for Installed {
         self.enter()?;
         unsafe { result::memset_d8_async(address, value, bytes, self.stream) }
             .map_err(failed("cuMemsetD8Async"))?;
-        self.note_recorded()
+        self.note_recorded(false)
     }
 
     unsafe fn copy_to_gpu(&self, to: u64, from: &[u8]) -> Result<(), CallError> {
@@ -294,7 +303,7 @@ impl Gpu for Installed {
         self.enter()?;
         unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream) }
             .map_err(failed("cuMemcpyDtoDAsync"))?;
-        self.note_recorded()
+        self.note_recorded(false)
     }
 
     fn wait(&self) -> Result<(), CallError> {
@@ -432,7 +441,8 @@ impl Gpu for Installed {
         let mut params = [words.as_mut_ptr().cast::<c_void>()];
         // What is launched now has a mark behind it, and nothing to gain.
         let is_recording = self.is_recording.load(Ordering::Relaxed);
-        let early = is_recording && waits && self.records_early() && self.recorder().follows_one;
+        let early =
+            is_recording && waits && self.records_early() && self.recorder().follows_launches;
         let mut attribute = sys::CUlaunchAttribute {
             id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
             pad: Default::default(),
@@ -456,7 +466,7 @@ impl Gpu for Installed {
         }
         .result()
         .map_err(failed("cuLaunchKernelEx"))?;
-        self.note_recorded()
+        self.note_recorded(true)
     }
 
     fn is_done(&self) -> Result<bool, CallError> {
@@ -530,7 +540,10 @@ impl Gpu for Installed {
     fn follow(&self, works: &[usize]) -> Result<(), CallError> {
         self.enter()?;
         let mut recorder = self.recorder();
-        let mut nodes: Vec<_> = works.iter().map(|&number| recorder.works[number]).collect();
+        let mut nodes: Vec<_> = works
+            .iter()
+            .map(|&number| recorder.works[number].node)
+            .collect();
         let flags =
             sys::CUstreamUpdateCaptureDependencies_flags::CU_STREAM_SET_CAPTURE_DEPENDENCIES;
         // SAFETY: the nodes are of the graph that this stream records.
@@ -544,7 +557,8 @@ impl Gpu for Installed {
         }
         .result()
         .map_err(failed("cuStreamUpdateCaptureDependencies"))?;
-        recorder.follows_one = works.len() == 1;
+        recorder.follows_launches =
+            !works.is_empty() && works.iter().all(|&number| recorder.works[number].is_launch);
         Ok(())
     }
 
