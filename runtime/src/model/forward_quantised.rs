@@ -91,7 +91,7 @@ impl Pass<'_, '_> {
     /// where a trace may put others in their place.
     pub fn mixes_many<'a>(&self, next: Option<&'a HcSite>) -> Option<&'a Tensor> {
         let enough = self.t * self.c.hidden_size >= MIXED_AT_ONCE;
-        let together = enough && self.c.hidden_size % RUN == 0 && !self.tracer.is_on();
+        let together = enough && self.c.hidden_size.is_multiple_of(RUN) && !self.tracer.is_on();
         match &next?.mix.weights {
             Weights::Parts(weights) if together && on_gpu(self.k) => Some(weights),
             _ => None,
