@@ -305,7 +305,8 @@ impl<'c> Emitter<'_, 'c> {
 /// Whether LLVM may unroll a loop.
 fn few(kernel: &Kernel, from: ValueId, to: ValueId) -> bool {
     let (lo, hi) = (kernel.const_index(from), kernel.const_index(to));
-    lo.zip(hi).is_some_and(|(lo, hi)| hi.saturating_sub(lo) <= 8)
+    lo.zip(hi)
+        .is_some_and(|(lo, hi)| hi.saturating_sub(lo) <= 8)
 }
 
 /// Whether a block has products of its own.
