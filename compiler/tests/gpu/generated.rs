@@ -1,4 +1,5 @@
-//! Random networks of roles: on the emulated H100, with tensor cores and without, they give what their references say, and none gets stuck.
+//! Random networks of roles, and random loops that become some: on the emulated H100, with tensor cores and without, they give what their references say,
+//! and none gets stuck.
 //!
 //! All values are small integers, so that every order of sums gives the same bits. `TESSERA_SOAK_FACTOR` multiplies how many networks there are.
 
@@ -13,7 +14,8 @@ use tessera_compiler::sema::Program;
 use tessera_compiler::source::SourceMap;
 use tessera_compiler::testing::run::{Ways, run_ways};
 
-const CASES: u32 = 16;
+/// Of each kind.
+const CASES: u32 = 12;
 
 /// What a role does with what a stage's loop brings it.
 #[derive(Clone, Copy, Debug)]
@@ -115,21 +117,10 @@ fn sizes() -> impl Strategy<Value = Sizes> {
         })
 }
 
-/// Parts of the program's text.
-#[derive(Default)]
-struct Text {
-    channels: String,
-    load: String,
-    makers: String,
-    sum: String,
-    /// Terms of the reference's sum.
-    terms: Vec<String>,
-}
-
-impl Text {
-    fn stage(&mut self, s: usize, stage: &Stage, sizes: &Sizes) {
-        let Sizes { rows, columns, .. } = *sizes;
-        let (trips, most) = match stage.trips {
+impl Stage {
+    /// How often its loop runs, in the kernel and for an element of the reference.
+    fn trips(&self, rows: u32) -> (String, String) {
+        match self.trips {
             Trips::Fixed(n) => (n.to_string(), n.to_string()),
             Trips::Blocks { less } => {
                 let n = format!("max(K / 64 - {less}, 0)");
@@ -139,7 +130,111 @@ impl Text {
                 "index(steps[block(0)])".to_owned(),
                 format!("index(steps[m / {rows}])"),
             ),
+        }
+    }
+
+    /// What it adds to an element.
+    fn term(&self, rows: u32) -> String {
+        let (_, most) = self.trips(rows);
+        let sum =
+            |term: &str| format!("reduce sum(k in 0..K) {{ k < {most} * 64 ? {term} : 0.0 }}");
+        match self.use_ {
+            Use::Product | Use::Handed => sum("a[m, k] * x[n, k]"),
+            Use::Gathered => sum("(picks[n] >= 0 ? a[m, k] * x[max(index(picks[n]), 0), k] : 0.0)"),
+            Use::Made { .. } => sum("2.0 * a[m, k] * x[n, k]"),
+            // Rows of vectors past the last are zeros.
+            Use::Scaled { .. } => {
+                sum("(k / 64 < R ? v[min(k / 64, R - 1), n] : 0.0) * a[m, k] * x[n, k]")
+            }
+            Use::Held | Use::HalfRead => sum("a[m, k % 64] * x[n, k]"),
+            Use::Nested => sum("2.0 * a[m, k % 64] * x[n, k]"),
+            Use::Twice => sum("a[m, k] * (x[n, k] + x[n, k % 64])"),
+            Use::Vector => format!("reduce sum(t in 0..R) {{ t < {most} ? v[t, n] : 0.0 }}"),
+            Use::Skipped => "0.0".to_owned(),
+        }
+    }
+
+    /// As a loop of a program without roles, of which the schedule makes them.
+    fn plain(&self, s: usize, sizes: &Sizes) -> String {
+        let Sizes { rows, columns, .. } = *sizes;
+        let (trips, _) = self.trips(rows);
+        // Without overlap in mind, sometimes.
+        let keyword = if self.slots == 1 { "for" } else { "pipeline" };
+        let over = |body: String| format!("{keyword} k in 0..{trips} {{ {body} }}");
+        let left = |name: &str, k: &str| {
+            format!(
+                "shared {name}: [{rows}, 64] bf16; copy {name} <- a[block(0) * {rows} :+ {rows}, {k} :+ 64] @oob(zero);"
+            )
         };
+        let right = |name: &str, which: &str, k: &str| {
+            format!(
+                "shared {name}: [{columns}, 64] bf16; copy {name} <- x[{which}, {k} :+ 64] @oob(zero);"
+            )
+        };
+        let (all, at) = (format!("0 :+ {columns}"), "k * 64");
+        let both = format!("{} {}", left("l", at), right("r", &all, at));
+        let product = |l: &str, r: &str| format!("acc += dot({l}, {r}.t());");
+        let each =
+            |what: &str| format!("map (m, n) in [{rows}, {columns}] {{ acc[m, n] += {what}; }}");
+        let vector = format!("reg f: [{columns}] f32; copy f <- v[k, 0 :+ {columns}] @oob(zero);");
+        let held = format!("held{s}");
+        let with_held = format!(
+            "{} {}",
+            left(&held, "0"),
+            over(format!("{} {}", right("r", &all, at), product(&held, "r")))
+        );
+        match self.use_ {
+            Use::Product | Use::Handed => over(format!("{both} {}", product("l", "r"))),
+            Use::Scaled { .. } => over(format!(
+                "{both} {vector} reg part: [{rows}, {columns}] f32; part = dot(l, r.t()); {}",
+                each("part[m, n] * f[n]")
+            )),
+            Use::Held => with_held,
+            Use::Nested => format!("for j in 0..2 {{ {with_held} }}"),
+            Use::Twice => over(format!(
+                "{both} {} {} {}",
+                product("l", "r"),
+                right("r2", &all, "0"),
+                product("l", "r2")
+            )),
+            // Here the left operand is what is computed.
+            Use::Made { .. } => over(format!(
+                "{both} reg w: [{rows}, 64] bf16; map (m, i) in [{rows}, 64] {{ w[m, i] = (l[m, i] * 2.0).cast(bf16); }} {}",
+                product("w", "r")
+            )),
+            Use::Vector => over(format!("{vector} {}", each("f[n]"))),
+            Use::Skipped => String::new(),
+            Use::HalfRead => over(format!(
+                "{} {}",
+                right("r", &all, at),
+                product("first", "r")
+            )),
+            Use::Gathered => format!(
+                "shared list{s}: [{columns}] i32; map n in [{columns}] {{ list{s}[n] = picks[n]; }} {}",
+                over(format!(
+                    "{} {} {}",
+                    left("l", at),
+                    right("r", &format!("gather list{s}"), at),
+                    product("l", "r")
+                ))
+            ),
+        }
+    }
+}
+
+/// Parts of the program's text.
+#[derive(Default)]
+struct Text {
+    channels: String,
+    load: String,
+    makers: String,
+    sum: String,
+}
+
+impl Text {
+    fn stage(&mut self, s: usize, stage: &Stage, sizes: &Sizes) {
+        let Sizes { rows, columns, .. } = *sizes;
+        let (trips, _) = stage.trips(rows);
         let slots = match (stage.slots, stage.use_) {
             (0, _) => String::new(),
             // Warpgroups that take turns at slots ask for as many, or a multiple.
@@ -262,26 +357,11 @@ impl Text {
             )),
         };
         writeln!(self.sum, "        {body}").unwrap();
-        let sum =
-            |term: &str| format!("reduce sum(k in 0..K) {{ k < {most} * 64 ? {term} : 0.0 }}");
-        self.terms.push(match stage.use_ {
-            Use::Product | Use::Handed => sum("a[m, k] * x[n, k]"),
-            Use::Gathered => sum("(picks[n] >= 0 ? a[m, k] * x[max(index(picks[n]), 0), k] : 0.0)"),
-            Use::Made { .. } => sum("2.0 * a[m, k] * x[n, k]"),
-            // Rows of vectors past the last are zeros.
-            Use::Scaled { .. } => {
-                sum("(k / 64 < R ? v[min(k / 64, R - 1), n] : 0.0) * a[m, k] * x[n, k]")
-            }
-            Use::Held | Use::HalfRead => sum("a[m, k % 64] * x[n, k]"),
-            Use::Nested => sum("2.0 * a[m, k % 64] * x[n, k]"),
-            Use::Twice => sum("a[m, k] * (x[n, k] + x[n, k % 64])"),
-            Use::Vector => format!("reduce sum(t in 0..R) {{ t < {most} ? v[t, n] : 0.0 }}"),
-            Use::Skipped => "0.0".to_owned(),
-        });
     }
 }
 
-fn program(stages: &[Stage], sizes: &Sizes) -> String {
+/// A network of roles.
+fn with_roles(stages: &[Stage], sizes: &Sizes) -> String {
     let mut text = Text::default();
     for (s, stage) in stages.iter().enumerate() {
         let mut stage = *stage;
@@ -296,14 +376,12 @@ fn program(stages: &[Stage], sizes: &Sizes) -> String {
         load,
         makers,
         sum,
-        terms,
     } = text;
     let Sizes {
         rows,
         columns,
         split,
-        all,
-        blocks,
+        ..
     } = *sizes;
     let (copies, n0, own, part) = match split {
         true => (
@@ -315,6 +393,54 @@ fn program(stages: &[Stage], sizes: &Sizes) -> String {
         false => ("", "let n0 = 0;".to_owned(), columns, String::new()),
     };
     // A product that is always there makes it a network.
+    let body = format!(
+        "{channels}    channel first: [{rows}, 64] bf16;
+    channel second: [{columns}, 64] bf16;
+    role load {{
+        put first <- a[block(0) * {rows} :+ {rows}, 0 :+ 64] @oob(zero); put second <- x[0 :+ {columns}, 0 :+ 64] @oob(zero);
+{load}    }}
+{makers}    role sum{copies} {{
+        {n0}
+        reg acc: [{rows}, {own}] f32 = 0.0;
+        get first as p; get second as q;
+        acc += dot(p, q{part}.t());
+{sum}        copy c[block(0) * {rows} :+ {rows}, n0 :+ {own}] <- acc @oob(skip);
+    }}"
+    );
+    program(&body, stages, sizes)
+}
+
+/// The same sums without roles.
+fn without_roles(stages: &[Stage], sizes: &Sizes) -> String {
+    let Sizes { rows, columns, .. } = *sizes;
+    let loops: Vec<String> = (stages.iter().enumerate())
+        .map(|(s, stage)| stage.plain(s, sizes))
+        .collect();
+    let body = format!(
+        "    reg acc: [{rows}, {columns}] f32 = 0.0;
+    shared first: [{rows}, 64] bf16; copy first <- a[block(0) * {rows} :+ {rows}, 0 :+ 64] @oob(zero);
+    shared second: [{columns}, 64] bf16; copy second <- x[0 :+ {columns}, 0 :+ 64] @oob(zero);
+    acc += dot(first, second.t());
+    {}
+    copy c[block(0) * {rows} :+ {rows}, 0 :+ {columns}] <- acc @oob(skip);",
+        loops.join("\n    ")
+    );
+    program(&body, stages, sizes)
+}
+
+/// A kernel with this body, its reference and its test.
+fn program(body: &str, stages: &[Stage], sizes: &Sizes) -> String {
+    let Sizes {
+        rows,
+        columns,
+        all,
+        blocks,
+        ..
+    } = *sizes;
+    let terms: Vec<String> =
+        std::iter::once("reduce sum(k in 0..64) { a[m, k] * x[n, k] }".to_owned())
+            .chain(stages.iter().map(|stage| stage.term(rows)))
+            .collect();
     format!(
         "edition 2026;
 module generated;
@@ -329,18 +455,7 @@ kernel network(
 dims   M in 1..=4096, N in {columns}..={columns}, K in 64..=4096 step 64, R in 1..=64
 launch grid(cdiv(M, {rows}))
 {{
-{channels}    channel first: [{rows}, 64] bf16;
-    channel second: [{columns}, 64] bf16;
-    role load {{
-        put first <- a[block(0) * {rows} :+ {rows}, 0 :+ 64] @oob(zero); put second <- x[0 :+ {columns}, 0 :+ 64] @oob(zero);
-{load}    }}
-{makers}    role sum{copies} {{
-        {n0}
-        reg acc: [{rows}, {own}] f32 = 0.0;
-        get first as p; get second as q;
-        acc += dot(p, q{part}.t());
-{sum}        copy c[block(0) * {rows} :+ {rows}, n0 :+ {own}] <- acc @oob(skip);
-    }}
+{body}
 }}
 reference network_ref for network {{
     map (m, n) in [M, N] {{
@@ -357,21 +472,15 @@ test \"small integers\" for network {{
     expect c against network_ref @abs(0);
 }}
 ",
-        std::iter::once("reduce sum(k in 0..64) { a[m, k] * x[n, k] }".to_owned())
-            .chain(terms)
-            .collect::<Vec<_>>()
-            .join("\n            + "),
+        terms.join("\n            + "),
         all[0],
         all[1],
         blocks * 64,
     )
 }
 
-/// Networks that ran on tensor cores.
-static PLANNED: AtomicUsize = AtomicUsize::new(0);
-static ALL: AtomicUsize = AtomicUsize::new(0);
-
-fn check(text: &str) -> Result<(), String> {
+/// Whether it ran on tensor cores, if it gave what it should.
+fn check(text: &str) -> Result<bool, String> {
     let mut map = SourceMap::default();
     map.add("generated.tl".to_owned(), text.to_owned());
     let mut sink = Sink::default();
@@ -398,17 +507,13 @@ fn check(text: &str) -> Result<(), String> {
         references: false,
     };
     let report = run_ways(&program, 0, program.kernels[0].tests[0], &ways);
-    let on_tensor_cores = report.ways.iter().any(|way| way.contains("tensor cores"));
-    PLANNED.fetch_add(usize::from(on_tensor_cores), Ordering::Relaxed);
-    ALL.fetch_add(1, Ordering::Relaxed);
     match report.passed() {
-        true => Ok(()),
+        true => Ok(report.ways.iter().any(|way| way.contains("tensor cores"))),
         false => Err(shown(report.problems)),
     }
 }
 
-#[test]
-fn random_networks() {
+fn all_pass(program: fn(&[Stage], &Sizes) -> String) {
     let factor = std::env::var("TESSERA_SOAK_FACTOR").ok();
     let cases = CASES * factor.and_then(|n| n.parse().ok()).unwrap_or(1);
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
@@ -417,12 +522,26 @@ fn random_networks() {
         max_shrink_iters: 60,
         ..ProptestConfig::default()
     });
-    let all = (prop::collection::vec(stage(), 0..4), sizes());
+    let any = (prop::collection::vec(stage(), 0..4), sizes());
+    let [planned, all] = [const { AtomicUsize::new(0) }; 2];
     runner
-        .run(&all, |(stages, sizes)| {
-            check(&program(&stages, &sizes)).map_err(TestCaseError::fail)
+        .run(&any, |(stages, sizes)| {
+            let on_tensor_cores = check(&program(&stages, &sizes)).map_err(TestCaseError::fail)?;
+            planned.fetch_add(usize::from(on_tensor_cores), Ordering::Relaxed);
+            all.fetch_add(1, Ordering::Relaxed);
+            Ok(())
         })
         .unwrap_or_else(|e| panic!("{e}"));
-    let (planned, all) = (PLANNED.load(Ordering::Relaxed), ALL.load(Ordering::Relaxed));
+    let (planned, all) = (planned.into_inner(), all.into_inner());
     assert!(2 * planned > all, "{planned} of {all} on tensor cores");
+}
+
+#[test]
+fn random_networks() {
+    all_pass(with_roles);
+}
+
+#[test]
+fn random_loops() {
+    all_pass(without_roles);
 }
