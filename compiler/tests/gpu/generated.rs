@@ -72,6 +72,8 @@ struct Sizes {
     columns: u32,
     /// Two roles add up half of the columns each.
     split: bool,
+    /// Operands of 8 bits.
+    narrow: bool,
     /// Rows in all, of two cases.
     all: [u32; 2],
     /// Blocks of k.
@@ -104,14 +106,15 @@ fn sizes() -> impl Strategy<Value = Sizes> {
     (
         prop::sample::select(vec![64u32, 128]),
         prop::sample::select(vec![16u32, 64, 128]),
-        any::<bool>(),
+        any::<[bool; 2]>(),
         [1u32..70, 64u32..330],
         1u32..8,
     )
-        .prop_map(|(rows, columns, split, all, blocks)| Sizes {
+        .prop_map(|(rows, columns, [split, narrow], all, blocks)| Sizes {
             rows,
             columns,
             split,
+            narrow,
             all,
             blocks,
         })
@@ -199,7 +202,7 @@ impl Stage {
             )),
             // Here the left operand is what is computed.
             Use::Made { .. } => over(format!(
-                "{both} reg w: [{rows}, 64] bf16; map (m, i) in [{rows}, 64] {{ w[m, i] = (l[m, i] * 2.0).cast(bf16); }} {}",
+                "{both} reg w: [{rows}, 64] bf16; map (m, i) in [{rows}, 64] {{ w[m, i] = (f32(l[m, i]) * 2.0).cast(bf16); }} {}",
                 product("w", "r")
             )),
             Use::Vector => over(format!("{vector} {}", each("f[n]"))),
@@ -299,7 +302,7 @@ impl Text {
             };
             let body = over(format!(
                 "get right{s} as r; reg w: {wide};
-        map (n, i) in [{columns}, 64] {{ w[n, i] = (r[n, i] * 2.0).cast(bf16); }}
+        map (n, i) in [{columns}, 64] {{ w[n, i] = (f32(r[n, i]) * 2.0).cast(bf16); }}
         put made{s} <- w;"
             ));
             writeln!(self.makers, "    role make{s}{turns} {{ {body} }}").unwrap();
@@ -435,13 +438,14 @@ fn program(body: &str, stages: &[Stage], sizes: &Sizes) -> String {
         columns,
         all,
         blocks,
+        narrow,
         ..
     } = *sizes;
     let terms: Vec<String> =
         std::iter::once("reduce sum(k in 0..64) { a[m, k] * x[n, k] }".to_owned())
             .chain(stages.iter().map(|stage| stage.term(rows)))
             .collect();
-    format!(
+    let text = format!(
         "edition 2026;
 module generated;
 kernel network(
@@ -476,7 +480,11 @@ test \"small integers\" for network {{
         all[0],
         all[1],
         blocks * 64,
-    )
+    );
+    match narrow {
+        true => text.replace("bf16", "e4m3"),
+        false => text,
+    }
 }
 
 /// Whether it ran on tensor cores, if it gave what it should.
