@@ -95,40 +95,32 @@ impl<'c> Emitter<'_, 'c> {
         channel: ChannelId,
         empty: bool,
     ) -> Emit<(usize, Ring, Val<'c>, bool)> {
-        let next = self.slot_in_turn(channel)?;
-        let (number, ring, slot, first) = &next;
-        if *first {
-            self.await_slot(*number, ring, *slot, empty)?;
-        }
-        Ok(next)
-    }
-
-    /// The ring of a channel, its next slot, and whether the channel is the first of the ring's.
-    fn slot_in_turn(&mut self, channel: ChannelId) -> Emit<(usize, Ring, Val<'c>, bool)> {
         let network = self.network()?;
         let number = network.plan.slots[channel.index()].ring;
         let ring = network.plan.rings[number].clone();
-        let Cursor { slot, done, .. } = network.cursors[number];
+        let Cursor {
+            slot,
+            parity,
+            seen,
+            done,
+            ..
+        } = network.cursors[number];
         let at = self.b.load(slot, (Elem::I32, 1), 4, None);
-        Ok((number, ring, at, done == 0))
-    }
-
-    /// Waits until a slot is empty, or full, in the round at hand.
-    fn await_slot(&mut self, number: usize, ring: &Ring, slot: Val<'c>, empty: bool) -> Emit {
-        let Cursor { parity, seen, .. } = self.network()?.cursors[number];
-        let unseen = seen.map(|seen| {
-            let seen = self.b.load(seen, (Elem::I32, 1), 4, None);
-            let zero = self.b.i32(0);
-            let unseen = self.b.cmpi(IntCompare::Eq, seen, zero);
-            self.b.begin_if(unseen)
-        });
-        let round = self.b.load(parity, (Elem::I32, 1), 4, None);
-        let barrier = self.barrier_of(ring, slot, empty)?;
-        self.b.mbarrier_wait(barrier, round);
-        if let Some(unseen) = unseen {
-            self.b.end_if(unseen);
+        if done == 0 {
+            let unseen = seen.map(|seen| {
+                let seen = self.b.load(seen, (Elem::I32, 1), 4, None);
+                let zero = self.b.i32(0);
+                let unseen = self.b.cmpi(IntCompare::Eq, seen, zero);
+                self.b.begin_if(unseen)
+            });
+            let round = self.b.load(parity, (Elem::I32, 1), 4, None);
+            let barrier = self.barrier_of(&ring, at, empty)?;
+            self.b.mbarrier_wait(barrier, round);
+            if let Some(unseen) = unseen {
+                self.b.end_if(unseen);
+            }
         }
-        Ok(())
+        Ok((number, ring, at, done == 0))
     }
 
     /// At the end of a loop's body that gets from a ring first thing: looks whether the next slot is full, while what is left to do with the sums of
@@ -379,19 +371,19 @@ impl<'c> Emitter<'_, 'c> {
             (Fill::Gathered { .. }, _) => return self.put_gathered(channel, src),
             _ => {}
         }
-        let (number, ring, slot, first) = self.slot_in_turn(channel)?;
-        let role = &self.network()?.plan.roles[self.network()?.role];
-        let open = match role.single {
+        let (number, ring, slot, first) = self.next_slot(channel, true)?;
+        let single = self.network()?.plan.roles[self.network()?.role].single;
+        if first && !single {
+            // Nobody is a round behind who could take the parity of the slot for that of another one.
+            self.barrier();
+        }
+        let open = match single {
             true => None,
             false => {
                 let one = self.is_first_thread();
                 Some(self.b.begin_if(one))
             }
         };
-        // Nobody else waits: nothing would keep the others from being rounds behind.
-        if first {
-            self.await_slot(number, &ring, slot, true)?;
-        }
         self.start_boxes(op, channel, src, &ring, slot, first)?;
         if let Some(open) = open {
             self.b.end_if(open);
