@@ -25,10 +25,15 @@ pub struct Compiled {
 pub fn compile(kernel: &Kernel, variant: CpuVariant) -> Compiled {
     let mlir = MlirContext::new();
     let (emitted, object) = object(&mlir, kernel, variant);
-    let object =
-        CodeObject::load(&object).unwrap_or_else(|e| panic!("{e}\n{}", print::print(kernel)));
+    let object = match CodeObject::load(&object) {
+        Ok(object) => Arc::new(object),
+        Err(e) => panic!(
+            "the loader refuses this kernel's code: {e}\n{}",
+            print::print(kernel)
+        ),
+    };
     Compiled {
-        object: Arc::new(object),
+        object,
         symbol: emitted.symbol,
         scratch_bytes: emitted.scratch_bytes,
         traps: emitted.traps.into_iter().map(|t| t.message).collect(),
@@ -62,7 +67,8 @@ pub fn object<'c>(
     if std::env::var("ASM").is_ok() {
         println!(
             "{}",
-            llvm::cpu_assembly(mlir, &emitted.module, variant).unwrap()
+            llvm::cpu_assembly(mlir, &emitted.module, variant)
+                .unwrap_or_else(|e| panic!("{}", fail(e.to_string())))
         );
     }
     let object = llvm::cpu_object(mlir, &emitted.module, variant)

@@ -5,7 +5,6 @@
 
 use crate::emulator;
 use proptest::prelude::*;
-use std::fmt::Write;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tessera_compiler::diag::Sink;
 use tessera_compiler::diag::render::{Format, render};
@@ -253,7 +252,7 @@ impl Text {
             format!("[{columns}, 64] bf16"),
         );
         let mut channel = |name: &str, shape: &str, slots: &str| {
-            writeln!(self.channels, "    channel {name}{s}: {shape}{slots};").unwrap();
+            self.channels += &format!("    channel {name}{s}: {shape}{slots};\n");
         };
         if matrices {
             let held = matches!(stage.use_, Use::Held | Use::Nested);
@@ -294,7 +293,7 @@ impl Text {
             Use::Twice => over(format!("{left} {right} {left} {again}")),
             Use::Vector => over(vectors),
         };
-        writeln!(self.load, "        {puts}").unwrap();
+        self.load += &format!("        {puts}\n");
         if let Use::Made { turns } = stage.use_ {
             let turns = match turns {
                 1 => String::new(),
@@ -305,13 +304,13 @@ impl Text {
         map (n, i) in [{columns}, 64] {{ w[n, i] = (f32(r[n, i]) * 2.0).cast(bf16); }}
         put made{s} <- w;"
             ));
-            writeln!(self.makers, "    role make{s}{turns} {{ {body} }}").unwrap();
+            self.makers += &format!("    role make{s}{turns} {{ {body} }}\n");
         }
         if matches!(stage.use_, Use::Handed) {
             let body = over(format!(
                 "get left{s} as l; get right{s} as r; reg w: [{rows}, {columns}] f32; w = dot(l, r.t()); put sums{s} <- w;"
             ));
-            writeln!(self.makers, "    role help{s} {{ {body} }}").unwrap();
+            self.makers += &format!("    role help{s} {{ {body} }}\n");
         }
         // The columns of the role in hand.
         let (own, part) = match sizes.split {
@@ -359,7 +358,7 @@ impl Text {
                 product("p", "r")
             )),
         };
-        writeln!(self.sum, "        {body}").unwrap();
+        self.sum += &format!("        {body}\n");
     }
 }
 
@@ -532,14 +531,14 @@ fn all_pass(program: fn(&[Stage], &Sizes) -> String) {
     });
     let any = (prop::collection::vec(stage(), 0..4), sizes());
     let [planned, all] = [const { AtomicUsize::new(0) }; 2];
-    runner
-        .run(&any, |(stages, sizes)| {
-            let on_tensor_cores = check(&program(&stages, &sizes)).map_err(TestCaseError::fail)?;
-            planned.fetch_add(usize::from(on_tensor_cores), Ordering::Relaxed);
-            all.fetch_add(1, Ordering::Relaxed);
-            Ok(())
-        })
-        .unwrap_or_else(|e| panic!("{e}"));
+    let outcome = runner.run(&any, |(stages, sizes)| {
+        let on_tensor_cores = check(&program(&stages, &sizes)).map_err(TestCaseError::fail)?;
+        planned.fetch_add(usize::from(on_tensor_cores), Ordering::Relaxed);
+        all.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    });
+    let failure = outcome.err().map(|e| e.to_string()).unwrap_or_default();
+    assert!(failure.is_empty(), "{failure}");
     let (planned, all) = (planned.into_inner(), all.into_inner());
     assert!(2 * planned > all, "{planned} of {all} on tensor cores");
 }

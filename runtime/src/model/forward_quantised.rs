@@ -132,7 +132,8 @@ impl Pass<'_, '_> {
                 comb,
                 y,
             })?,
-            _ => k.hc_post_bf16(HcPostBf16Args {
+            (_, None, true) => return Err(no_workspace()),
+            (None, _, false) => k.hc_post_bf16(HcPostBf16Args {
                 f,
                 x,
                 post,

@@ -173,7 +173,10 @@ impl<'c> Emitter<'_, 'c> {
         let variable = self.kernel.block(body).args[0];
         self.values[variable.index()] = Some(args[0]);
         self.block(body)?;
-        if self.network.is_some() && multiplies(self.kernel, body) && few(self.kernel, from, to) {
+        if self.network.is_some()
+            && multiplies(self.kernel, body)
+            && may_be_unrolled(self.kernel, from, to)
+        {
             // The next iteration's products too, which then follow in the same code.
             self.settle()?;
         }
@@ -303,7 +306,7 @@ impl<'c> Emitter<'_, 'c> {
 }
 
 /// Whether LLVM may unroll a loop.
-fn few(kernel: &Kernel, from: ValueId, to: ValueId) -> bool {
+fn may_be_unrolled(kernel: &Kernel, from: ValueId, to: ValueId) -> bool {
     let (lo, hi) = (kernel.const_index(from), kernel.const_index(to));
     lo.zip(hi)
         .is_some_and(|(lo, hi)| hi.saturating_sub(lo) <= 8)

@@ -291,12 +291,13 @@ impl Plan {
             fills,
         } = ends;
         let together = |a: usize, b: usize| {
-            let (&[(block_a, _)], &[(block_b, _)]) = (puts[a].as_slice(), puts[b].as_slice())
+            let (&[(block_a, put_a)], &[(block_b, put_b)]) =
+                (puts[a].as_slice(), puts[b].as_slice())
             else {
                 return false;
             };
             block_a == block_b
-                && put_together(kernel, block_a, a, b)
+                && put_together(kernel, block_a, put_a, put_b)
                 && fills[a] == fills[b]
                 && matches!(fills[a], Fill::Boxes | Fill::Stored { .. })
                 && readers[a] == readers[b]
@@ -576,16 +577,12 @@ fn loop_depths(kernel: &Kernel) -> BTreeMap<BlockId, u32> {
     depths
 }
 
-/// Whether nothing lets others go on between the puts into two channels in a block. Who gets the first of them would wait for the second,
+/// Whether nothing lets others go on between two puts in a block. Who gets the first of them would wait for the second,
 /// which may itself come only after that get.
-fn put_together(kernel: &Kernel, block: BlockId, a: usize, b: usize) -> bool {
+fn put_together(kernel: &Kernel, block: BlockId, a: OpId, b: OpId) -> bool {
     let ops = &kernel.block(block).ops;
-    let put_of = |channel: usize| {
-        ops.iter().position(|&op| {
-            matches!(kernel.op(op).kind, OpKind::Put { channel: c, .. } if c.index() == channel)
-        })
-    };
-    let (Some(a), Some(b)) = (put_of(a), put_of(b)) else {
+    let place = |put: OpId| ops.iter().position(|&op| op == put);
+    let (Some(a), Some(b)) = (place(a), place(b)) else {
         return false;
     };
     ops[a.min(b) + 1..a.max(b)].iter().all(|&op| {

@@ -72,9 +72,8 @@ pub struct Facts {
     products: HashMap<(Atom, Atom), Atom>,
     quotients: HashMap<(Linear, Linear), Atom>,
     remainders: HashMap<(Linear, Linear), Atom>,
-    /// The lesser and the larger of two.
-    least: HashMap<(Linear, Linear), Atom>,
-    most: HashMap<(Linear, Linear), Atom>,
+    /// The lesser of two (`false`), and the larger.
+    extremes: HashMap<(bool, Linear, Linear), Atom>,
     /// Atoms that got a fact in force, to take it back.
     trail: Vec<Atom>,
 }
@@ -404,9 +403,8 @@ impl Facts {
         if bl >= ah {
             return if max { b.clone() } else { a.clone() };
         }
-        let key = (a.clone(), b.clone());
-        let known = if max { &self.most } else { &self.least };
-        if let Some(&m) = known.get(&key) {
+        let key = (max, a.clone(), b.clone());
+        if let Some(&m) = self.extremes.get(&key) {
             return Linear::atom(m);
         }
         let (kind, lo, hi) = if max {
@@ -416,8 +414,7 @@ impl Facts {
         };
         let m = self.new_atom(kind, lo, hi);
         self.made_from(m, &[a, b], true);
-        let known = if max { &mut self.most } else { &mut self.least };
-        known.insert(key, m);
+        self.extremes.insert(key, m);
         let m = Linear::atom(m);
         for x in [a, b] {
             self.define(if max { m.sub(x) } else { x.sub(&m) });

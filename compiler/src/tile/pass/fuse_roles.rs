@@ -1,10 +1,11 @@
 //! A network of roles becomes one sequential program.
 //!
 //! Every role is a part with values of its own. Parts run in declaration order, each until it must wait for
-//! a channel; loops that hold channel ops run together with those of the other parts that have the same bounds. A `put` becomes a
-//! copy to a tile of the channel, a `get` a name for it, a `release` and the end of the block free it for the next `put`; so which
-//! tile holds what is known here, and a channel takes as many tiles as are held at once. As a network computes the same in every
-//! order, this one is as good as any.
+//! a channel; loops that hold channel ops run together with those of the other parts that have the same bounds
+//! and the other ends of their channels. A `put` becomes a copy to a tile of the channel, a `get` a name for it,
+//! a `release` and the end of the block free it for the next `put`; so which tile holds what is known here, and
+//! a channel takes as many tiles as are held at once. As a network computes the same in every order, this one
+//! is as good as any.
 //!
 //! Needs: verified IR. Keeps: bits. Refuses (with the reason) a network that has no such order: loops whose bounds differ, tiles
 //! that stay in a channel across iterations, a branch with an `else` whose sides do more with channels than put alike.
@@ -187,8 +188,7 @@ impl Fusion {
                     ),
                 ));
             }
-            let part = |i: usize| blocks[i].0;
-            let together = self.next_loops(&loops, &part);
+            let together = self.next_loops(&loops, &blocks);
             let members = together
                 .iter()
                 .map(|&(i, op)| (blocks[i].0, op))
@@ -210,7 +210,7 @@ impl Fusion {
     fn next_loops(
         &self,
         loops: &[(usize, OpId)],
-        part: &dyn Fn(usize) -> usize,
+        blocks: &[(usize, BlockId)],
     ) -> Vec<(usize, OpId)> {
         let channels: Vec<BTreeSet<usize>> =
             loops.iter().map(|&(_, op)| self.channels_in(op)).collect();
@@ -227,7 +227,7 @@ impl Fusion {
                     }
                 }
             }
-            let parts: BTreeSet<usize> = members.iter().map(|&m| part(loops[m].0)).collect();
+            let parts: BTreeSet<usize> = members.iter().map(|&m| blocks[loops[m].0].0).collect();
             let whole = (0..self.parts.len())
                 .filter(|&p| !passed.is_disjoint(&self.parts[p].uses))
                 .all(|p| parts.contains(&p));
